@@ -1,0 +1,44 @@
+# Every target works alone on a fresh machine with Python >= 3.10, make and a C library.
+
+PYTHON ?= python3
+RANKS ?= 8
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+
+# More ranks than cores are fine for a first run, waiting ranks give their core away, and containers
+# often run as root: what a user would otherwise have to find out from mpirun's messages.
+export PRTE_MCA_rmaps_default_mapping_policy ?= :oversubscribe
+export OMPI_MCA_mpi_yield_when_idle ?= 1
+export OMPI_ALLOW_RUN_AS_ROOT ?= 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
+
+.PHONY: help venv run test lint bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/'
+
+venv: $(VENV)/.complete  ## install pinned versions and an MPI runtime into .venv
+
+$(VENV)/.complete: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mpi]'
+	touch $@
+
+run: venv  ## train on the embedded digits with 8 ranks (RANKS=N, ARGS='--epochs 100')
+	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m apts_mpi $(ARGS)
+
+test: venv  ## all tests, under 10 minutes on 2 cores
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(ARGS)
+
+lint: venv  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: venv  ## the benchmarks that fit this machine
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks convex
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks corrections
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

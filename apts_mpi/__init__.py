@@ -1,0 +1,29 @@
+"""Data-parallel neural network training by a nonlinearly preconditioned trust-region method.
+
+    from apts_mpi import APTS
+
+See ``apts_mpi.apts`` for the method and ``python -m apts_mpi --help`` for the program.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from apts_mpi.apts import APTS as APTS
+    from apts_mpi.apts import Iteration as Iteration
+    from apts_mpi.comm import Comm as Comm
+
+__version__ = "0.1.0"
+__all__ = ["APTS", "Comm", "Iteration"]
+
+_HOME = {"APTS": "apts_mpi.apts", "Iteration": "apts_mpi.apts", "Comm": "apts_mpi.comm"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use: importing them starts MPI."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'apts_mpi' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,201 @@
+"""The only room that talks MPI: explicit collectives on contiguous preallocated buffers.
+
+Every call is counted, its payload added, and its time split in two: a barrier first, whose time is
+waiting for the slowest rank, then the collective itself, whose time is transfer.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor
+
+from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.message import MOST_RANKS, FusedMessage
+
+_TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
+
+
+@dataclass
+class Traffic:
+    """What one rank has sent and how long it took; seconds of wall time, bytes of payload."""
+
+    vector_allreduces: int = 0
+    scalar_allreduces: int = 0
+    broadcasts: int = 0
+    bytes_allreduced: int = 0
+    bytes_broadcast: int = 0
+    seconds_allreduce: float = 0.0
+    seconds_broadcast: float = 0.0
+    seconds_wait: float = 0.0
+
+    @property
+    def seconds_communication(self) -> float:
+        """Transfer alone; waiting for others is ``seconds_wait``."""
+        return self.seconds_allreduce + self.seconds_broadcast
+
+
+class Comm:
+    """An MPI communicator with the few collectives the project needs.
+
+    Args:
+        communicator: default ``MPI.COMM_WORLD``.
+        timed: False leaves out the barriers and clocks, to measure what they cost.
+
+    Attributes:
+        rank, size: of the communicator. local_rank, local_size: among the ranks of this host.
+        host: this host's name. traffic: what has been sent so far.
+    """
+
+    def __init__(self, communicator: MPI.Comm | None = None, *, timed: bool = True) -> None:
+        self._mpi: MPI.Comm = MPI.COMM_WORLD if communicator is None else communicator
+        self.rank: int = self._mpi.Get_rank()
+        self.size: int = self._mpi.Get_size()
+        if self.size > MOST_RANKS:
+            raise InputError(f"{self.size} ranks are more than the {MOST_RANKS} this program joins")
+        self.host = socket.gethostname()
+        self.timed = timed
+        self.traffic = Traffic()
+        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank: int = node.Get_rank()
+        self.local_size: int = node.Get_size()
+        self.host_cores = _cores_of_host(node)
+        node.Free()
+        self._scalars = np.zeros(64)
+
+    def _wait(self) -> float:
+        """Wait for all ranks; return the clock at which they had arrived."""
+        if not self.timed:
+            return 0.0
+        start = time.perf_counter()
+        self._mpi.Barrier()
+        arrived = time.perf_counter()
+        self.traffic.seconds_wait += arrived - start
+        return arrived
+
+    def _allreduce(self, buffer: np.ndarray, op: MPI.Op = MPI.SUM) -> None:
+        arrived = self._wait()
+        self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=op)
+        if self.timed:
+            self.traffic.seconds_allreduce += time.perf_counter() - arrived
+        self.traffic.bytes_allreduced += buffer.nbytes
+
+    def sum_message(self, message: FusedMessage, scalars: Sequence[float]) -> list[float]:
+        """Sum a vector and scalars over all ranks, one Allreduce.
+
+        Args:
+            message: its ``vector`` is summed in place.
+            scalars: this rank's; at most ``message.scalars``. One that is not finite makes its sum
+                NaN on every rank.
+
+        Returns:
+            The scalars' exact sums, the same on every rank.
+        """
+        message.load(scalars)
+        self._allreduce(message.host)
+        self.traffic.vector_allreduces += 1
+        return message.unload(len(scalars))
+
+    def sum_scalars(self, scalars: Sequence[float]) -> list[float]:
+        """Sum float64 scalars over all ranks, one small Allreduce; the same on every rank."""
+        buffer = self._scalars[: len(scalars)]
+        buffer[:] = scalars
+        self._allreduce(buffer)
+        self.traffic.scalar_allreduces += 1
+        return buffer.tolist()
+
+    def maximum(self, scalars: np.ndarray) -> None:
+        """Replace float64 scalars in place by their maximum over all ranks."""
+        self._allreduce(scalars, MPI.MAX)
+        self.traffic.scalar_allreduces += 1
+
+    def broadcast(self, buffer: np.ndarray, root: int = 0) -> None:
+        """Overwrite a contiguous buffer on every rank by the root's."""
+        arrived = self._wait()
+        self._mpi.Bcast(buffer, root=root)
+        if self.timed:
+            self.traffic.seconds_broadcast += time.perf_counter() - arrived
+        self.traffic.broadcasts += 1
+        self.traffic.bytes_broadcast += buffer.nbytes
+
+    def broadcast_tensor(self, tensor: Tensor, root: int = 0) -> None:
+        """Overwrite a contiguous tensor on every rank by the root's."""
+        host = tensor.detach().cpu()
+        self.broadcast(host.numpy(), root)
+        if tensor.device.type != "cpu":
+            tensor.copy_(host)
+
+    def broadcast_text(self, text: str, root: int = 0) -> str:
+        """The root's text, on every rank; two explicit messages, its length and its bytes."""
+        data = np.frombuffer(text.encode(), dtype=np.uint8)
+        length = np.array([len(data)], dtype=np.int64)
+        self.broadcast(length, root)
+        buffer = np.zeros(int(length[0]), dtype=np.uint8)
+        if self.rank == root:
+            buffer[:] = data
+        self.broadcast(buffer, root)
+        return buffer.tobytes().decode()
+
+    def agree(self, error: InputError | None) -> None:
+        """End a step that may have failed on some ranks: all go on, or all raise the same error.
+
+        Raises:
+            AgreedError: on every rank, with the line of the lowest rank that failed.
+        """
+        lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
+        self._mpi.Allreduce(MPI.IN_PLACE, lowest, op=MPI.MIN)
+        failed = int(lowest[0])
+        if failed < self.size:
+            line = str(error).encode()[:_TEXT_LIMIT].decode(errors="ignore")
+            raise AgreedError(self.broadcast_text(line, root=failed)) from error
+
+    def check_replicas(self, vector: Tensor) -> None:
+        """Make sure that a replicated vector is the same on all ranks, bit for bit.
+
+        Raises:
+            RuntimeError: on every rank, if it is not: an MPI library whose Allreduce gives ranks
+                different roundings, or damaged memory.
+        """
+        bits = vector.detach().cpu().view(torch.int32).to(torch.int64)
+        own = np.array([int(bits.sum()), int((bits[::2]).sum())], dtype=np.int64)
+        both = np.concatenate((own, -own))
+        self._mpi.Allreduce(MPI.IN_PLACE, both, op=MPI.MAX)
+        if (both[:2] != -both[2:]).any():
+            raise RuntimeError(
+                "the ranks' copies of the parameters differ: this MPI library's Allreduce does not "
+                "give all ranks the same sum; choose another algorithm "
+                "(Open MPI: --mca coll_tuned_use_dynamic_rules 1 "
+                "--mca coll_tuned_allreduce_algorithm 3)"
+            )
+
+
+def _cores_of_host(node: MPI.Comm) -> int:
+    """Cores that this host's ranks may use together, after any binding by the launcher."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    mask = np.zeros(8192, dtype=np.uint8)
+    mask[[core for core in os.sched_getaffinity(0) if core < len(mask)]] = 1
+    node.Allreduce(MPI.IN_PLACE, mask, op=MPI.MAX)
+    return int(mask.sum())
+
+
+def library_version() -> str:
+    """The MPI library's own name and version, one line."""
+    return MPI.Get_library_version().split("\n")[0].split(", package")[0].strip("\x00 ")
+
+
+def abort(status: int) -> None:
+    """End every rank of the job at once with this exit status."""
+    MPI.COMM_WORLD.Abort(status)
+
+
+def world() -> tuple[int, int]:
+    """This process's rank in the job and the job's number of ranks."""
+    return int(MPI.COMM_WORLD.Get_rank()), int(MPI.COMM_WORLD.Get_size())

@@ -1,0 +1,20 @@
+"""Data sets: sources, shards on disk, and the part of them that each rank reads."""
+
+from apts_mpi.data.info import DatasetInfo
+from apts_mpi.data.inspecting import describe
+from apts_mpi.data.reading import Partition, read_info, read_partition
+from apts_mpi.data.sources import SOURCES, Source, cache_directory, load_source
+from apts_mpi.data.writing import write_shards
+
+__all__ = [
+    "SOURCES",
+    "DatasetInfo",
+    "Partition",
+    "Source",
+    "cache_directory",
+    "describe",
+    "load_source",
+    "read_info",
+    "read_partition",
+    "write_shards",
+]

@@ -1,0 +1,162 @@
+"""The user's own arrays, from .npz or HDF5; nothing in the file is trusted or unpickled."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from apts_mpi.data.checks import check_features, check_labels, check_names
+from apts_mpi.data.format import DAMAGE, fault
+
+NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
+WANTED = "store x and y, or x_train, y_train, x_test and y_test"
+# deflate cannot pack tighter than about 1032 to 1: a file claiming more is no honest file.
+EXPANSION = 1100
+
+Array = NDArray[Any]
+Labels = NDArray[np.int64]
+
+
+class Arrays(NamedTuple):
+    """Features as stored and labels as class indices; no test arrays when there was no split."""
+
+    x_train: Array
+    y_train: Labels
+    x_test: Array | None
+    y_test: Labels | None
+    classes: tuple[str, ...]
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read `x`, `y` or `x_train`, `y_train`, `x_test`, `y_test`, with optional `classes` (names).
+
+    Labels are whole numbers >= 0. Without `classes` the sorted labels found in training become
+    the classes; with it they are indices into it. Raises InputError.
+    """
+    readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
+    if path.suffix not in readers:
+        raise fault(path, f"has suffix {path.suffix!r}", "give a .npz or .h5 file")
+    if not path.is_file():
+        raise fault(path, "is not a file", "name the .npz or .h5 file with --from")
+    try:
+        found, present = readers[path.suffix](path)
+    except (*DAMAGE, EOFError, zipfile.BadZipFile, NotImplementedError) as exc:
+        detail = " ".join(str(exc).split())[:200] or type(exc).__name__
+        raise fault(path, f"cannot be read ({detail})", f"save a {path.suffix} file anew") from exc
+    return _arranged(path, found, present)
+
+
+def _arranged(path: Path, found: dict[str, Array], present: list[str]) -> Arrays:
+    plain = [name for name in ("x", "y") if name in found]
+    split = [name for name in ("x_train", "y_train", "x_test", "y_test") if name in found]
+    if plain and split:
+        raise fault(path, f"has both {plain[0]} and {split[0]}", WANTED)
+    wanted = ("x", "y") if plain else ("x_train", "y_train", "x_test", "y_test")
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise fault(
+            path, f"has no {missing[0]} (it has {', '.join(present[:20]) or 'nothing'})", WANTED
+        )
+    classes = _class_names(path, found["classes"]) if "classes" in found else None
+    pairs = []
+    for x_name, y_name in zip(wanted[::2], wanted[1::2], strict=True):
+        x = check_features(path, x_name, found[x_name])
+        y = check_labels(
+            path, y_name, found[y_name], len(x), None if classes is None else len(classes)
+        )
+        pairs.append((x, y))
+    x, y = pairs[0]
+    x_test, y_test = pairs[1] if len(pairs) > 1 else (None, None)
+    if classes is None:
+        known, y = np.unique(y, return_inverse=True)
+        if y_test is not None:
+            unknown = np.setdiff1d(y_test, known)
+            if len(unknown):
+                lack = f"y_test holds label {unknown[0]}, absent from y_train"
+                raise fault(path, lack, "drop or relabel those samples")
+            y_test = np.searchsorted(known, y_test)
+        classes = tuple(str(label) for label in known)
+    return Arrays(x, y, x_test, y_test, classes)
+
+
+def _class_names(path: Path, names: Array) -> tuple[str, ...]:
+    if names.dtype.kind not in "US" or names.ndim != 1:
+        raise fault(path, f"classes is {names.dtype} of shape {names.shape}", "store a row of text")
+    texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    return check_names(path, path.stem, texts)
+
+
+def _check_size(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, held: int) -> None:
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > EXPANSION * held:
+        raise fault(
+            path,
+            f"{name} claims shape {shape} ({claimed} bytes) but {held} bytes are stored",
+            "save the array anew",
+        )
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """The arrays we know, their headers compared with the archive's sizes, and all names."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name not in NAMES or name == member.filename:
+                continue
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read_header = _header_reader(version)
+                shape, _, dtype = read_header(stream)
+                body = math.prod(shape) * dtype.itemsize
+                if dtype.hasobject:
+                    raise fault(path, f"{name} is an object array", "store plain numbers")
+                _check_size(path, name, shape, dtype, min(member.compress_size, _size(path)))
+                if stream.tell() + body != member.file_size:
+                    raise fault(
+                        path, f"{name} claims {body} bytes, not what is stored", "save it anew"
+                    )
+            with archive.open(member) as stream:
+                found[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return found, [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def _header_reader(version: tuple[int, int]) -> Callable:
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0
+    raise ValueError(f"npy version {version}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _read_h5(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """The data sets we know, which must lie in this very file, and the names of all."""
+    found: dict[str, Array] = {}
+    with h5py.File(path, "r") as file:
+        for name in NAMES:
+            data = file.get(name)
+            if not isinstance(data, h5py.Dataset):
+                continue
+            if data.dtype.kind == "O":
+                if h5py.check_string_dtype(data.dtype) is None:
+                    raise fault(path, f"{name} is an object array", "store plain numbers")
+                if name != "classes":
+                    raise fault(path, f"{name} holds text", "store plain numbers")
+            if data.shape is None or data.is_virtual or data.external:
+                raise fault(path, f"{name} is not stored in this file", "copy the data into it")
+            _check_size(
+                path, name, data.shape, data.dtype, min(data.id.get_storage_size(), _size(path))
+            )
+            found[name] = data.asstr()[:].astype("U") if data.dtype.kind == "O" else data[()]
+        return found, list(file)

@@ -1,0 +1,79 @@
+"""Checks on arrays that come from outside, each refusal one line with name, value and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apts_mpi.data.format import fault
+from apts_mpi.errors import InputError
+
+
+def check_features(where: Path | str, name: str, x: NDArray[Any]) -> NDArray[Any]:
+    """Features (n, *sample_shape), C-contiguous: uint8 is kept, other real types made float32."""
+    if x.dtype.kind not in "buif":
+        raise fault(where, f"{name} has dtype {x.dtype}", "store real numbers")
+    if x.ndim < 2 or 0 in x.shape:
+        raise fault(where, f"{name} has shape {x.shape}", "store samples by features, none empty")
+    if x.dtype == np.uint8:
+        return np.ascontiguousarray(x)
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(x, dtype="<f4")
+    good = np.isfinite(single)
+    if not good.all():
+        at = tuple(int(i) for i in np.argwhere(~good)[0])
+        # A finite value here is one that float32 cannot hold.
+        raise fault(
+            where, f"{name}{list(at)} is {x[at]}", "remove, impute or rescale such features"
+        )
+    return single
+
+
+def check_labels(
+    where: Path | str, name: str, y: NDArray[Any], samples: int, classes: int | None = None
+) -> NDArray[np.int64]:
+    """Labels (n,), int64, one per sample and >= 0, below `classes` if given.
+
+    Floats are taken when they are whole numbers.
+    """
+    if y.dtype.kind not in "buif" or y.ndim != 1:
+        raise fault(where, f"{name} is {y.dtype} of shape {y.shape}", "store a row of integers")
+    if len(y) != samples:
+        raise fault(
+            where, f"{name} has {len(y)} labels for {samples} samples", "give one label per sample"
+        )
+    numbers = y.astype(np.int64) if y.dtype.kind == "b" else y
+    top = 2**53 if classes is None else classes - 1
+    # A NaN fails the comparison too.
+    bad = numbers[~((numbers >= 0) & (numbers <= top) & (numbers == np.floor(numbers)))]
+    if len(bad):
+        to = "" if classes is None else f" to {top}"
+        raise fault(where, f"{name} holds label {bad[0]}", f"labels are whole numbers from 0{to}")
+    return np.ascontiguousarray(numbers, dtype="<i8")
+
+
+def check_names(where: Path | str, name: str, classes: Sequence[object]) -> tuple[str, ...]:
+    """The data set name and two or more distinct class names, printable."""
+    if not name or not name.isprintable():
+        raise fault(where, f"data set name {name!r}", "give a printable name")
+    if len(classes) < 2:
+        raise fault(where, f"{len(classes)} classes", "a classification needs two or more")
+    names = []
+    for text in classes:
+        if not (isinstance(text, str) and text and text.isprintable()):
+            raise fault(where, f"class name {text!r}", "give printable text")
+        if text in names:
+            raise fault(where, f"class name {text!r} is there twice", "give each class its own")
+        names.append(text)
+    return tuple(names)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """The random generator of `seed`, a whole number >= 0."""
+    if seed < 0:
+        raise InputError(f"seed {seed}: give a whole number from 0 up")
+    return np.random.default_rng(seed)

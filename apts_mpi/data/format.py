@@ -1,0 +1,243 @@
+"""The shard format: names, attributes, identity, and the checks made on opening a file.
+
+A sharding is a folder with `index.h5` and, for each split, K files
+`<split>-<k>-of-<K>.h5`. A shard holds `x` (samples, *sample_shape), uint8 or float32, and `y`
+(samples,), int64, both chunked with fletcher32; the index holds the table of shards and virtual
+data sets over them. All metadata are fixed-size and written with the HDF5 1.10 file format,
+whose metadata blocks carry checksums: a flipped bit in anything that is used is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from apts_mpi.data.info import FORMAT_VERSION, DatasetInfo, Split
+from apts_mpi.errors import InputError
+
+LIBVER = ("v110", "v110")
+INDEX = "index.h5"
+SEAL_SIZE = 512  # bytes of the user block before the HDF5 content of the index
+SPLITS = ("train", "test")
+X_DTYPES = ("|u1", "<f4")
+Y_DTYPE = "<i8"
+REMEDY = "make the shards again with `python -m apts_mpi shard`"
+
+# What h5py raises for damage, depending on where it strikes.
+DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError)
+
+
+def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
+    """The InputError `where: what; remedy`, kept to one line."""
+    return InputError(" ".join(f"{where}: {what}; {remedy}".splitlines()))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading; all damage met inside becomes one InputError."""
+    try:
+        # Asked before opening: to open a pipe would wait for a writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise fault(path, "is not a file")
+        path.open("rb").close()  # h5py would not tell a forbidden file from a damaged one
+        if not h5py.is_hdf5(path):
+            raise fault(path, "is not an HDF5 file")
+        with h5py.File(path, "r") as file:
+            yield file
+    except FileNotFoundError as exc:
+        raise fault(path, "is missing") from exc
+    except PermissionError as exc:
+        raise fault(path, "may not be read", "change its permissions") from exc
+    except DAMAGE as exc:
+        detail = " ".join(str(exc).split())[:200] or type(exc).__name__
+        raise fault(path, f"is damaged ({detail})") from exc
+
+
+def write_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
+    """Write attributes as fixed-size values (variable-length text would escape the checksums)."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            file.attrs[name] = np.bytes_(value.encode())
+        elif isinstance(value, tuple) and value and isinstance(value[0], str):
+            file.attrs[name] = np.array([text.encode() for text in value], dtype="S")
+        else:
+            file.attrs[name] = np.asarray(value, dtype=np.int64)
+
+
+def read_attribute(file: h5py.File, path: Path, name: str, like: Any) -> Any:
+    """One attribute of the type of `like` (int, str, or a tuple of either), checked before read."""
+    if name not in file.attrs:
+        raise fault(path, f"has no attribute {name!r}")
+    handle = file.attrs.get_id(name)
+    many = isinstance(like, tuple)
+    text = isinstance(like[0] if many else like, str)
+    kind, shape = handle.dtype.kind, handle.shape
+    if kind not in ("S" if text else "iu") or shape is None or len(shape) != many:
+        raise fault(path, f"attribute {name!r} has the wrong type ({handle.dtype}, shape {shape})")
+    if math.prod(shape) * handle.dtype.itemsize > path.stat().st_size:
+        raise fault(path, f"attribute {name!r} claims more bytes than the file has")
+    values = np.atleast_1d(np.asarray(file.attrs[name])).tolist()
+    found = tuple(value.decode() if text else int(value) for value in values)
+    return found if many else found[0]
+
+
+def read_array(
+    file: h5py.File,
+    path: Path,
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    *,
+    chunked: bool = False,
+) -> h5py.Dataset:
+    """The data set `name`, once its type, shape, layout and claimed size have been checked."""
+    link = file.get(name, getlink=True)
+    data = file.get(name) if isinstance(link, h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset):
+        raise fault(path, f"has no data set {name!r}")
+    if data.dtype != np.dtype(dtype) or data.shape != shape:
+        found = f"{data.dtype} of shape {data.shape}"
+        raise fault(path, f"{name} is {found}, expected {np.dtype(dtype)} of shape {shape}")
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    plist = data.id.get_create_plist()
+    layout = h5py.h5d.CHUNKED if chunked else h5py.h5d.CONTIGUOUS
+    filters = [plist.get_filter(k)[0] for k in range(plist.get_nfilters())]
+    if (
+        plist.get_layout() != layout
+        or plist.get_external_count()
+        or filters != [h5py.h5z.FILTER_FLETCHER32] * chunked
+    ):
+        raise fault(path, f"{name} has a storage layout that this format does not use")
+    # Nothing is compressed, so data and chunks must fit into the file that claims them.
+    chunk = math.prod(data.chunks) * np.dtype(dtype).itemsize if chunked else 0
+    available = min(path.stat().st_size, data.id.get_storage_size())
+    if max(size, chunk) > available:
+        raise fault(path, f"{name} claims {max(size, chunk)} bytes but {available} are there")
+    return data
+
+
+def read_index(directory: Path) -> DatasetInfo:
+    """Read and verify the index alone; the shard files are not touched."""
+    path = directory / INDEX
+    if not os.path.isdir(directory):  # False, not an error, where the user may not look
+        raise fault(directory, "is not a directory", "name a folder made by `shard`")
+    if not os.path.lexists(path):
+        raise fault(path, "is missing", "name a folder made by `shard`")
+    with opened(path) as file:
+        likes = dict(format="", format_version=0)
+        head = {name: read_attribute(file, path, name, like) for name, like in likes.items()}
+        if head["format"] != "apts-mpi-index":
+            raise fault(path, f"format is {head['format']!r}, not 'apts-mpi-index'")
+        if head["format_version"] != FORMAT_VERSION:
+            raise fault(
+                path,
+                f"format version {head['format_version']} is not {FORMAT_VERSION}",
+                f"{REMEDY} of this version",
+            )
+        likes = dict(dataset="", task="", shards=0, sample_shape=(0,), dtype="", classes=("",))
+        meta = {name: read_attribute(file, path, name, like) for name, like in likes.items()}
+        digest = read_attribute(file, path, "digest", "")
+        shape, shards = meta["sample_shape"], meta["shards"]
+        if meta["task"] != "classification":
+            raise fault(path, f"task {meta['task']!r} is not known")
+        if meta["dtype"] not in X_DTYPES:
+            raise fault(path, f"dtype {meta['dtype']!r} is not one of {X_DTYPES}")
+        if not meta["classes"]:
+            raise fault(path, "the class list is empty")
+        if shards < 1 or not shape or min(shape) < 1:
+            raise fault(path, f"shards {shards} and sample_shape {shape} must be positive")
+        scale = () if meta["dtype"] == "|u1" else shape
+        mean = read_array(file, path, "mean", "<f8", scale)[()]
+        std = read_array(file, path, "std", "<f8", scale)[()]
+        splits = {}
+        for split in SPLITS:
+            sizes = read_array(file, path, f"{split}/sizes", "<i8", (shards,))[:]
+            contents = read_array(file, path, f"{split}/contents", "S64", (shards,))[:]
+            if sizes.min() < (1 if split == "train" else 0):
+                raise fault(path, f"{split}/sizes holds {sizes.min()}")
+            splits[split] = Split(
+                tuple(sizes.tolist()), tuple(text.decode() for text in contents.tolist())
+            )
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and np.all(std > 0)):
+            raise fault(path, "mean or std is not finite and positive")
+        info = DatasetInfo(
+            name=meta["dataset"],
+            classes=meta["classes"],
+            sample_shape=shape,
+            dtype=meta["dtype"],
+            mean=np.asarray(mean),
+            std=np.asarray(std),
+            splits=splits,
+        )
+        if info.digest != digest:
+            raise fault(path, f"digest {digest[:12]} does not match its contents")
+    return info
+
+
+def check_shard(
+    file: h5py.File, path: Path, info: DatasetInfo, split: str, shard: int
+) -> tuple[h5py.Dataset, h5py.Dataset]:
+    """The data sets `x` and `y` of a shard file, once it is known to belong to `info`."""
+    for name, expected in info.shard_attributes(split, shard).items():
+        found = read_attribute(file, path, name, expected)
+        if found != expected:
+            raise fault(
+                path,
+                f"does not belong to this {INDEX}: "
+                f"{name} is {str(found)[:80]!r}, expected {str(expected)[:80]!r}",
+                f"restore the file, or {REMEDY}",
+            )
+    samples = info.splits[split].sizes[shard]
+    for name, value in (("mean", info.mean), ("std", info.std)):
+        if not np.array_equal(read_array(file, path, name, "<f8", value.shape)[()], value):
+            raise fault(path, f"{name} differs from {INDEX}")
+    chunked = samples > 0  # HDF5 has no chunks for an empty data set
+    x = read_array(file, path, "x", info.dtype, (samples, *info.sample_shape), chunked=chunked)
+    y = read_array(file, path, "y", Y_DTYPE, (samples,), chunked=chunked)
+    return x, y
+
+
+def _seal(path: Path) -> bytes:
+    digest = hashlib.sha256(path.read_bytes()[SEAL_SIZE:]).hexdigest()
+    return f"apts-mpi-index sha256 {digest}\n".encode().ljust(SEAL_SIZE, b"\0")
+
+
+def seal(path: Path) -> None:
+    """Put the checksum of a finished index into its user block.
+
+    HDF5 keeps the maps of virtual data sets in a heap without checksums, and crashes on some
+    that are damaged: they are only looked at under an unbroken seal.
+    """
+    text = _seal(path)
+    with path.open("r+b") as raw:
+        raw.write(text)
+
+
+def check_seal(path: Path) -> None:
+    """Compare an index with its checksum."""
+    try:
+        with path.open("rb") as raw:
+            found = raw.read(SEAL_SIZE)
+        whole = found == _seal(path)
+    except OSError as exc:
+        raise fault(path, f"cannot be read ({exc.strerror})") from exc
+    if not whole:
+        raise fault(path, "is damaged (it does not match its checksum)")
+
+
+def sync(path: Path) -> None:
+    """Flush a closed file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,262 @@
+"""Writing a sharding: built whole in a folder beside its place, then renamed into it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import math
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from apts_mpi.data.format import (
+    INDEX,
+    LIBVER,
+    SEAL_SIZE,
+    SPLITS,
+    Y_DTYPE,
+    fault,
+    seal,
+    sync,
+    write_attributes,
+)
+from apts_mpi.data.info import DatasetInfo, Split
+from apts_mpi.data.moments import Moments
+from apts_mpi.data.partitioning import Indices, shard_indices, skewed_indices
+from apts_mpi.data.reading import read_info
+from apts_mpi.data.sources import Source
+from apts_mpi.errors import InputError
+
+CHUNK = 512 * 1024  # bytes: large enough to stream, small enough that a slice reads little else
+RETIRED = "retired"  # the replaced folder, until the new one is in its place
+OURS = re.compile(r"index\.h5|(train|test)-\d{5,}-of-\d{5,}\.h5")
+
+
+def write_shards(
+    source: Source,
+    directory: Path,
+    *,
+    shards: int,
+    seed: int = 0,
+    stratified: bool = False,
+    sizes: Sequence[float] | None = None,
+    dirichlet: float | None = None,
+    overwrite: bool = False,
+    exist_ok: bool = False,
+) -> DatasetInfo:
+    """Cut `source` into K = `shards` files per split, with an index, in the folder `directory`.
+
+    The training data are shuffled by `seed` and cut equally; in proportion to the K numbers
+    `sizes`; or with label skew of concentration `dirichlet`. `stratified` gives all shards the
+    class frequencies of the whole. The test data are always cut equally.
+
+    The folder appears whole or not at all. One that exists is refused, unless `overwrite`
+    replaces it, or `exist_ok` and it holds the same data already. When another process creates
+    the same data at the same time, its folder is kept. A process killed outright leaves a folder
+    `<directory>.tmp-*` beside, to be removed by hand; killed between the two renames of an
+    `overwrite`, it leaves old and new whole in there. Raises InputError.
+    """
+    directory = Path(directory).resolve()
+    _check_options(source, shards, stratified, sizes, dirichlet)
+    if _occupied(directory):
+        if overwrite:
+            _check_ours(directory)
+        elif not exist_ok:
+            raise _refusal(directory)
+    if dirichlet is None:
+        train = shard_indices(source.y_train, shards, seed, stratified=stratified, sizes=sizes)
+    else:
+        train = skewed_indices(source.y_train, shards, seed, dirichlet)
+    test = shard_indices(source.y_test, shards, seed, stratified=stratified, least=0)
+    parts = {"train": train, "test": test}
+    info = _info(source, parts)
+    if exist_ok and _occupied(directory) and _same(directory, info, strict=not overwrite):
+        return info
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(
+            tempfile.mkdtemp(prefix=f"{directory.name}.tmp-{os.getpid()}-", dir=directory.parent)
+        )
+        try:
+            built = scratch / "new"
+            built.mkdir()
+            _write_all(built, info, source, parts)
+            _publish(built, directory, info, overwrite)
+        finally:
+            if (scratch / RETIRED).exists() and not directory.exists():
+                os.rename(scratch / RETIRED, directory)
+            shutil.rmtree(scratch, ignore_errors=True)
+    except (OSError, RuntimeError) as exc:  # h5py raises either when a disk is full
+        raise fault(directory, f"cannot be written ({exc})", "choose another folder") from exc
+    return info
+
+
+def _check_options(
+    source: Source,
+    shards: int,
+    stratified: bool,
+    sizes: Sequence[float] | None,
+    dirichlet: float | None,
+) -> None:
+    samples = len(source.y_train)
+    if not 1 <= shards <= samples:
+        raise InputError(
+            f"{source.origin}: cannot cut {samples} training samples into {shards} shards; "
+            f"give --shards between 1 and {samples}"
+        )
+    if dirichlet is not None and (stratified or sizes is not None):
+        raise InputError("--dirichlet sets classes and sizes itself; drop --stratified and --sizes")
+    if dirichlet is not None and not 0 < dirichlet <= 1e9:
+        raise InputError(f"--dirichlet {dirichlet}: give a concentration above 0, at most 1e9")
+    if sizes is not None and (
+        len(sizes) != shards or not all(math.isfinite(size) and size > 0 for size in sizes)
+    ):
+        raise InputError(f"--sizes {list(sizes)}: give {shards} positive numbers, one per shard")
+
+
+def _occupied(directory: Path) -> bool:
+    if not os.path.lexists(directory):
+        return False
+    if not directory.is_dir():
+        raise fault(directory, "is in the way and not a folder", "choose another --out")
+    return any(directory.iterdir())
+
+
+def _refusal(directory: Path) -> InputError:
+    return fault(
+        directory, "exists and is not empty", "choose another --out, or replace it with --overwrite"
+    )
+
+
+def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
+    """Whether the folder holds this very sharding; with `strict`, anything else is refused."""
+    try:
+        same = read_info(directory).digest == info.digest
+    except InputError:
+        if strict:
+            raise
+        return False
+    if strict and not same:
+        raise _refusal(directory)
+    return same
+
+
+def _arrays(source: Source, split: str) -> tuple[NDArray[Any], Indices]:
+    return (source.x_train, source.y_train) if split == "train" else (source.x_test, source.y_test)
+
+
+def _info(source: Source, parts: dict[str, list[Indices]]) -> DatasetInfo:
+    moments = Moments(scalar=source.x_train.dtype == np.uint8)
+    splits = {}
+    for split in SPLITS:
+        x, y = _arrays(source, split)
+        contents = []
+        for chosen in parts[split]:
+            digest = hashlib.sha256()
+            for rows in np.array_split(chosen, max(1, len(chosen) * x[:1].nbytes // CHUNK)):
+                digest.update(x[rows].data)
+                if split == "train":
+                    moments.add(x[rows])
+            digest.update(y[chosen].data)
+            contents.append(digest.hexdigest())
+        splits[split] = Split(tuple(len(chosen) for chosen in parts[split]), tuple(contents))
+    mean, std = moments.result()
+    return DatasetInfo(
+        name=source.name,
+        classes=source.classes,
+        sample_shape=source.x_train.shape[1:],
+        dtype=source.x_train.dtype.str,
+        mean=mean,
+        std=std,
+        splits=splits,
+    )
+
+
+def _write_all(
+    folder: Path, info: DatasetInfo, source: Source, parts: dict[str, list[Indices]]
+) -> None:
+    work = [(split, shard) for split in SPLITS for shard in range(info.shards)]
+    for split, shard in tqdm(work, desc="writing shards", unit="file", disable=None, leave=False):
+        x, y = _arrays(source, split)
+        chosen = parts[split][shard]
+        path = folder / info.filename(split, shard)
+        with h5py.File(path, "w", libver=LIBVER) as file:
+            write_attributes(file, info.shard_attributes(split, shard))
+            file["mean"], file["std"] = info.mean, info.std
+            _write_chunked(file, "x", x[chosen])
+            _write_chunked(file, "y", y[chosen])
+        sync(path)
+    _write_index(folder / INDEX, info)
+    sync(folder / INDEX)
+    sync(folder)
+
+
+def _write_chunked(file: h5py.File, name: str, data: NDArray[Any]) -> None:
+    if not len(data):
+        file.create_dataset(name, data=data)
+        return
+    rows = min(len(data), max(1, CHUNK // data[:1].nbytes))
+    file.create_dataset(name, data=data, chunks=(rows, *data.shape[1:]), fletcher32=True)
+
+
+def _write_index(path: Path, info: DatasetInfo) -> None:
+    with h5py.File(path, "w", libver=LIBVER, userblock_size=SEAL_SIZE) as file:
+        write_attributes(file, info.index_attributes())
+        file["mean"], file["std"] = info.mean, info.std
+        for split, table in info.splits.items():
+            file[f"{split}/sizes"] = np.array(table.sizes, dtype="<i8")
+            file[f"{split}/contents"] = np.array(table.contents, dtype="S64")
+            for name, dtype, shape in (("x", info.dtype, info.sample_shape), ("y", Y_DTYPE, ())):
+                layout = h5py.VirtualLayout((table.total, *shape), dtype=dtype)
+                for shard, (start, size) in enumerate(
+                    zip(table.starts[:-1], table.sizes, strict=True)
+                ):
+                    if size:
+                        layout[start : start + size] = h5py.VirtualSource(
+                            info.filename(split, shard), name, (size, *shape), dtype=dtype
+                        )
+                file.create_virtual_dataset(f"{split}/{name}", layout)
+    seal(path)
+
+
+def _publish(built: Path, directory: Path, info: DatasetInfo, overwrite: bool) -> None:
+    """Rename the finished folder into its place, which other processes may be filling too."""
+    for _ in range(8):
+        try:
+            os.rename(built, directory)  # replaces an empty folder, never one with files
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            sync(directory.parent)
+            return
+        if not overwrite:
+            _same(directory, info, strict=True)
+            return
+        _check_ours(directory)
+        retired = built.with_name(RETIRED)
+        shutil.rmtree(retired, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # another process took it away
+            os.rename(directory, retired)
+    raise fault(directory, "is being replaced by other processes", "try again")
+
+
+def _check_ours(directory: Path) -> None:
+    """Refuse to replace a folder with anything in it that `shard` does not make."""
+    strangers = sorted(p.name for p in directory.iterdir() if not OURS.fullmatch(p.name))
+    if strangers:
+        raise fault(
+            directory,
+            f"holds {strangers[0]!r}, which is no shard, and is not replaced",
+            "choose another --out or remove the folder by hand",
+        )

@@ -1,0 +1,120 @@
+"""A network whose parameters and gradients are views of two contiguous vectors.
+
+The method is vector algebra: with everything in one vector, an iteration copies nothing and an
+Allreduce takes the gradient as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+# Samples per forward pass: bounds the memory of activations when a batch is a whole shard.
+CHUNK = 8192
+
+
+class FlatParameters:
+    """Parameters of any module as one vector.
+
+    Args:
+        parameters: float32, on one device, as ``module.parameters()`` gives them. Their storage is
+            replaced by views; values are kept. Move the module to its device before.
+
+    Attributes:
+        vector: (n,) float32, the parameters. gradient: (n,) float32, their gradient.
+        n: number of parameters.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters = [p for p in parameters if p.requires_grad]
+        if not self._parameters:
+            raise ValueError("there are no parameters that require a gradient")
+        devices = {p.device for p in self._parameters}
+        dtypes = {p.dtype for p in self._parameters}
+        if len(devices) > 1 or dtypes != {torch.float32}:
+            raise ValueError(
+                f"parameters must be float32 on one device, not {sorted(map(str, dtypes))} "
+                f"on {sorted(map(str, devices))}"
+            )
+        self.n = sum(p.numel() for p in self._parameters)
+        self.vector = torch.empty(self.n, device=devices.pop())
+        self.gradient = torch.zeros_like(self.vector)
+        self._gradients: list[Tensor] = []
+        offset = 0
+        for p in self._parameters:
+            part = slice(offset, offset + p.numel())
+            view = self.vector[part].view(p.shape)
+            view.copy_(p.data)
+            p.data = view
+            self._gradients.append(self.gradient[part].view(p.shape))
+            offset += p.numel()
+        self.attach_gradients()
+
+    def attach_gradients(self) -> None:
+        """Point every ``p.grad`` at its view again; a module's ``zero_grad`` detaches it."""
+        for p, view in zip(self._parameters, self._gradients, strict=True):
+            if p.grad is not view:
+                p.grad = view
+
+    def check_views(self) -> None:
+        """Make sure that the parameters still are views of ``vector``.
+
+        Raises:
+            RuntimeError: the module was moved or its parameters were replaced.
+        """
+        offset = 0
+        for p in self._parameters:
+            if p.data_ptr() != self.vector.data_ptr() + offset * self.vector.element_size():
+                raise RuntimeError(
+                    "the module's parameters were replaced (by .to() or a new assignment); "
+                    "move the module first, then build the optimizer"
+                )
+            offset += p.numel()
+
+
+class FlatNetwork(FlatParameters):
+    """A network with its loss over samples.
+
+    Args:
+        module: maps (b, *sample_shape) float32 to what the loss takes.
+        loss: maps (outputs, targets) to (b,) losses, one a sample. Samples are averaged here in
+            float64, so that small reductions of the loss are not lost in rounding.
+    """
+
+    def __init__(self, module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(module.parameters())
+        self.module = module
+        self._loss = loss
+
+    def loss_and_gradient(self, x: Tensor, y: Tensor) -> float:
+        """Mean loss of the samples; its gradient is left in ``gradient``."""
+        self.attach_gradients()
+        self.gradient.zero_()
+        total = 0.0
+        for i in range(0, len(x), CHUNK):
+            losses = self._loss(self.module(x[i : i + CHUNK]), y[i : i + CHUNK])
+            part = losses.sum(dtype=torch.float64) / len(x)
+            part.backward()
+            total += float(part.detach())
+        return total
+
+    @torch.no_grad()
+    def loss(self, x: Tensor, y: Tensor) -> float:
+        """Mean loss of the samples, without a gradient: a third of the work."""
+        total = 0.0
+        for i in range(0, len(x), CHUNK):
+            losses = self._loss(self.module(x[i : i + CHUNK]), y[i : i + CHUNK])
+            total += float(losses.sum(dtype=torch.float64)) / len(x)
+        return total
+
+    @torch.no_grad()
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, int]:
+        """Sum of the losses and number of samples whose largest output is their label."""
+        total, correct = 0.0, 0
+        for i in range(0, len(x), CHUNK):
+            outputs, targets = self.module(x[i : i + CHUNK]), y[i : i + CHUNK]
+            total += float(self._loss(outputs, targets).sum(dtype=torch.float64))
+            correct += int((outputs.argmax(dim=1) == targets).sum())
+        return total, correct

@@ -1,0 +1,84 @@
+"""One message for a float32 vector and a few float64 scalars.
+
+A sum over ranks of float32 numbers would lose the scalars' digits, and a second message would cost
+a second latency. So each scalar rides behind the vector as a fixed-point number cut into digits of
+12 bits, one float32 each: the sum of up to 4,096 ranks is exact in every digit, hence the same on
+all ranks and in any order of summation, and decisions taken from it cannot differ between ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DIGIT_BITS = 12
+DIGITS = 8
+FRACTION_BITS = 52  # quantum 2.2e-16, magnitude below 2^44
+MOST_RANKS = 1 << (24 - DIGIT_BITS)  # so that a sum of digits stays below 2^24, exact in float32
+_LIMIT = 2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS)
+
+
+def encode(value: float, digits: np.ndarray) -> None:
+    """Write ``value`` to ``digits``, (DIGITS,) float32; not finite or too large becomes NaN."""
+    if not abs(value) < _LIMIT:
+        digits.fill(math.nan)
+        return
+    fixed = int(math.ldexp(abs(value), FRACTION_BITS))
+    sign = -1.0 if value < 0 else 1.0
+    for i in range(DIGITS):
+        digits[i] = sign * (fixed & ((1 << DIGIT_BITS) - 1))
+        fixed >>= DIGIT_BITS
+
+
+def decode(digits: np.ndarray) -> float:
+    """The value of (a sum of) encoded ``digits``; NaN if any summand was."""
+    if not np.isfinite(digits).all():
+        return math.nan
+    fixed = sum(int(digit) << (DIGIT_BITS * i) for i, digit in enumerate(digits))
+    return math.ldexp(float(fixed), -FRACTION_BITS)
+
+
+class FusedMessage:
+    """A preallocated message of one float32 vector of length n and up to ``scalars`` scalars.
+
+    Attributes:
+        vector: (n,) float32 on ``device``; on the CPU a view of the message itself, so that
+            nothing is copied.
+        host: (n + DIGITS * scalars,) float32, contiguous, what MPI reads and writes.
+    """
+
+    def __init__(self, n: int, scalars: int, device: torch.device | str = "cpu") -> None:
+        self.n = n
+        self.scalars = scalars
+        device = torch.device(device)
+        # Page-locked memory makes the copies to and from a GPU fast.
+        buffer = torch.zeros(n + DIGITS * scalars, pin_memory=device.type == "cuda")
+        self.host: np.ndarray = buffer.numpy()
+        self._staging: Tensor | None = None
+        if device.type == "cpu":
+            self.vector = buffer[:n]
+        else:
+            self._staging = buffer[:n]
+            self.vector = torch.zeros(n, device=device)
+
+    def load(self, scalars: Sequence[float]) -> None:
+        """Make ``host`` ready to be sent: stage the vector, encode the scalars."""
+        if len(scalars) > self.scalars:
+            raise ValueError(f"{len(scalars)} scalars do not fit a message made for {self.scalars}")
+        if self._staging is not None:
+            self._staging.copy_(self.vector)
+        tail = self.host[self.n :].reshape(self.scalars, DIGITS)
+        tail.fill(0.0)
+        for i, value in enumerate(scalars):
+            encode(value, tail[i])
+
+    def unload(self, count: int) -> list[float]:
+        """After the sum: bring the vector back to its device; return the first scalars."""
+        if self._staging is not None:
+            self.vector.copy_(self._staging)
+        tail = self.host[self.n :].reshape(self.scalars, DIGITS)
+        return [decode(tail[i]) for i in range(count)]

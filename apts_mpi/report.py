@@ -1,0 +1,256 @@
+"""What a run leaves behind and shows: run directory, summary, progress, closing table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import mpi4py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import apts_mpi
+from apts_mpi.comm import Comm, library_version
+from apts_mpi.errors import InputError
+
+if TYPE_CHECKING:
+    from apts_mpi.config import TrainConfig
+    from apts_mpi.training import Training
+
+
+class Console:
+    """Lines for people, from rank 0 alone: a progress bar on a terminal, plain lines elsewhere."""
+
+    LINES = 20  # plain progress lines of a whole run, about
+
+    def __init__(self, comm: Comm) -> None:
+        self._speaks = comm.rank == 0
+        self._bar: tqdm[Any] | None = None
+        self._total = self._next = 0.0
+
+    def say(self, line: str) -> None:
+        """One line on standard error, beside the bar if there is one."""
+        if self._speaks:
+            tqdm.write(line, file=sys.stderr)
+
+    def start(self, epochs: float) -> None:
+        """Progress towards ``epochs`` begins."""
+        self._total, self._next = epochs, 0.0
+        if self._speaks and sys.stderr.isatty():
+            form = "{l_bar}{bar}| {n:.1f}/{total:.0f} epochs [{elapsed}<{remaining}]{postfix}"
+            self._bar = tqdm(total=epochs, bar_format=form, file=sys.stderr)
+
+    def progress(self, row: dict[str, Any]) -> None:
+        """Show a row of the metrics."""
+        if not self._speaks:
+            return
+        epoch, accuracy = row["epoch"], row.get("test_accuracy")
+        if self._bar is not None:
+            self._bar.update(min(epoch, self._total) - self._bar.n)
+            if accuracy is not None:
+                self._bar.set_postfix(loss=f"{row['loss']:.4f}", accuracy=f"{accuracy:.4f}")
+        elif accuracy is not None and (epoch >= self._next or epoch >= self._total):
+            self._next = epoch + self._total / self.LINES
+            self.say(
+                f"epoch {epoch:6.1f}  iteration {row['iteration']:4d}  loss {row['loss']:.5f}  "
+                f"test accuracy {accuracy:.4f}  radius {row['radius']:.2e}"
+            )
+
+    def stop(self) -> None:
+        """Progress ends."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class RankLog(logging.Handler):
+    """The package's warnings as one line each, from rank 0 alone: all ranks see the same ones."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say the record."""
+        self._console.say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+class RunDirectory:
+    """``config.toml``, ``metrics.jsonl`` and ``summary.json`` of a run; rank 0 writes.
+
+    Args:
+        path: made here; one that has anything in it is refused, so that no run is overwritten.
+
+    Raises:
+        AgreedError: on every rank, where it cannot be made or is not empty.
+    """
+
+    def __init__(self, path: Path, config: TrainConfig, comm: Comm) -> None:
+        self.path = path
+        self._rows = None
+        error = None
+        if comm.rank == 0:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                if any(path.iterdir()):
+                    error = InputError(
+                        f"--out {path}: is not empty; name a new folder, or remove this one"
+                    )
+                else:
+                    self._replace("config.toml", config.to_toml())
+                    self._rows = (path / "metrics.jsonl").open("x", encoding="utf-8")
+            except OSError as caught:
+                error = InputError(
+                    f"--out {path}: cannot be written: {caught.strerror}; name another folder"
+                )
+        comm.agree(error)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Append a row to the metrics, at once."""
+        if self._rows is not None:
+            self._rows.write(json.dumps(row, allow_nan=False) + "\n")
+            self._rows.flush()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary and close."""
+        if self._rows is not None:
+            self._rows.close()
+            self._replace("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write beside, flush, rename: what has the name is whole."""
+        beside = self.path / f".{name}.{os.getpid()}"
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path / name)
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that a result depends on."""
+    return {
+        "apts_mpi": apts_mpi.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "mpi4py": mpi4py.__version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        "mpi": library_version(),
+    }
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the package runs from; None elsewhere.
+
+    Read from the files: to start a process from an MPI rank is not safe on every network.
+    """
+    git = Path(apts_mpi.__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        if (git / name).exists():
+            return (git / name).read_text(encoding="utf-8").strip()
+        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
+            if line.endswith(" " + name):
+                return line.split()[0]
+    except (OSError, UnicodeDecodeError):
+        pass
+    return None
+
+
+def summarise(
+    training: Training, *, seconds_total: float, results: dict[str, Any]
+) -> dict[str, Any]:
+    """The contents of ``summary.json``, the same on every rank.
+
+    ``seconds_X`` are maxima over ranks; ``seconds_X_min`` and ``seconds_X_mean`` stand beside.
+    """
+    config, comm = training.config, training.comm
+    traffic = comm.traffic  # read before the messages below add to it
+    sent = {
+        "vector_allreduces": traffic.vector_allreduces,
+        "scalar_allreduces": traffic.scalar_allreduces,
+        "bytes_allreduced": traffic.bytes_allreduced,
+    }
+    clock = training.clock
+    seconds = {
+        "total": seconds_total,
+        "compute": clock.iterate,
+        "communication": traffic.seconds_communication,
+        "wait": traffic.seconds_wait,
+        "data": clock.data,
+        "evaluation": clock.evaluation,
+    }
+    seconds["other"] = max(seconds_total - sum(list(seconds.values())[1:]), 0.0)
+    return {
+        "optimizer": config.optimizer,
+        "local_solver": config.local_solver,
+        "network": config.network,
+        "parameters": training.network.n,
+        "dataset": training.info.name,
+        "ranks": comm.size,
+        "threads_per_rank": training.threads,
+        "oversubscribed": training.oversubscribed,
+        "device": training.device.type,
+        "seed": config.seed,
+        **results,
+        **sent,
+        **_over_ranks(seconds, comm),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def _over_ranks(seconds: dict[str, float], comm: Comm) -> dict[str, float]:
+    own = list(seconds.values())
+    extremes = np.array(own + [-value for value in own])
+    comm.maximum(extremes)
+    sums = comm.sum_scalars(own)
+    result = {}
+    for i, name in enumerate(seconds):
+        result[f"seconds_{name}"] = float(extremes[i])
+        result[f"seconds_{name}_min"] = float(-extremes[len(own) + i])
+        result[f"seconds_{name}_mean"] = sums[i] / comm.size
+    return result
+
+
+def table(summary: dict[str, Any], path: Path) -> str:
+    """The closing table for people."""
+    s = summary
+    rows = [
+        ("test accuracy", f"{s['test_accuracy']:.4f}  (best {s['best_test_accuracy']:.4f})"),
+        ("loss", f"train {s['train_loss']:.5f}, test {s['test_loss']:.5f}"),
+        (
+            "outer iterations",
+            f"{s['outer_iterations']}  ({s['accepted']} corrections accepted, "
+            f"{s['rejected']} rejected)",
+        ),
+        ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
+    ]
+    total = s["seconds_total_mean"]
+    for name in ("compute", "communication", "wait", "data", "evaluation", "other"):
+        mean, most = s[f"seconds_{name}_mean"], s[f"seconds_{name}"]
+        share = 100 * mean / total if total else 0.0
+        rows.append((name, f"{mean:.2f} s  {share:4.1f} %  (slowest rank {most:.2f} s)"))
+    rows += [
+        ("total", f"{s['seconds_total']:.2f} s"),
+        (
+            "messages",
+            f"{s['vector_allreduces']} of {s['parameters']:,} parameters, "
+            f"{s['scalar_allreduces']} of scalars, {s['bytes_allreduced'] / 1e6:.1f} MB a rank",
+        ),
+        ("written to", str(path)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

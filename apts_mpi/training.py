@@ -1,0 +1,296 @@
+"""The loop: batches, outer iterations, evaluation, metrics, and when to stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apts_mpi import networks
+from apts_mpi.apts import APTS, Iteration
+from apts_mpi.comm import Comm
+from apts_mpi.config import TrainConfig
+from apts_mpi.data import (
+    DatasetInfo,
+    Partition,
+    cache_directory,
+    load_source,
+    read_info,
+    read_partition,
+    write_shards,
+)
+from apts_mpi.data.batches import Batches
+from apts_mpi.errors import InputError
+from apts_mpi.flat import FlatNetwork
+from apts_mpi.report import Console, RunDirectory, summarise, versions
+
+REPLICA_CHECK_EVERY = 50  # outer iterations
+
+
+@dataclass
+class Clock:
+    """Seconds of this rank by what they were spent on; communication is in ``comm.traffic``."""
+
+    data: float = 0.0
+    iterate: float = 0.0
+    evaluation: float = 0.0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A part of a split on this rank's device."""
+
+    x: Tensor
+    y: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, part: Partition, device: torch.device) -> Samples:
+        """Move a part that was read to the device."""
+        x, y = torch.from_numpy(part.x).to(device), torch.from_numpy(part.y).to(device)
+        return cls(x, y, part.total)
+
+
+class Training:
+    """One run on this rank, from settings to summary; every rank makes one and calls ``run``.
+
+    Args:
+        config: the same on every rank, or the ranks end with a line that says what differs.
+        comm: the ranks.
+
+    Raises:
+        AgreedError: on every rank, for bad input on any of them.
+    """
+
+    def __init__(self, config: TrainConfig, comm: Comm) -> None:
+        self.config, self.comm = config, comm
+        self.clock = Clock()
+        self.console = Console(comm)
+        self._check_same()
+        self.device = self._bind()
+        started = time.perf_counter()
+        self.info, self.train, self.test = self._load()
+        self.clock.data += time.perf_counter() - started
+        module = networks.build(
+            config.network,
+            sample_shape=self.info.sample_shape,
+            classes=len(self.info.classes),
+            hidden=config.hidden,
+            seed=config.seed,
+        ).to(self.device)
+        self.network = FlatNetwork(module, _cross_entropy)
+        self.optimizer = APTS(
+            self.network,
+            comm=comm,
+            local_solver=config.local_solver,
+            local_steps=config.local_steps,
+            consistency=config.consistency,
+            norm=config.norm,
+            join=config.join,
+            global_step=config.global_step,
+            radius=config.radius,
+            window=config.window,
+            memory=config.memory,
+        )
+        path = Path(config.out) if config.out else default_out(config, comm)
+        self.directory = RunDirectory(path, config, comm)
+        largest = np.array([float(len(self.train.y))])
+        comm.maximum(largest)
+        self.batches = Batches(
+            len(self.train.y),
+            largest=int(largest[0]),
+            batch=config.batch,
+            overlap=config.overlap,
+            seed=config.seed,
+            rank=comm.rank,
+        )
+
+    # ---- set-up ----------------------------------------------------------------------------
+
+    def _check_same(self) -> None:
+        """All ranks run the same settings with the same versions."""
+        own = self.config.to_toml() + "".join(f"{k} = {v}\n" for k, v in versions().items())
+        first = self.comm.broadcast_text(own)
+        error = None
+        if own != first:
+            pairs = zip(own.splitlines(), first.splitlines(), strict=False)
+            differing = [f"{a!r} against {b!r}" for a, b in pairs if a != b]
+            differing += [] if differing else ["more or fewer settings are given"]
+            error = InputError(
+                f"rank {self.comm.rank} on {self.comm.host} runs other settings than rank 0: "
+                f"{'; '.join(differing)}; start all ranks with the same flags and versions"
+            )
+        self.comm.agree(error)
+
+    def _bind(self) -> torch.device:
+        """Device and threads of this rank, told in one line."""
+        comm, config = self.comm, self.config
+        error = None
+        if config.device == "cuda" and not torch.cuda.is_available():
+            error = InputError(
+                f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
+            )
+        comm.agree(error)
+        threads = config.threads or max(comm.host_cores // comm.local_size, 1)
+        torch.set_num_threads(threads)
+        self.threads = threads
+        device = torch.device("cpu")
+        if config.device != "cpu" and torch.cuda.is_available():
+            device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(device)
+        used = comm.local_size * threads
+        self.oversubscribed = used > comm.host_cores
+        line = (
+            f"{comm.size} ranks, {comm.local_size} on this host with {comm.host_cores} cores, "
+            f"{threads} thread{'s' * (threads > 1)} each, on {device.type}"
+        )
+        if self.oversubscribed:
+            line += f"; oversubscribed {used / comm.host_cores:.1f} times: wall times mean little"
+        self.console.say(line)
+        return device
+
+    def _load(self) -> tuple[DatasetInfo, Samples, Samples]:
+        comm, error = self.comm, None
+        directory = Path(self.config.data)
+        embedded = self.config.data == "digits" and not directory.exists()
+        try:
+            if embedded:
+                directory = cache_directory("digits", comm.size)
+                if comm.rank == 0 and not directory.exists():
+                    self.console.say(f"cutting the digits into {comm.size} shards in {directory}")
+                    write_shards(load_source("digits"), directory, shards=comm.size, exist_ok=True)
+        except InputError as caught:
+            error = caught
+        comm.agree(error)
+        try:
+            info = read_info(directory)
+            train = read_partition(directory, "train", comm.rank, comm.size)
+            test = read_partition(directory, "test", comm.rank, comm.size)
+        except InputError as caught:
+            error = caught
+        comm.agree(error)
+        return info, Samples.of(train, self.device), Samples.of(test, self.device)
+
+    # ---- the loop --------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns the summary, the same on every rank."""
+        config, comm = self.config, self.comm
+        directory = self.directory
+        started = time.perf_counter()
+        work, accepted, evaluated_at = 0.0, 0, -math.inf
+        iterations, epochs = 0, 0.0
+        losses: dict[str, float] = {}
+        best = 0.0
+        self.console.start(config.epochs)
+        batches = iter(self.batches)
+        while epochs < config.epochs and iterations < (config.iterations or math.inf):
+            objective, samples = self._objective(batches)
+            row_start, sent = time.perf_counter(), self._communication()
+            result = self._iterate(objective, samples)
+            iterations += 1
+            work += result.gradient_evaluations
+            epochs = work / self.train.total
+            accepted += result.accepted
+            row = _row(iterations, epochs, result)
+            row["seconds"] = time.perf_counter() - row_start
+            row["seconds_communication"], row["seconds_wait"] = (
+                now - before for now, before in zip(self._communication(), sent, strict=True)
+            )
+            last = epochs >= config.epochs or iterations == config.iterations
+            if last or epochs - evaluated_at >= config.evaluate_every:
+                evaluated_at = epochs
+                losses = self.evaluate()
+                best = max(best, losses["test_accuracy"])
+                row.update(losses)
+            directory.row(row)
+            self.console.progress(row)
+            if iterations % REPLICA_CHECK_EVERY == 0 or last:
+                comm.check_replicas(self.network.vector)
+        self.console.stop()
+        summary = summarise(
+            self,
+            seconds_total=time.perf_counter() - started,
+            results={
+                "epochs": epochs,
+                "outer_iterations": iterations,
+                "accepted": accepted,
+                "rejected": iterations - accepted,
+                "gradient_evaluations": work,
+                "train_loss": self._train_loss(),
+                **losses,
+                "best_test_accuracy": best,
+            },
+        )
+        directory.finish(summary)
+        return summary
+
+    def _objective(self, batches: Any) -> tuple[Callable[[bool], float], int]:
+        """The loss over the next minibatch, and how many samples it has."""
+        start = time.perf_counter()
+        index = next(batches)
+        if self.batches.whole:
+            x, y = self.train.x, self.train.y
+        else:
+            chosen = torch.from_numpy(index).to(self.device)
+            x, y = self.train.x[chosen], self.train.y[chosen]
+        self.clock.data += time.perf_counter() - start
+        network = self.network
+
+        def objective(with_gradient: bool) -> float:
+            return network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
+
+        return objective, len(y)
+
+    def _iterate(self, objective: Callable[[bool], float], samples: int) -> Iteration:
+        start, before = time.perf_counter(), sum(self._communication())
+        result = self.optimizer.iterate(objective, samples=samples, same_batch=self.batches.whole)
+        spent = time.perf_counter() - start
+        self.clock.iterate += spent - (sum(self._communication()) - before)
+        return result
+
+    def _communication(self) -> tuple[float, float]:
+        traffic = self.comm.traffic
+        return traffic.seconds_communication, traffic.seconds_wait
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and accuracy on the test data; every rank evaluates its part."""
+        start, before = time.perf_counter(), sum(self._communication())
+        own, correct = self.network.evaluate(self.test.x, self.test.y)
+        loss, right = self.comm.sum_scalars((own, float(correct)))
+        spent = time.perf_counter() - start
+        self.clock.evaluation += spent - (sum(self._communication()) - before)
+        total = max(self.test.total, 1)
+        return {"test_loss": loss / total, "test_accuracy": right / total}
+
+    def _train_loss(self) -> float:
+        start = time.perf_counter()
+        own, _ = self.network.evaluate(self.train.x, self.train.y)
+        (loss,) = self.comm.sum_scalars((own,))
+        self.clock.evaluation += time.perf_counter() - start
+        return loss / self.train.total
+
+
+def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:
+    row = {"iteration": iteration, "epoch": epochs, **vars(result)}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def default_out(config: TrainConfig, comm: Comm) -> Path:
+    """A run directory that does not exist yet, the same on every rank."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{Path(config.data).name}-{config.optimizer}-{comm.size}ranks-{stamp}-{os.getpid()}"
+    return Path("runs") / comm.broadcast_text(name)

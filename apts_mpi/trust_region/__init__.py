@@ -1,0 +1,1 @@
+"""Pure mathematics of trust regions: radius rule, L-SR1 model, subproblems, local solvers."""

@@ -1,0 +1,80 @@
+"""The radius rule and the reduction ratio every trust region here shares, local or global."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadiusRule:
+    """When a step is taken and how the radius follows (Conn, Gould, Toint 2000, Alg. 6.1.1).
+
+    Attributes:
+        accept: smallest reduction ratio of a step that is taken.
+        shrink_below: a ratio below it shrinks the radius.
+        grow_above: a ratio above it grows the radius, if the step used the whole of it.
+        shrink: factor in (0, 1).
+        grow: factor > 1.
+        minimum: the radius never falls below it (in the units of the step's norm).
+        maximum: the radius never rises above it.
+    """
+
+    accept: float = 1e-4
+    shrink_below: float = 0.25
+    grow_above: float = 0.75
+    shrink: float = 0.5
+    grow: float = 2.0
+    minimum: float = 1e-8
+    maximum: float = 1e3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.accept <= self.shrink_below < self.grow_above:
+            raise ValueError("need 0 <= accept <= shrink_below < grow_above")
+        if not 0 < self.shrink < 1 < self.grow:
+            raise ValueError("need 0 < shrink < 1 < grow")
+        if not 0 < self.minimum <= self.maximum:
+            raise ValueError("need 0 < minimum <= maximum")
+
+    def accepts(self, rho: float) -> bool:
+        """Whether a step of this reduction ratio is taken; a NaN ratio never is."""
+        return rho >= self.accept
+
+    def update(self, radius: float, rho: float, *, hits_boundary: bool) -> float:
+        """The next radius.
+
+        Args:
+            radius: the present radius.
+            rho: the reduction ratio; NaN counts as a failed step.
+            hits_boundary: whether the step used the whole radius; only then can growing help.
+        """
+        if not rho >= self.shrink_below:  # also true for NaN
+            radius *= self.shrink
+        elif rho > self.grow_above and hits_boundary:
+            radius *= self.grow
+        return min(max(radius, self.minimum), self.maximum)
+
+    def at_floor(self, radius: float) -> bool:
+        """Whether the radius has nowhere left to shrink to."""
+        return radius <= self.minimum
+
+
+def reduction_ratio(f_old: float, f_new: float, predicted: float, *, noise: float = 0.0) -> float:
+    """Actual over predicted reduction, safe against rounding.
+
+    Where both reductions drown in the rounding of the loss the quotient means nothing; adding the
+    same ``noise * max(1, |f|)`` to both makes it tend to one there (Conn, Gould, Toint 2000,
+    section 17.4.2).
+
+    Args:
+        f_old: loss at the iterate, or the reference of a non-monotone window.
+        f_new: loss at the trial point; not finite gives NaN, which no rule accepts.
+        predicted: reduction the model promised; not positive gives NaN.
+        noise: relative rounding error of one loss evaluation.
+    """
+    if not (math.isfinite(f_new) and math.isfinite(f_old) and math.isfinite(predicted)):
+        return math.nan
+    slack = noise * max(1.0, abs(f_old))
+    if predicted + slack <= 0.0:
+        return math.nan
+    return (f_old - f_new + slack) / (predicted + slack)
