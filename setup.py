@@ -43,7 +43,6 @@ setup(
     },
     entry_points={"console_scripts": ["apts_mpi = apts_mpi.__main__:main"]},
     classifiers=[
-        "License :: OSI Approved :: BSD License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Mathematics",

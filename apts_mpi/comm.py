@@ -68,7 +68,7 @@ class Comm:
         self.local_size: int = node.Get_size()
         self.host_cores = _cores_of_host(node)
         node.Free()
-        self._scalars = np.zeros(64)
+        self._scalars = FusedMessage(0, 8)
 
     def _wait(self) -> float:
         """Wait for all ranks; return the clock at which they had arrived."""
@@ -104,12 +104,11 @@ class Comm:
         return message.unload(len(scalars))
 
     def sum_scalars(self, scalars: Sequence[float]) -> list[float]:
-        """Sum float64 scalars over all ranks, one small Allreduce; the same on every rank."""
-        buffer = self._scalars[: len(scalars)]
-        buffer[:] = scalars
-        self._allreduce(buffer)
+        """Sum scalars over all ranks, exactly as ``sum_message`` does, one small Allreduce."""
+        self._scalars.load(scalars)
+        self._allreduce(self._scalars.host)
         self.traffic.scalar_allreduces += 1
-        return buffer.tolist()
+        return self._scalars.unload(len(scalars))
 
     def maximum(self, scalars: np.ndarray) -> None:
         """Replace float64 scalars in place by their maximum over all ranks."""
@@ -156,11 +155,28 @@ class Comm:
             line = str(error).encode()[:_TEXT_LIMIT].decode(errors="ignore")
             raise AgreedError(self.broadcast_text(line, root=failed)) from error
 
+    def require_same(self, what: str, lines: Sequence[str]) -> None:
+        """Make sure that all ranks describe something by the same lines.
+
+        Raises:
+            AgreedError: on every rank; it names the first rank that differs, and its lines.
+        """
+        first = self.broadcast_text("\n".join(lines)).split("\n")
+        error = None
+        if list(lines) != first:
+            own = [line for line in lines if line not in first]
+            theirs = [line for line in first if line not in lines]
+            error = InputError(
+                f"rank {self.rank} on {self.host} has {what} unlike rank 0's: {', '.join(own)} "
+                f"against {', '.join(theirs)}; start all ranks alike"
+            )
+        self.agree(error)
+
     def check_replicas(self, vector: Tensor) -> None:
         """Make sure that a replicated vector is the same on all ranks, bit for bit.
 
         Raises:
-            RuntimeError: on every rank, if it is not: an MPI library whose Allreduce gives ranks
+            AgreedError: on every rank, if it is not: an MPI library whose Allreduce gives ranks
                 different roundings, or damaged memory.
         """
         bits = vector.detach().cpu().view(torch.int32).to(torch.int64)
@@ -168,11 +184,12 @@ class Comm:
         both = np.concatenate((own, -own))
         self._mpi.Allreduce(MPI.IN_PLACE, both, op=MPI.MAX)
         if (both[:2] != -both[2:]).any():
-            raise RuntimeError(
+            raise AgreedError(
                 "the ranks' copies of the parameters differ: this MPI library's Allreduce does not "
                 "give all ranks the same sum; choose another algorithm "
                 "(Open MPI: --mca coll_tuned_use_dynamic_rules 1 "
-                "--mca coll_tuned_allreduce_algorithm 3)"
+                "--mca coll_tuned_allreduce_algorithm 3)",
+                status=1,
             )
 
 

@@ -130,7 +130,8 @@ class TrainConfig:
             if value is not None:
                 # JSON's strings, numbers, booleans and lists of numbers are TOML's too.
                 value = list(value) if isinstance(value, tuple) else value
-                lines.append(f"{item.name} = {json.dumps(value)}")
+                text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+                lines.append(f"{item.name} = {'inf' if value == math.inf else text}")
         return "\n".join(lines) + "\n"
 
 

@@ -10,5 +10,13 @@ class InputError(Exception):
     """
 
 
-class AgreedError(InputError):
-    """An input error that every rank raises with the same line, so that one rank tells it."""
+class AgreedError(Exception):
+    """An error that every rank raises with the same line, so that one rank tells it for all.
+
+    Attributes:
+        status: exit status of the program; 2 where the input was at fault.
+    """
+
+    def __init__(self, line: str, status: int = 2) -> None:
+        super().__init__(line)
+        self.status = status

@@ -58,6 +58,11 @@ class FlatParameters:
             if p.grad is not view:
                 p.grad = view
 
+    def describe(self) -> list[str]:
+        """A line for each parameter's position and shape."""
+        shapes = [tuple(p.shape) for p in self._parameters]
+        return [f"parameter {i} of shape {shape}" for i, shape in enumerate(shapes)]
+
     def check_views(self) -> None:
         """Make sure that the parameters still are views of ``vector``.
 
@@ -66,7 +71,10 @@ class FlatParameters:
         """
         offset = 0
         for p in self._parameters:
-            if p.data_ptr() != self.vector.data_ptr() + offset * self.vector.element_size():
+            if (
+                p.numel()
+                and p.data_ptr() != self.vector.data_ptr() + offset * self.vector.element_size()
+            ):
                 raise RuntimeError(
                     "the module's parameters were replaced (by .to() or a new assignment); "
                     "move the module first, then build the optimizer"
@@ -118,3 +126,32 @@ class FlatNetwork(FlatParameters):
             total += float(self._loss(outputs, targets).sum(dtype=torch.float64))
             correct += int((outputs.argmax(dim=1) == targets).sum())
         return total, correct
+
+
+def closure_objective(
+    flat: FlatParameters, closure: Callable[[], Tensor]
+) -> Callable[[bool], float]:
+    """A closure that returns a scalar loss, as a function of whether the gradient is wanted."""
+
+    def objective(with_gradient: bool) -> float:
+        if not with_gradient:
+            with torch.no_grad():
+                return float(closure())
+        with torch.enable_grad():
+            loss = closure()
+        if not loss.requires_grad:
+            raise RuntimeError("the closure's loss does not depend on the parameters")
+        # After the closure, which may have called zero_grad or backward by habit.
+        flat.attach_gradients()
+        flat.gradient.zero_()
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            raise RuntimeError(
+                "the closure must return the loss and leave backward() to the optimizer"
+            ) from error
+        return float(loss.detach())
+
+    return objective

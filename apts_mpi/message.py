@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 DIGIT_BITS = 12
-DIGITS = 8
-FRACTION_BITS = 52  # quantum 2.2e-16, magnitude below 2^44
+DIGITS = 10
+FRACTION_BITS = 52  # quantum 2.2e-16, magnitude below 2^68
 MOST_RANKS = 1 << (24 - DIGIT_BITS)  # so that a sum of digits stays below 2^24, exact in float32
 _LIMIT = 2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS)
 

@@ -29,7 +29,7 @@ from apts_mpi.data import (
     write_shards,
 )
 from apts_mpi.data.batches import Batches
-from apts_mpi.errors import InputError
+from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.report import Console, RunDirectory, summarise, versions
 
@@ -72,14 +72,16 @@ class Training:
     """
 
     def __init__(self, config: TrainConfig, comm: Comm) -> None:
+        self._started = time.perf_counter()
         self.config, self.comm = config, comm
         self.clock = Clock()
         self.console = Console(comm)
-        self._check_same()
+        settings = config.to_toml().splitlines()
+        comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
         self.device = self._bind()
-        started = time.perf_counter()
+        loading = time.perf_counter()
         self.info, self.train, self.test = self._load()
-        self.clock.data += time.perf_counter() - started
+        self.clock.data += time.perf_counter() - loading
         module = networks.build(
             config.network,
             sample_shape=self.info.sample_shape,
@@ -116,21 +118,6 @@ class Training:
 
     # ---- set-up ----------------------------------------------------------------------------
 
-    def _check_same(self) -> None:
-        """All ranks run the same settings with the same versions."""
-        own = self.config.to_toml() + "".join(f"{k} = {v}\n" for k, v in versions().items())
-        first = self.comm.broadcast_text(own)
-        error = None
-        if own != first:
-            pairs = zip(own.splitlines(), first.splitlines(), strict=False)
-            differing = [f"{a!r} against {b!r}" for a, b in pairs if a != b]
-            differing += [] if differing else ["more or fewer settings are given"]
-            error = InputError(
-                f"rank {self.comm.rank} on {self.comm.host} runs other settings than rank 0: "
-                f"{'; '.join(differing)}; start all ranks with the same flags and versions"
-            )
-        self.comm.agree(error)
-
     def _bind(self) -> torch.device:
         """Device and threads of this rank, told in one line."""
         comm, config = self.comm, self.config
@@ -165,7 +152,8 @@ class Training:
         try:
             if embedded:
                 directory = cache_directory("digits", comm.size)
-                if comm.rank == 0 and not directory.exists():
+                # The cache may be a host's own: one rank a host makes it where it is not there.
+                if comm.local_rank == 0 and not directory.exists():
                     self.console.say(f"cutting the digits into {comm.size} shards in {directory}")
                     write_shards(load_source("digits"), directory, shards=comm.size, exist_ok=True)
         except InputError as caught:
@@ -186,7 +174,6 @@ class Training:
         """Train; returns the summary, the same on every rank."""
         config, comm = self.config, self.comm
         directory = self.directory
-        started = time.perf_counter()
         work, accepted, evaluated_at = 0.0, 0, -math.inf
         iterations, epochs = 0, 0.0
         losses: dict[str, float] = {}
@@ -219,14 +206,14 @@ class Training:
         self.console.stop()
         summary = summarise(
             self,
-            seconds_total=time.perf_counter() - started,
+            seconds_total=time.perf_counter() - self._started,
             results={
                 "epochs": epochs,
                 "outer_iterations": iterations,
                 "accepted": accepted,
                 "rejected": iterations - accepted,
                 "gradient_evaluations": work,
-                "train_loss": self._train_loss(),
+                "train_loss": self._evaluate(self.train)[0],
                 **losses,
                 "best_test_accuracy": best,
             },
@@ -253,7 +240,12 @@ class Training:
 
     def _iterate(self, objective: Callable[[bool], float], samples: int) -> Iteration:
         start, before = time.perf_counter(), sum(self._communication())
-        result = self.optimizer.iterate(objective, samples=samples, same_batch=self.batches.whole)
+        try:
+            result = self.optimizer.iterate(
+                objective, samples=samples, same_batch=self.batches.whole
+            )
+        except FloatingPointError as error:  # the same on every rank
+            raise AgreedError(str(error), status=1) from error
         spent = time.perf_counter() - start
         self.clock.iterate += spent - (sum(self._communication()) - before)
         return result
@@ -263,21 +255,18 @@ class Training:
         return traffic.seconds_communication, traffic.seconds_wait
 
     def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy on the test data; every rank evaluates its part."""
+        """Loss and accuracy on the test data, over all ranks' parts."""
+        loss, right = self._evaluate(self.test)
+        return {"test_loss": loss, "test_accuracy": right}
+
+    def _evaluate(self, samples: Samples) -> tuple[float, float]:
+        """Mean loss and share of right answers over all ranks; every rank evaluates its part."""
         start, before = time.perf_counter(), sum(self._communication())
-        own, correct = self.network.evaluate(self.test.x, self.test.y)
+        own, correct = self.network.evaluate(samples.x, samples.y)
         loss, right = self.comm.sum_scalars((own, float(correct)))
         spent = time.perf_counter() - start
         self.clock.evaluation += spent - (sum(self._communication()) - before)
-        total = max(self.test.total, 1)
-        return {"test_loss": loss / total, "test_accuracy": right / total}
-
-    def _train_loss(self) -> float:
-        start = time.perf_counter()
-        own, _ = self.network.evaluate(self.train.x, self.train.y)
-        (loss,) = self.comm.sum_scalars((own,))
-        self.clock.evaluation += time.perf_counter() - start
-        return loss / self.train.total
+        return loss / samples.total, right / samples.total
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

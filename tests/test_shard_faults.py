@@ -14,7 +14,6 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from apts_mpi.data.info import Split
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +27,7 @@ from apts_mpi.data import (
     write_shards,
 )
 from apts_mpi.data import format as layout
+from apts_mpi.data.info import Split
 from apts_mpi.errors import InputError
 
 

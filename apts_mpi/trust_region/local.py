@@ -205,7 +205,9 @@ class LocalSolver:
                 elif with_gradient:
                     _consistent(flat.gradient, shift, q)
                 hits_ball = norm_of(d, self.norm) >= 0.99 * ball
-            radius = self.rule.update(radius, rho, hits_boundary=step.hits_boundary)
+            radius = self.rule.update(
+                radius, rho, hits_boundary=step.hits_boundary, length=step.length
+            )
             if self.norm == "2" and hits_ball:
                 break
         return LocalResult(

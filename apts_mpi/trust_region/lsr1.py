@@ -100,15 +100,20 @@ class LSR1:
             slot = next(i for i in range(self.memory) if i not in keep)
         gram = self._ss.copy(), self._sy.copy(), self._yy.copy()
         _extend(gram, slot, (ss, sy, yy), self._products(s), self._products(y))
-        # gamma as the largest curvature along the newest step keeps the complement cautious.
-        gamma = yy / sy if sy > 0.0 else self._gamma
-        spectrum = _decompose(gram, [*keep, slot], gamma, self.tolerance, self._drop, self.memory)
-        if spectrum is None:
+        # The largest curvature along the newest step keeps the complement cautious. Where it alone
+        # explains the pair, which would then be skipped, the pair is kept beside the old gamma.
+        newest = min(yy / sy, 100.0 * (yy / ss) ** 0.5) if sy > 0.0 else self._gamma
+        order = [*keep, slot]
+        for gamma in (newest, self._gamma):
+            spectrum = _decompose(gram, order, gamma, self.tolerance, self._drop, self.memory)
+            if spectrum is not None:
+                break
+        else:
             self.skipped += 1
             return False
         self._s[slot].copy_(s)
         self._y[slot].copy_(y)
-        self._order = [*keep, slot]
+        self._order = order
         self._ss, self._sy, self._yy = gram
         self._gamma = gamma
         self.spectrum = spectrum

@@ -40,16 +40,19 @@ class RadiusRule:
         """Whether a step of this reduction ratio is taken; a NaN ratio never is."""
         return rho >= self.accept
 
-    def update(self, radius: float, rho: float, *, hits_boundary: bool) -> float:
+    def update(
+        self, radius: float, rho: float, *, hits_boundary: bool, length: float = math.inf
+    ) -> float:
         """The next radius.
 
         Args:
             radius: the present radius.
             rho: the reduction ratio; NaN counts as a failed step.
             hits_boundary: whether the step used the whole radius; only then can growing help.
+            length: of the step; a failed one shrinks the radius below it, wherever that stood.
         """
         if not rho >= self.shrink_below:  # also true for NaN
-            radius *= self.shrink
+            radius = self.shrink * min(radius, length)
         elif rho > self.grow_above and hits_boundary:
             radius *= self.grow
         return min(max(radius, self.minimum), self.maximum)
@@ -78,3 +81,32 @@ def reduction_ratio(f_old: float, f_new: float, predicted: float, *, noise: floa
     if predicted + slack <= 0.0:
         return math.nan
     return (f_old - f_new + slack) / (predicted + slack)
+
+
+# A linear model knows no curvature: its ratio falls from one for a short step to one half at the
+# exact line search. Steps that long zigzag; to grow only above a high ratio keeps them shorter.
+FIRST_ORDER_RULE = RadiusRule(grow_above=0.85)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxationRule:
+    """How far the average of the ranks' corrections is stretched, a >= 1 (1: the plain average).
+
+    Where every rank's small steps point the same way their average is too timid and rho stays near
+    one; summing them (a = N) overshoots as N grows. So a follows rho as a radius does. It grows
+    more slowly than it retreats: a rejected correction costs the whole iteration.
+    """
+
+    shrink_below: float = 0.25
+    grow_above: float = 0.7
+    shrink: float = 0.5
+    grow: float = 1.5
+    maximum: float = 8.0
+
+    def update(self, relaxation: float, rho: float) -> float:
+        """The next relaxation; a NaN ratio counts as a failed step."""
+        if not rho >= self.shrink_below:
+            return max(relaxation * self.shrink, 1.0)
+        if rho > self.grow_above:
+            return min(relaxation * self.grow, self.maximum)
+        return relaxation

@@ -27,12 +27,13 @@ class Step:
 
     Attributes:
         predicted: reduction of the model, ``-(<g, p> + 1/2 <p, B p>)``, not negative.
-        hits_boundary: whether p uses the whole radius.
+        hits_boundary: whether p uses the whole radius. length: |p| in the norm of the radius.
         multiplier: sigma; 0 for an interior solution, NaN for a first-order step.
     """
 
     predicted: float
     hits_boundary: bool
+    length: float
     multiplier: float = math.nan
 
 
@@ -41,9 +42,9 @@ def first_order_step(g: Tensor, radius: float, out: Tensor) -> Step:
     norm = float(torch.linalg.vector_norm(g, dtype=torch.float64))
     if norm == 0.0:
         out.zero_()
-        return Step(0.0, False)
+        return Step(0.0, False, 0.0)
     torch.mul(g, -radius / norm, out=out)
-    return Step(radius * norm, True)
+    return Step(radius * norm, True, radius)
 
 
 def box_step(g: Tensor, displacement: Tensor, radius: float, ball: float, out: Tensor) -> Step:
@@ -58,7 +59,7 @@ def box_step(g: Tensor, displacement: Tensor, radius: float, ball: float, out: T
     torch.sign(g, out=out)
     out.mul_(-radius).add_(displacement).clamp_(-ball, ball).sub_(displacement)
     predicted = -float(torch.dot(g, out))
-    return Step(max(predicted, 0.0), predicted > 0.0)
+    return Step(max(predicted, 0.0), predicted > 0.0, float(out.abs().max()))
 
 
 def lsr1_step(g: Tensor, model: LSR1, radius: float, out: Tensor) -> Step:
@@ -80,7 +81,7 @@ def lsr1_step(g: Tensor, model: LSR1, radius: float, out: Tensor) -> Step:
     predicted = -float(inside @ along + 0.5 * spectrum.eigenvalues @ along**2)
     predicted += tail * math.sqrt(outside) - 0.5 * spectrum.gamma * tail**2
     length = math.sqrt(float(along @ along) + tail**2)
-    return Step(max(predicted, 0.0), length >= radius * (1.0 - 1e-6), sigma)
+    return Step(max(predicted, 0.0), length >= radius * (1.0 - 1e-6), length, sigma)
 
 
 def _secular(

@@ -1,0 +1,107 @@
+"""The loss over all ranks' samples: local evaluations, their joining, and the work they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from apts_mpi.comm import Comm
+from apts_mpi.flat import FlatParameters
+from apts_mpi.message import FusedMessage
+from apts_mpi.trust_region.local import Objective
+
+FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
+_SCALARS = 6  # most scalars a message carries
+
+
+class JoinedLoss:
+    """f = sum w_d f_d at the present parameters, w_d = b_d / sum b of the ranks' batches.
+
+    Args:
+        flat: the rank's parameters. comm: the ranks.
+        joins_gradients: whether g is wanted at all, and not each rank's own gradient alone.
+
+    Attributes:
+        g: (n,) float32, gradient of f at the iterate; g_d where gradients are not joined.
+        shift: (n,) float32, consistency term ``g - g_d`` there.
+        vector: (n,) float32, what the last vector message joined.
+        weight: w_d of this rank, known from the first evaluation of a batch on.
+        work: per-sample gradient evaluations since ``begin``, summed over ranks; a forward one
+            counts a third. It rides in the messages that are sent anyway.
+    """
+
+    def __init__(self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool) -> None:
+        self._flat, self._comm = flat, comm
+        self._message = FusedMessage(flat.n, _SCALARS, flat.vector.device)
+        self.vector = self._message.vector
+        self.joins_gradients = joins_gradients
+        self.g = torch.zeros_like(flat.vector)
+        self.shift = torch.zeros_like(flat.vector)
+        self.weight = 0.0
+        self.samples = 0
+        self.work = 0.0
+        self._untold = 0.0
+
+    def begin(self, objective: Objective, samples: int) -> None:
+        """A new iteration: this rank's loss over its batch of so many samples, which may be 0."""
+        self._objective, self.samples = objective, samples
+        self.work = 0.0
+
+    def own(self, with_gradient: bool) -> float:
+        """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
+        if self.samples == 0:
+            if with_gradient:
+                self._flat.gradient.zero_()
+            return 0.0
+        self._untold += self.samples * (1.0 if with_gradient else FORWARD_WORK)
+        return self._objective(with_gradient)
+
+    def evaluate(self, *, with_gradient: bool) -> tuple[float, float]:
+        """f and f_d at the present parameters, one message; f is not finite where any f_d is not.
+
+        With the gradient, g_d is left in the flat gradient and the joined one in ``vector``.
+        """
+        own = self.own(with_gradient)
+        scalars = (self.samples * own, float(self.samples))
+        if with_gradient and self.joins_gradients:
+            torch.mul(self._flat.gradient, self.samples, out=self.vector)
+            total, samples = self._sum_message(scalars)
+            self.vector.div_(samples)
+        else:
+            total, samples = self._sum_scalars(scalars)
+        self.weight = self.samples / samples
+        return total / samples, own
+
+    def keep_gradient(self) -> None:
+        """The gradient evaluated last belongs to the iterate: remember it, and its shift."""
+        if self.joins_gradients:
+            self.g.copy_(self.vector)
+            torch.sub(self.g, self._flat.gradient, out=self.shift)
+        else:
+            self.g.copy_(self._flat.gradient)
+            self.shift.zero_()
+
+    def gradient_is_finite(self) -> bool:
+        """Of the one evaluated last; the same on every rank, as none may decide for all."""
+        return not self.joins_gradients or bool(self.vector.isfinite().all())
+
+    def join(self, correction: Tensor, factor: float, scalars: Sequence[float]) -> list[float]:
+        """Sum ``factor * correction`` over ranks into ``vector``; the scalars' sums are returned.
+
+        One message; correction (n,), the factor this rank's own.
+        """
+        torch.mul(correction, factor, out=self.vector)
+        return self._sum_message(scalars)
+
+    def _sum_message(self, scalars: Sequence[float]) -> list[float]:
+        return self._told(self._comm.sum_message(self._message, (*scalars, self._untold)))
+
+    def _sum_scalars(self, scalars: Sequence[float]) -> list[float]:
+        return self._told(self._comm.sum_scalars((*scalars, self._untold)))
+
+    def _told(self, sums: list[float]) -> list[float]:
+        self._untold = 0.0
+        self.work += sums[-1]
+        return sums[:-1]

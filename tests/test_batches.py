@@ -1,0 +1,108 @@
+"""Minibatches: every sample once a pass, the same number on every rank."""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apts_mpi.data.batches import Batches
+
+repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+sizes = st.integers(1, 200)
+
+
+@repeatable
+@given(samples=sizes, more=st.integers(0, 50), batch=sizes, seed=st.integers(0, 99))
+def test_a_pass_covers_every_sample_exactly_once(
+    samples: int, more: int, batch: int, seed: int
+) -> None:
+    batches = Batches(samples, largest=samples + more, batch=batch, seed=seed)
+    for number in range(3):
+        parts = list(batches.one_pass(number))
+        assert len(parts) == batches.per_pass
+        assert sorted(np.concatenate(parts).tolist()) == list(range(samples))
+        lengths = list(map(len, parts))
+        assert max(lengths) <= batch or batches.per_pass == 1
+        assert max(lengths) - min(lengths) <= 1
+
+
+@repeatable
+@given(parts=st.lists(sizes, min_size=1, max_size=6), batch=sizes)
+def test_unequal_parts_have_the_same_number_of_batches(parts: list[int], batch: int) -> None:
+    largest = max(parts)
+    numbers = {
+        len(list(Batches(samples, largest=largest, batch=batch, rank=rank).one_pass(0)))
+        for rank, samples in enumerate(parts)
+    }
+    assert numbers == {math.ceil(largest / batch)}
+
+
+@repeatable
+@given(
+    samples=st.integers(2, 200),
+    batch=sizes,
+    overlap=st.floats(0, 100),
+    seed=st.integers(0, 99),
+    number=st.integers(0, 3),
+)
+def test_overlap_adds_its_percentage_from_the_next_batch(
+    samples: int, batch: int, overlap: float, seed: int, number: int
+) -> None:
+    plain = Batches(samples, largest=samples, batch=batch, seed=seed)
+    wide = Batches(samples, largest=samples, batch=batch, seed=seed, overlap=overlap)
+    own, both = list(plain.one_pass(number)), list(wide.one_pass(number))
+    assert len(own) == len(both) == plain.per_pass
+    if plain.per_pass == 1:
+        assert both[0].tolist() == own[0].tolist()
+        return
+    for i, (part, widened) in enumerate(zip(own, both, strict=True)):
+        following = own[(i + 1) % len(own)]
+        extra = min(round(overlap / 100.0 * len(part)), len(following))
+        assert widened[: len(part)].tolist() == part.tolist()
+        assert widened[len(part) :].tolist() == following[:extra].tolist()
+        assert len(set(widened.tolist())) == len(widened), "no sample twice in a batch"
+
+
+@repeatable
+@given(samples=st.integers(20, 200), seed=st.integers(0, 99), rank=st.integers(0, 99))
+def test_the_order_depends_on_seed_rank_and_pass_only(samples: int, seed: int, rank: int) -> None:
+    def order(seed: int, rank: int, number: int, batch: int = 7) -> list[int]:
+        batches = Batches(samples, largest=samples, batch=batch, seed=seed, rank=rank)
+        return np.concatenate(list(batches.one_pass(number))).tolist()
+
+    first = order(seed, rank, 2)
+    np.random.seed(samples)
+    assert order(seed, rank, 2) == first
+    assert order(seed, rank, 2, batch=5) == first
+    others = [order(seed + 1, rank, 2), order(seed, rank + 1, 2), order(seed, rank, 3)]
+    assert len({tuple(other) for other in (first, *others)}) == 4, "each of the three matters"
+
+
+def test_iterating_goes_through_the_passes_and_begins_anew_each_time() -> None:
+    batches = Batches(10, largest=10, batch=4, seed=3)
+    expected = [b.tolist() for number in range(3) for b in batches.one_pass(number)]
+    for _ in range(2):
+        assert [b.tolist() for b in islice(batches, 9)] == expected
+    assert len({tuple(b) for b in expected}) == 9, "every pass is shuffled anew"
+
+
+@pytest.mark.parametrize("batch", [None, 10, 1000])
+def test_the_whole_part_comes_in_its_own_order_every_time(batch: int | None) -> None:
+    batches = Batches(10, largest=10, batch=batch, overlap=50.0)
+    assert batches.whole
+    for indices in islice(batches, 3):
+        assert indices.tolist() == list(range(10))
+    assert not Batches(10, largest=11, batch=10).whole, "another rank needs two batches"
+
+
+def test_a_part_smaller_than_its_number_of_batches_has_empty_ones() -> None:
+    parts = list(Batches(2, largest=10, batch=2, overlap=100.0).one_pass(0))
+    assert len(parts) == 5
+    assert sum(map(len, parts)) >= 2
+    assert any(len(part) == 0 for part in parts)
+    assert set(np.concatenate(parts).tolist()) == {0, 1}

@@ -1,0 +1,195 @@
+"""Settings: every range refused in one line, every value through TOML and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apts_mpi.config import TrainConfig, read_toml
+from apts_mpi.errors import InputError
+
+repeatable = settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+numbers = st.floats(0, 1e12, exclude_min=True)
+# No surrogates: they have no UTF-8.
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> TrainConfig:
+    solver = draw(st.sampled_from(["sr1", "first-order"]))
+    batch = draw(st.none() | st.integers(1, 2**40))
+    return TrainConfig(
+        data=draw(texts),
+        hidden=tuple(draw(st.lists(st.integers(1, 2**20), max_size=4))),
+        local_solver=solver,
+        local_steps=draw(st.integers(1, 1000)),
+        consistency=draw(st.booleans()),
+        norm=draw(st.sampled_from(["2", "inf"])) if solver == "first-order" else "2",
+        join=draw(st.sampled_from(["adaptive", "average", "sum"])),
+        global_step=draw(st.booleans()),
+        radius=draw(st.none() | numbers),
+        window=draw(st.integers(1, 1000)),
+        memory=draw(st.integers(1, 10)),
+        batch=batch,
+        overlap=draw(st.floats(0, 100)) if batch is not None else 0.0,
+        epochs=draw(numbers),
+        iterations=draw(st.none() | st.integers(1, 2**40)),
+        seed=draw(st.integers(0, 2**62)),
+        device=draw(st.sampled_from(["auto", "cpu", "cuda"])),
+        threads=draw(st.none() | st.integers(1, 4096)),
+        evaluate_every=draw(st.floats(0, 1e6)),
+        out=draw(st.none() | texts),
+    )
+
+
+def through_toml(config: TrainConfig, path: Path) -> TrainConfig:
+    path.write_text(config.to_toml(), encoding="utf-8")
+    return TrainConfig(**read_toml(path))
+
+
+@repeatable
+@given(config=configs())
+def test_every_setting_survives_toml(config: TrainConfig, tmp_path: Path) -> None:
+    back = through_toml(config, tmp_path / "config.toml")
+    assert back == config
+    for item in dataclasses.fields(config):
+        assert type(getattr(back, item.name)) is type(getattr(config, item.name)), item.name
+
+
+@pytest.mark.parametrize("text", ["a/\U0001f600", "tab\tand \x7f", 'quote " and \\', "two\nlines"])
+def test_any_text_survives_toml(text: str, tmp_path: Path) -> None:
+    config = TrainConfig(data=text, out=text)
+    assert through_toml(config, tmp_path / "config.toml") == config
+
+
+def test_an_evaluation_interval_is_refused_or_survives_toml(tmp_path: Path) -> None:
+    try:
+        config = TrainConfig(evaluate_every=math.inf)
+    except InputError as error:
+        assert "--evaluate-every inf" in str(error)
+    else:
+        assert through_toml(config, tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("flag", "values"),
+    [
+        ("network", ["cnn"]),
+        ("optimizer", ["adam"]),
+        ("local_solver", ["newton", ""]),
+        ("join", ["max"]),
+        ("norm", ["1", "Inf"]),
+        ("device", ["tpu"]),
+        ("hidden", [(0,), (128, -1), (2**20 + 1,)]),
+        ("local_steps", [0, 1001]),
+        ("window", [0, 1001]),
+        ("memory", [0, 11]),
+        ("batch", [0, -5, 2**40 + 1]),
+        ("iterations", [0, 2**40 + 1]),
+        ("seed", [-1, 2**62 + 1]),
+        ("threads", [0, 4097]),
+        ("radius", [0.0, -1.0, math.inf, math.nan]),
+        ("epochs", [0.0, -1.0, math.inf, math.nan]),
+        ("evaluate_every", [-0.1, math.nan]),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_one_line_with_its_flag(
+    flag: str, values: list[Any]
+) -> None:
+    for value in values:
+        with pytest.raises(InputError) as caught:
+            TrainConfig(**{flag: value})
+        line = str(caught.value)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        assert line.startswith(f"--{flag.replace('_', '-')} {shown}: "), line
+        assert len(line.splitlines()) == 1
+
+
+@pytest.mark.parametrize("overlap", [-0.5, 100.5, math.nan])
+def test_an_overlap_is_a_percentage(overlap: float) -> None:
+    with pytest.raises(InputError, match=r"^--overlap .*at least 0, at most 100$"):
+        TrainConfig(batch=10, overlap=overlap)
+
+
+def test_settings_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(InputError, match="--norm inf: needs --local-solver first-order"):
+        TrainConfig(norm="inf")
+    assert TrainConfig(norm="inf", local_solver="first-order").norm == "inf"
+    with pytest.raises(InputError, match=r"--overlap 5.0: needs --batch"):
+        TrainConfig(overlap=5.0)
+    assert TrainConfig(overlap=5.0, batch=10).overlap == 5.0
+
+
+def test_the_ends_of_every_range_are_allowed() -> None:
+    for values in (
+        {"local_steps": 1, "window": 1, "memory": 1, "batch": 1, "overlap": 0.0, "seed": 0},
+        {"local_steps": 1000, "window": 1000, "memory": 10, "batch": 2**40, "overlap": 100.0},
+        {"iterations": 1, "threads": 1, "evaluate_every": 0.0, "hidden": (1,)},
+        {"seed": 2**62, "threads": 4096, "iterations": 2**40, "hidden": (2**20,)},
+    ):
+        config = TrainConfig(**values)
+        assert {name: getattr(config, name) for name in values} == values
+
+
+def test_a_file_names_only_what_it_sets(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("epochs = 5\nhidden = [3, 4]\nglobal_step = false\n")
+    values = read_toml(path)
+    assert values == {"epochs": 5.0, "hidden": (3, 4), "global_step": False}
+    assert type(values["epochs"]) is float, "a whole number is a float's too"
+    path.write_text("")
+    assert read_toml(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("rate = 0.1\n", "unknown setting 'rate'"),
+        ("[apts]\nmemory = 3\n", "unknown setting 'apts'"),
+        ('memory = "3"\n', "memory = '3' must be of type int"),
+        ("memory = 3.0\n", "memory = 3.0 must be of type int"),
+        ("memory = true\n", "memory = True must be of type int"),
+        ("radius = true\n", "radius = True must be of type float"),
+        ('epochs = "many"\n', "epochs = 'many' must be of type float"),
+        ("consistency = 1\n", "consistency = 1 must be of type bool"),
+        ("norm = 2\n", "norm = 2 must be of type str"),
+        ("hidden = 128\n", "must be a list of integers"),
+        ("hidden = [1, 2.5]\n", "must be a list of integers"),
+        ("hidden = [true]\n", "must be a list of integers"),
+        ("memory = \n", "is not valid TOML"),
+        ("memory = 3\nmemory = 4\n", "is not valid TOML"),
+    ],
+)
+def test_a_file_that_is_wrong_is_refused_in_one_line_with_its_name(
+    text: str, word: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_toml(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert word in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"data = \xff\xfe")
+    for path, word in (
+        (tmp_path / "none.toml", "no such configuration file"),
+        (tmp_path / "binary.toml", "cannot be read as text"),
+        (tmp_path, "cannot be read as text"),
+    ):
+        with pytest.raises(InputError, match=word):
+            read_toml(path)

@@ -1,0 +1,146 @@
+"""Scalars that ride behind a float32 vector: exact sums, the same in any order."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apts_mpi.comm import Comm
+from apts_mpi.message import (
+    DIGIT_BITS,
+    DIGITS,
+    FRACTION_BITS,
+    MOST_RANKS,
+    FusedMessage,
+    decode,
+    encode,
+)
+
+torch.set_num_threads(1)
+repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+QUANTUM = 2.0**-FRACTION_BITS
+LARGEST = math.nextafter(2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS), 0.0)
+values = st.floats(-LARGEST, LARGEST)
+
+
+def digits_of(value: float) -> np.ndarray:
+    digits = np.full(DIGITS, 7.0, dtype=np.float32)
+    encode(value, digits)
+    return digits
+
+
+def truncated(value: float) -> Fraction:
+    """The value cut to whole quanta, towards zero."""
+    return Fraction(int(Fraction(value) / Fraction(QUANTUM))) * Fraction(QUANTUM)
+
+
+@repeatable
+@given(value=values | st.floats(-1e-10, 1e-10) | st.integers(-(2**43), 2**43).map(float))
+def test_a_value_comes_back_to_within_a_quantum(value: float) -> None:
+    digits = digits_of(value)
+    back = decode(digits)
+    assert abs(Fraction(back) - Fraction(value)) < Fraction(QUANTUM)
+    assert Fraction(back) == truncated(value)
+    assert np.abs(digits).max() < 2**DIGIT_BITS
+    assert decode(digits_of(-value)) == -back
+
+
+def test_the_ends_of_the_range_come_back_exactly() -> None:
+    for value in (0.0, QUANTUM, -QUANTUM, 1.0, LARGEST, -LARGEST, 2.0**43 + 2.0**-9):
+        assert decode(digits_of(value)) == value
+    assert decode(digits_of(QUANTUM / 2)) == 0.0
+
+
+@repeatable
+@given(
+    summands=st.lists(values, min_size=1, max_size=40),
+    copies=st.sampled_from([1, 3, 100]),
+    seed=st.integers(0, 10**6),
+)
+def test_a_float32_sum_of_encoded_values_is_exact_in_every_order(
+    summands: list[float], copies: int, seed: int
+) -> None:
+    rows = np.stack([digits_of(value) for value in summands * copies])
+    assert len(rows) <= MOST_RANKS
+    exact = copies * sum(map(truncated, summands), Fraction(0))
+    expected = float(exact)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    for arranged in (rows, rows[::-1], rows[order]):
+        total = np.zeros(DIGITS, dtype=np.float32)
+        for row in arranged:
+            total += row
+        assert decode(total) == expected
+
+
+@pytest.mark.parametrize("value", [LARGEST, -LARGEST, 0.1, -1e-15, 1 / 3])
+def test_4096_ranks_sum_without_an_error_in_the_last_digit(value: float) -> None:
+    assert MOST_RANKS == 4096
+    total = np.zeros(DIGITS, dtype=np.float32)
+    for _ in range(MOST_RANKS):
+        total += digits_of(value)
+    assert decode(total) == float(MOST_RANKS * truncated(value))
+
+
+@repeatable
+@given(
+    bad=st.sampled_from([math.nan, math.inf, -math.inf, LARGEST * 2, -LARGEST * 1.01, 1e300]),
+    others=st.lists(values, max_size=5),
+    at=st.integers(0, 5),
+)
+def test_one_value_without_a_code_poisons_the_sum(bad: float, others: list[float], at: int) -> None:
+    summands = [*others[:at], bad, *others[at:]]
+    total = np.stack([digits_of(value) for value in summands]).sum(axis=0, dtype=np.float32)
+    assert math.isnan(decode(total))
+
+
+@repeatable
+@given(
+    n=st.integers(0, 9),
+    scalars=st.lists(st.floats(-1e6, 1e6) | st.just(math.nan), max_size=4),
+    seed=st.integers(0, 10**6),
+)
+def test_a_message_carries_scalars_without_touching_its_vector(
+    n: int, scalars: list[float], seed: int
+) -> None:
+    message = FusedMessage(n, 4)
+    vector = torch.from_numpy(np.random.default_rng(seed).normal(size=n)).float()
+    message.load([1e5, -1.0, math.inf, 3.0])  # leftovers of the message before
+    message.vector.copy_(vector)
+    message.load(scalars)
+    assert message.host.dtype == np.float32
+    assert message.host.shape == (n + 4 * DIGITS,)
+    assert np.array_equal(message.host[:n], vector.numpy())
+    back = message.unload(4)
+    assert torch.equal(message.vector, vector)
+    expected = [*(float(truncated(x)) if x == x else math.nan for x in scalars), 0.0, 0.0, 0.0, 0.0]
+    assert np.array_equal(back, expected[:4], equal_nan=True)
+
+
+def test_the_vector_is_the_message_itself_on_the_cpu() -> None:
+    message = FusedMessage(3, 1)
+    message.vector.fill_(5.0)
+    assert message.host[:3].tolist() == [5.0, 5.0, 5.0]
+    message.host[:3] *= 2
+    assert message.vector.tolist() == [10.0, 10.0, 10.0]
+
+
+def test_more_scalars_than_the_message_was_made_for_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 scalars do not fit a message made for 2"):
+        FusedMessage(1, 2).load([1.0, 2.0, 3.0])
+
+
+def test_a_poisoned_scalar_leaves_its_neighbours_and_the_vector_alone() -> None:
+    comm, message = Comm(), FusedMessage(2, 3)
+    message.vector.copy_(torch.tensor([1.5, -2.5]))
+    first, second, third = comm.sum_message(message, (0.25, math.nan, -4.0))
+    assert (first, third) == (0.25, -4.0)
+    assert math.isnan(second)
+    assert message.vector.tolist() == [1.5, -2.5]
+    assert comm.traffic.bytes_allreduced == 4 * (2 + 3 * DIGITS)
+    assert (comm.traffic.vector_allreduces, comm.traffic.scalar_allreduces) == (1, 0)
