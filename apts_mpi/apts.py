@@ -10,7 +10,8 @@ are those of the comments below):
 4. The corrections join by one Allreduce, the local reductions in the same message. "sum": local
    radius w_d Delta (Delta/N for equal parts), corrections summed; "average": local radius Delta,
    corrections averaged by weight; "adaptive": local radius Delta/a, a times the average, where
-   the relaxation a >= 1 follows rho as Delta does. All keep |s| <= Delta.
+   the relaxation a >= 1 follows rho as Delta does. A share of the last accepted correction is
+   added (momentum; not in the paper). All keep |s| <= Delta.
 5. rho = (f(theta_k) - f(theta_k + s)) / (joined local reductions) accepts s or restores theta_k bit
    for bit, and moves Delta.
 6. Global step: one trust-region step on f with its own model, from the gradient at the accepted
@@ -35,7 +36,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -43,8 +44,8 @@ from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatParameters, closure_objective
-from apts_mpi.joined import JoinedLoss
-from apts_mpi.signs import FailureSigns
+from apts_mpi.iteration import FailureSigns, Iteration
+from apts_mpi.joined import JoinedLoss, search_radius
 from apts_mpi.trust_region.local import (
     LOSS_NOISE,
     FirstOrder,
@@ -67,34 +68,6 @@ LOCAL_SOLVERS = ("sr1", "first-order")
 JOINS = ("adaptive", "average", "sum")
 
 
-@dataclass(frozen=True)
-class Iteration:
-    """What one outer iteration did; the same on every rank.
-
-    Attributes:
-        loss: f on the iteration's batch at the new iterate.
-        rho, accepted: of the joined correction. rho is NaN where nothing was tried.
-        global_rho, global_accepted: of the global step.
-        radius: Delta after the iteration.
-        relaxation: a, the factor on the averaged corrections of the next iteration.
-        local_reduction: what the joined correction promised.
-        local_accepted, local_tried: local steps, summed over ranks.
-        gradient_evaluations: per-sample ones, summed over ranks; a forward one counts a third.
-    """
-
-    loss: float
-    rho: float
-    accepted: bool
-    global_rho: float
-    global_accepted: bool
-    radius: float
-    relaxation: float
-    local_reduction: float
-    local_accepted: int
-    local_tried: int
-    gradient_evaluations: float
-
-
 class APTS:
     """The optimizer, one outer iteration a ``step``, in the manner of ``torch.optim``.
 
@@ -113,6 +86,8 @@ class APTS:
         global_step: whether step 6 is taken.
         radius: initial Delta in the units of the norm; default searched at the first step.
         window: how many of the last losses the reference of rho is the largest of; 1 is monotone.
+        momentum: share of the last accepted correction added to the next one, 0 to below 1; needs
+            g, so that without consistency and global step there is none.
         memory: pairs an L-SR1 model keeps, 1 to 10.
         rule: when steps are taken and how radii follow.
 
@@ -138,6 +113,7 @@ class APTS:
         global_step: bool = True,
         radius: float | None = None,
         window: int = 1,
+        momentum: float = 0.5,
         memory: int = 5,
         rule: RadiusRule | None = None,
     ) -> None:
@@ -149,12 +125,14 @@ class APTS:
             raise ValueError(f"join {join!r} is none of {JOINS}")
         if local_steps < 1 or window < 1 or (radius is not None and not 0 < radius < math.inf):
             raise ValueError("local_steps and window must be at least 1, radius positive")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum {momentum} is outside [0, 1)")
         self.comm = comm or Comm()
         flat = parameters if isinstance(parameters, FlatParameters) else FlatParameters(parameters)
         self.flat = flat
         self.local_solver, self.norm, self.join = local_solver, norm, join
         self.consistency = consistency and self.comm.size > 1
-        self.global_step = global_step
+        self.global_step, self.momentum = global_step, momentum
         self.rule = rule or (FIRST_ORDER_RULE if local_solver == "first-order" else RadiusRule())
         self.relaxation_rule = RelaxationRule()
         self.radius = radius if radius is not None else math.nan
@@ -170,6 +148,8 @@ class APTS:
         )
         self._global: Model = self._model(memory)
         self._start = torch.zeros_like(flat.vector)  # theta_k
+        self._step = torch.zeros_like(flat.vector)  # s, of the last iteration until the next
+        self._moving = False  # whether that was accepted
         self._loss, self._own_loss = math.nan, math.nan  # f and f_d at the iterate
         self._known = False  # whether these and the gradients hold for the next iteration too
         self._signs = FailureSigns()
@@ -228,7 +208,7 @@ class APTS:
             self._losses.append(self._loss)
         start.copy_(theta)
         if math.isnan(self.radius):
-            self.radius = self._search_radius()
+            self.radius = search_radius(joined, start, self._loss, self.norm)
             joined.joins_gradients = self.consistency or self.global_step
         if math.isnan(self.local_radius):
             self.local_radius = self._ball() / self._local.steps
@@ -253,13 +233,14 @@ class APTS:
         # 5. the joined correction on trial
         rho, accepted = math.nan, False
         if reduction > 0.0:
-            torch.add(start, joined.vector, out=theta)
-            step = joined.vector.clone() if self._learns() else None
-            length = norm_of(joined.vector, self.norm)
+            reduction = self._add_momentum(reduction)
+            torch.add(start, self._step, out=theta)
+            step = self._step if self._learns() else None
             rho, accepted = self._trial(step, reduction, same_batch or self.global_step)
-            self._adapt(rho, at_ball >= 0.5, length)
+            self._adapt(rho, at_ball >= 0.5, norm_of(self._step, self.norm))
         else:
             theta.copy_(start)
+        self._moving = accepted
 
         # 6. one trust-region step on f itself
         global_rho, global_accepted = math.nan, False
@@ -268,14 +249,7 @@ class APTS:
 
         self._known = same_batch
         self.iterations += 1
-        self._signs.watch(
-            moved=accepted or global_accepted,
-            promised=reduction > 0.0,
-            rho=rho,
-            radius=self.radius,
-            at_floor=self.rule.at_floor(self.radius),
-        )
-        return Iteration(
+        result = Iteration(
             loss=self._loss,
             rho=rho,
             accepted=accepted,
@@ -288,6 +262,8 @@ class APTS:
             local_tried=round(tried_steps),
             gradient_evaluations=joined.work,
         )
+        self._signs.watch(result, at_floor=self.rule.at_floor(self.radius))
+        return result
 
     def _ball(self) -> float:
         """Radius of this rank's own ball, such that the joined correction keeps |s| <= Delta."""
@@ -339,6 +315,23 @@ class APTS:
             self.flat.vector.copy_(self._start)
         return rho, accepted
 
+    def _add_momentum(self, reduction: float) -> float:
+        """Make ``_step`` the joined correction plus momentum times the last one.
+
+        The joined gradient says what that adds to the promised reduction, which is returned. The
+        momentum is cut to keep |s| <= Delta, and left out where it would undo the correction.
+        """
+        joined, step = self._joined, self._step
+        beta, gain = 0.0, 0.0
+        if self._moving and self.momentum > 0.0 and joined.joins_gradients:
+            room = self.radius - norm_of(joined.vector, self.norm)
+            beta = min(self.momentum, max(room, 0.0) / max(norm_of(step, self.norm), 1e-300))
+            gain = -beta * float(torch.dot(joined.g, step))
+            if not gain > -0.5 * reduction:
+                beta, gain = 0.0, 0.0
+        step.mul_(beta).add_(joined.vector)
+        return reduction + gain
+
     def _adapt(self, rho: float, at_ball: bool, length: float) -> None:
         """Move Delta, or the relaxation where that and not Delta limits the correction."""
         rule = self.relaxation_rule
@@ -363,24 +356,6 @@ class APTS:
         )
         return rho, accepted
 
-    def _search_radius(self) -> float:
-        """The first radius: doubled along steepest descent while the loss keeps falling.
-
-        Costs forward evaluations and scalar messages only, and leaves theta_k in place.
-        """
-        first = 1e-4 if self.norm == "inf" else 1e-4 * math.sqrt(self.flat.n)
-        radius, best, p = first, self._loss, self._local.correction
-        FirstOrder(self.norm).step(self._joined.g, torch.zeros_like(p), radius, radius, p)
-        for _ in range(20):
-            torch.add(self._start, p, out=self.flat.vector)
-            loss, _ = self._joined.evaluate(with_gradient=False)
-            if not loss < best:
-                break
-            best, radius = loss, radius * 2.0
-            p.mul_(2.0)
-        self.flat.vector.copy_(self._start)
-        return max(radius, first) / 2.0
-
     def _learns(self) -> bool:
         """Whether the global model wants the gradient differences of trial steps."""
         return self.global_step and self._global.learns
@@ -404,6 +379,8 @@ class APTS:
             "weight": self._joined.weight,
             "gradient": self._joined.g.clone(),
             "shift": self._joined.shift.clone(),
+            "step": self._step.clone(),
+            "moving": self._moving,
             "signs": asdict(self._signs),
         }
 
@@ -426,4 +403,6 @@ class APTS:
         self._joined.weight = float(state["weight"])
         self._joined.g.copy_(state["gradient"])
         self._joined.shift.copy_(state["shift"])
+        self._step.copy_(state["step"])
+        self._moving = bool(state["moving"])
         self._signs = FailureSigns(**state["signs"])

@@ -62,6 +62,9 @@ class TrainConfig:
     window: int = _option(
         1, "accept against the largest of this many last losses; 1: monotone", kind=int
     )
+    momentum: float = _option(
+        0.5, "share of the last accepted correction added to the next, 0 to below 1", kind=float
+    )
     memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10", kind=int)
     batch: int | None = _option(
         None, "samples a rank and outer iteration; default: the whole shard", kind=int
@@ -101,6 +104,8 @@ class TrainConfig:
         self._within("seed", 0, 2**62)
         self._within("threads", 1, 4096)
         self._within("evaluate_every", 0, math.inf)
+        if not 0 <= self.momentum < 1:
+            self._refuse("momentum", "must be at least 0, below 1")
         for name in ("epochs", "radius"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

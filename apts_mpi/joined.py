@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatParameters
 from apts_mpi.message import FusedMessage
-from apts_mpi.trust_region.local import Objective
+from apts_mpi.trust_region.local import FirstOrder, Objective
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
 _SCALARS = 6  # most scalars a message carries
@@ -33,7 +34,7 @@ class JoinedLoss:
     """
 
     def __init__(self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool) -> None:
-        self._flat, self._comm = flat, comm
+        self.flat, self._comm = flat, comm
         self._message = FusedMessage(flat.n, _SCALARS, flat.vector.device)
         self.vector = self._message.vector
         self.joins_gradients = joins_gradients
@@ -53,7 +54,7 @@ class JoinedLoss:
         """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
         if self.samples == 0:
             if with_gradient:
-                self._flat.gradient.zero_()
+                self.flat.gradient.zero_()
             return 0.0
         self._untold += self.samples * (1.0 if with_gradient else FORWARD_WORK)
         return self._objective(with_gradient)
@@ -66,7 +67,7 @@ class JoinedLoss:
         own = self.own(with_gradient)
         scalars = (self.samples * own, float(self.samples))
         if with_gradient and self.joins_gradients:
-            torch.mul(self._flat.gradient, self.samples, out=self.vector)
+            torch.mul(self.flat.gradient, self.samples, out=self.vector)
             total, samples = self._sum_message(scalars)
             self.vector.div_(samples)
         else:
@@ -78,9 +79,9 @@ class JoinedLoss:
         """The gradient evaluated last belongs to the iterate: remember it, and its shift."""
         if self.joins_gradients:
             self.g.copy_(self.vector)
-            torch.sub(self.g, self._flat.gradient, out=self.shift)
+            torch.sub(self.g, self.flat.gradient, out=self.shift)
         else:
-            self.g.copy_(self._flat.gradient)
+            self.g.copy_(self.flat.gradient)
             self.shift.zero_()
 
     def gradient_is_finite(self) -> bool:
@@ -105,3 +106,27 @@ class JoinedLoss:
         self._untold = 0.0
         self.work += sums[-1]
         return sums[:-1]
+
+
+def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> float:
+    """The first radius: doubled along steepest descent while the loss keeps falling.
+
+    Costs forward evaluations and scalar messages only, and leaves the parameters where they are.
+
+    Args:
+        joined: its ``g`` is the gradient at start. start: (n,) the iterate. loss: f there.
+        norm: of the radius, "2" or "inf".
+    """
+    theta = joined.flat.vector
+    first = 1e-4 if norm == "inf" else 1e-4 * math.sqrt(joined.flat.n)
+    radius, best, p = first, loss, torch.zeros_like(start)
+    FirstOrder(norm).step(joined.g, torch.zeros_like(p), radius, radius, p)
+    for _ in range(20):
+        torch.add(start, p, out=theta)
+        trial, _ = joined.evaluate(with_gradient=False)
+        if not trial < best:
+            break
+        best, radius = trial, radius * 2.0
+        p.mul_(2.0)
+    theta.copy_(start)
+    return max(radius, first) / 2.0

@@ -101,6 +101,7 @@ class Training:
             global_step=config.global_step,
             radius=config.radius,
             window=config.window,
+            momentum=config.momentum,
             memory=config.memory,
         )
         path = Path(config.out) if config.out else default_out(config, comm)

@@ -1,4 +1,4 @@
-"""Tells, once each, the signs of a run that goes nowhere, with their likely causes."""
+"""What an outer iteration did, and the signs of a run that goes nowhere."""
 
 from __future__ import annotations
 
@@ -10,9 +10,37 @@ log = logging.getLogger("apts_mpi")
 IN_A_ROW = 10  # iterations after which bad luck is no longer the explanation
 
 
+@dataclass(frozen=True)
+class Iteration:
+    """What one outer iteration did; the same on every rank.
+
+    Attributes:
+        loss: f on the iteration's batch at the new iterate.
+        rho, accepted: of the joined correction. rho is NaN where nothing was tried.
+        global_rho, global_accepted: of the global step.
+        radius: Delta after the iteration.
+        relaxation: a, the factor on the averaged corrections of the next iteration.
+        local_reduction: what the joined correction promised.
+        local_accepted, local_tried: local steps, summed over ranks.
+        gradient_evaluations: per-sample ones, summed over ranks; a forward one counts a third.
+    """
+
+    loss: float
+    rho: float
+    accepted: bool
+    global_rho: float
+    global_accepted: bool
+    radius: float
+    relaxation: float
+    local_reduction: float
+    local_accepted: int
+    local_tried: int
+    gradient_evaluations: float
+
+
 @dataclass
 class FailureSigns:
-    """Counts of bad iterations in a row, and what has been told already."""
+    """Warns, once each, of the signs of failure: bad iterations in a row, a radius at its floor."""
 
     rejected: int = 0
     untrue: int = 0
@@ -20,25 +48,23 @@ class FailureSigns:
     told_rejected: bool = False
     told_untrue: bool = False
 
-    def watch(
-        self, *, moved: bool, promised: bool, rho: float, radius: float, at_floor: bool
-    ) -> None:
+    def watch(self, done: Iteration, *, at_floor: bool) -> None:
         """Look at one iteration; every rank sees the same, the log decides who is heard.
 
         Args:
-            moved: whether any step was taken. promised: whether the ranks' corrections promised a
-                reduction. rho: of the joined correction. radius: Delta. at_floor: whether Delta
-                cannot shrink any more.
+            done: the iteration. at_floor: whether Delta cannot shrink any more.
         """
+        moved = done.accepted or done.global_accepted
         self.rejected = 0 if moved else self.rejected + 1
-        self.untrue = self.untrue + 1 if promised and not rho > 0.1 else 0
+        untrue = done.local_reduction > 0.0 and not done.rho > 0.1
+        self.untrue = self.untrue + 1 if untrue else 0
         if at_floor and not self.told_floor:
             self.told_floor = True
             log.warning(
                 "the radius is at its floor %.1e: no step lowers the loss any more; training has "
                 "converged, or the batches are too small for their loss to be trusted (raise "
                 "--batch)",
-                radius,
+                done.radius,
             )
         if self.rejected >= IN_A_ROW and not self.told_rejected:
             self.told_rejected = True
@@ -46,7 +72,7 @@ class FailureSigns:
                 "%d iterations in a row were rejected (radius %.1e): the loss is at a minimum or "
                 "not smooth at this scale; a --window above 1 lets it rise for a while",
                 IN_A_ROW,
-                radius,
+                done.radius,
             )
         if self.untrue >= IN_A_ROW and not self.told_untrue:
             self.told_untrue = True
