@@ -196,7 +196,7 @@ def _train(config: TrainConfig, comm: Comm) -> int:
 
     training = Training(config, comm)
     log = logging.getLogger("apts_mpi")
-    log.addHandler(RankLog(training.console))
+    log.handlers = [RankLog(training.console)]
     log.propagate = False
     summary = training.run()
     if comm.rank == 0:

@@ -1,0 +1,1 @@
+"""Benchmarks of the method: ``python -m benchmarks --help``."""

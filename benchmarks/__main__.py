@@ -1,0 +1,80 @@
+"""``python -m benchmarks COMMAND``: parse, and run one benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from apts_mpi.errors import InputError
+from benchmarks.launch import RESULTS, RunFailed
+
+COMMANDS = {
+    "convex": "does the initial radius matter? One process, convex problems",
+    "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
+    "published": "MNIST against the authors' published curves, 2 to 6 ranks",
+}
+
+EPILOG = """\
+Each command writes a Markdown table, a plot, and the runs as JSON lines. Needs matplotlib
+(pip install 'apts_mpi[bench]'). Options of a command: python -m benchmarks COMMAND --help
+
+exit status: 0 done, 2 bad usage or bad input, 1 a run failed or anything else
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """A usage error."""
+        raise InputError(f"{message}; see python -m benchmarks --help")
+
+
+def parser(command: str) -> Parser:
+    """The command line, in full for one command: only its module is imported, torch is slow."""
+    whole = Parser(
+        prog="python -m benchmarks",
+        description="Measure the method and tell what came out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, text in COMMANDS.items():
+        one = commands.add_parser(
+            name,
+            help=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name != command:
+            continue
+        module = import_module(f"benchmarks.{name}")
+        one.description = module.__doc__
+        module.add_arguments(one)
+        one.add_argument(
+            "--out",
+            default=RESULTS,
+            metavar="DIR",
+            help="folder of the results (default benchmarks/results of the checkout)",
+        )
+        one.set_defaults(run=module.run)
+    return whole
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        parsed = parser(next(iter(arguments), "")).parse_args(arguments)
+        status: int = parsed.run(parsed)
+        return status
+    except (InputError, RunFailed) as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,63 @@
+"""Plots: one look, colours that survive colour blindness, and matplotlib only when asked for."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from apts_mpi.errors import InputError
+
+# Okabe and Ito (2008). Neighbours differ in lightness too; line styles tell the rest.
+BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#000000",
+)
+COLOURS = (BLACK, BLUE, SKY, GREEN, ORANGE, RED, PURPLE)
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot, drawing to files.
+
+    Raises:
+        InputError: it is not installed; called before long work, so that none is lost.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError(
+            "matplotlib is not installed; it draws the plots: pip install 'apts_mpi[bench]'"
+        ) from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "legend.frameon": False,
+        }
+    )
+    return plt
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a small PNG that depends on nothing but what is drawn, and say so."""
+    from PIL import Image  # comes with matplotlib
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=110, metadata={"Software": None})
+    # A palette is enough for lines, and a third of the size.
+    Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+    print(f"written: {path}")
