@@ -22,7 +22,7 @@ venv: $(VENV)/.complete  ## install pinned versions and an MPI runtime into .ven
 
 $(VENV)/.complete: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mpi]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,mpi]'
 	touch $@
 
 run: venv  ## train on the embedded digits with 8 ranks (RANKS=N, ARGS='--epochs 100')

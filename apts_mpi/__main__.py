@@ -45,7 +45,7 @@ def main() -> int:
     try:
         from apts_mpi import comm
     except (ImportError, RuntimeError) as error:
-        if "mpi" not in str(error).lower():
+        if isinstance(error, ModuleNotFoundError) or "mpi" not in str(error).lower():
             raise
         print(
             f"apts_mpi: no MPI library can be loaded ({error}); load your cluster's MPI module, "

@@ -26,8 +26,8 @@ same, so that the gradient at theta_k is known from the iteration before):
 | global step off, consistency on | 2 + 1 | 2 + 0 |
 | global step off, consistency off | 1 + 2 | 1 + 1 |
 
-A message more or less than in the table: an iteration whose correction is zero on all ranks has no
-trial; one whose global step is zero has no second one. The first iteration also broadcasts theta
+A message less than in the table: an iteration whose corrections promise no reduction has no trial,
+one whose global step promises none has no second one. The first iteration also broadcasts theta
 and, where no radius is given, searches one with scalar messages only.
 """
 
@@ -66,6 +66,11 @@ from apts_mpi.trust_region.radius import (
 
 LOCAL_SOLVERS = ("sr1", "first-order")
 JOINS = ("adaptive", "average", "sum")
+# Attributes that a restart needs, each a plain number.
+_NUMBERS = (
+    *("iterations", "radius", "local_radius", "global_radius", "relaxation"),
+    *("_loss", "_own_loss", "_known", "_moving"),
+)
 
 
 class APTS:
@@ -77,7 +82,8 @@ class APTS:
     Args:
         parameters: of the network, float32, on one device; rank 0's values are broadcast.
             Or already flat, as ``FlatNetwork`` makes them.
-        comm: the ranks that work together; default all of them.
+        comm: the ranks that work together; default all of them. All need the same number of
+            threads and the same kind of device: what they compute redundantly must round alike.
         local_solver: "sr1" (L-SR1 model, exact subproblem) or "first-order".
         local_steps: most local trust-region steps an iteration.
         consistency: whether the local objective has the term that makes it first-order consistent.
@@ -123,8 +129,8 @@ class APTS:
             raise ValueError(f"norm {norm!r}: '2', or 'inf' with the first-order solver")
         if join not in JOINS:
             raise ValueError(f"join {join!r} is none of {JOINS}")
-        if local_steps < 1 or window < 1 or (radius is not None and not 0 < radius < math.inf):
-            raise ValueError("local_steps and window must be at least 1, radius positive")
+        if local_steps < 1 or window < 1:
+            raise ValueError("local_steps and window must be at least 1")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum {momentum} is outside [0, 1)")
         self.comm = comm or Comm()
@@ -135,8 +141,12 @@ class APTS:
         self.global_step, self.momentum = global_step, momentum
         self.rule = rule or (FIRST_ORDER_RULE if local_solver == "first-order" else RadiusRule())
         self.relaxation_rule = RelaxationRule()
-        self.radius = radius if radius is not None else math.nan
-        self.local_radius = self.global_radius = math.nan
+        if radius is not None and not self.rule.minimum <= radius <= self.rule.maximum:
+            raise ValueError(
+                f"radius {radius} is outside {self.rule.minimum} to {self.rule.maximum}"
+            )
+        self.radius = self.global_radius = math.nan if radius is None else float(radius)
+        self.local_radius = math.nan
         self.relaxation = 1.0
         self.iterations = 0
         # The first radius is searched along g, also where nothing later needs it.
@@ -165,14 +175,15 @@ class APTS:
     # ---- the public call -------------------------------------------------------------------
 
     def step(
-        self, closure: Callable[[], Tensor], *, samples: int = 1, same_batch: bool = False
+        self, closure: Callable[[], Tensor], *, samples: int, same_batch: bool = False
     ) -> Iteration:
         """One outer iteration; every rank calls it.
 
         Args:
             closure: returns the mean loss over this rank's batch, a scalar tensor, always over the
                 same samples during the call. It does not call ``backward``.
-            samples: how many samples that mean is over; weighs this rank among the others.
+            samples: how many samples that mean is over; weighs this rank among the others. With 0
+                the closure is not called; not all ranks may have 0.
             same_batch: the next call's batch is this call's (training on the whole shard): what is
                 known at the new iterate is then not evaluated again.
 
@@ -208,10 +219,9 @@ class APTS:
             self._losses.append(self._loss)
         start.copy_(theta)
         if math.isnan(self.radius):
-            self.radius = search_radius(joined, start, self._loss, self.norm)
+            found = search_radius(joined, start, self._loss, self.norm)
+            self.radius = min(max(found, self.rule.minimum), self.rule.maximum)
             joined.joins_gradients = self.consistency or self.global_step
-        if math.isnan(self.local_radius):
-            self.local_radius = self._ball() / self._local.steps
             self.global_radius = self.radius
 
         # 2. and 3. local steps on the consistent objective, gradient at theta_k known
@@ -262,7 +272,8 @@ class APTS:
             local_tried=round(tried_steps),
             gradient_evaluations=joined.work,
         )
-        self._signs.watch(result, at_floor=self.rule.at_floor(self.radius))
+        if self.comm.rank == 0:  # all ranks see the same
+            self._signs.watch(result, at_floor=self.rule.at_floor(self.radius))
         return result
 
     def _ball(self) -> float:
@@ -274,7 +285,9 @@ class APTS:
     def _local_steps(self) -> LocalResult:
         if self._joined.samples == 0:  # a rank without samples in this batch moves nothing
             self._local.correction.zero_()
-            return LocalResult(0.0, self.local_radius, 0, 0, 0, 0, False)
+            return LocalResult(0.0, self.local_radius, 0, 0, False)
+        if math.isnan(self.local_radius):
+            self.local_radius = self._ball() / self._local.steps
         gradient = self._joined.g
         if not self.consistency:
             gradient = torch.sub(self._joined.g, self._joined.shift, out=self.flat.gradient)
@@ -300,10 +313,12 @@ class APTS:
             predicted: promised reduction. with_gradient: whether g is wanted here, if taken.
         """
         loss, own_loss = self._joined.evaluate(with_gradient=with_gradient)
-        rho = reduction_ratio(max(self._losses), loss, predicted, noise=LOSS_NOISE)
+        rho = reduction_ratio(self._loss, loss, predicted, noise=LOSS_NOISE)
+        # The window relaxes what is taken, not what is told of the model's quality.
+        windowed = reduction_ratio(max(self._losses), loss, predicted, noise=LOSS_NOISE)
         if step is not None and with_gradient:
             self._global.learn(step, self._joined.vector - self._joined.g)
-        accepted = self.rule.accepts(rho)
+        accepted = self.rule.accepts(windowed)
         if accepted and with_gradient and not self._joined.gradient_is_finite():
             rho, accepted = math.nan, False
         if accepted:
@@ -362,47 +377,56 @@ class APTS:
 
     # ---- state -----------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters that a restart needs; tensors and plain numbers."""
+    def _options(self) -> dict[str, Any]:
+        """What a state belongs to."""
         return {
-            "iterations": self.iterations,
-            "radius": self.radius,
-            "local_radius": self.local_radius,
-            "global_radius": self.global_radius,
-            "relaxation": self.relaxation,
+            "rank": self.comm.rank,
+            "ranks": self.comm.size,
+            "parameters": self.flat.n,
+            "local_solver": self.local_solver,
+            "norm": self.norm,
+            "join": self.join,
+            "consistency": self.consistency,
+            "global_step": self.global_step,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the parameters that a restart needs; tensors and plain numbers.
+
+        It is this rank's own: every rank saves its state and loads it again.
+        """
+        return {
+            "options": self._options(),
+            **{name.strip("_"): getattr(self, name) for name in _NUMBERS},
             "losses": list(self._losses),
             "local_model": self._local.model.state_dict(),
             "global_model": self._global.state_dict(),
-            "known": self._known,
-            "loss": self._loss,
-            "own_loss": self._own_loss,
             "weight": self._joined.weight,
             "gradient": self._joined.g.clone(),
             "shift": self._joined.shift.clone(),
             "step": self._step.clone(),
-            "moving": self._moving,
             "signs": asdict(self._signs),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave, for the same network, options and rank count."""
-        if state["gradient"].shape != self._joined.g.shape:
-            raise ValueError(
-                f"state is for {len(state['gradient'])} parameters, this network has {self.flat.n}"
-            )
-        self.iterations = int(state["iterations"])
-        self.radius = float(state["radius"])
-        self.local_radius = float(state["local_radius"])
-        self.global_radius = float(state["global_radius"])
-        self.relaxation = float(state["relaxation"])
+        """Restore what ``state_dict`` gave on the same rank.
+
+        Raises:
+            ValueError: the state is another rank's, or of other options or another network.
+        """
+        own, theirs = self._options(), state["options"]
+        differing = [f"{k} {theirs.get(k)}, not {v}" for k, v in own.items() if theirs.get(k) != v]
+        if differing:
+            raise ValueError(f"the state has {'; '.join(differing)}")
+        for name in _NUMBERS:
+            setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
         self._local.model.load_state_dict(state["local_model"])
         self._global.load_state_dict(state["global_model"])
-        self._known = bool(state["known"])
-        self._loss, self._own_loss = float(state["loss"]), float(state["own_loss"])
         self._joined.weight = float(state["weight"])
         self._joined.g.copy_(state["gradient"])
         self._joined.shift.copy_(state["shift"])
         self._step.copy_(state["step"])
-        self._moving = bool(state["moving"])
+        searched = not math.isnan(self.radius)
+        self._joined.joins_gradients = self.consistency or self.global_step or not searched
         self._signs = FailureSigns(**state["signs"])

@@ -20,6 +20,7 @@ commands:
   train (the default)   train a network
   shard SOURCE          cut a data set into HDF5 shards
   inspect DIR           describe and verify a shard directory
+  COMMAND --help        the command's own flags
 
 examples:
   mpirun -n 8 python -m apts_mpi

@@ -30,6 +30,7 @@ class Traffic:
     vector_allreduces: int = 0
     scalar_allreduces: int = 0
     broadcasts: int = 0
+    agreements: int = 0  # Allreduces of a number or two that end a step together
     bytes_allreduced: int = 0
     bytes_broadcast: int = 0
     seconds_allreduce: float = 0.0
@@ -149,7 +150,8 @@ class Comm:
             AgreedError: on every rank, with the line of the lowest rank that failed.
         """
         lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
-        self._mpi.Allreduce(MPI.IN_PLACE, lowest, op=MPI.MIN)
+        self._allreduce(lowest, MPI.MIN)
+        self.traffic.agreements += 1
         failed = int(lowest[0])
         if failed < self.size:
             line = str(error).encode()[:_TEXT_LIMIT].decode(errors="ignore")
@@ -164,31 +166,32 @@ class Comm:
         first = self.broadcast_text("\n".join(lines)).split("\n")
         error = None
         if list(lines) != first:
-            own = [line for line in lines if line not in first]
-            theirs = [line for line in first if line not in lines]
+            own = ", ".join(line for line in lines if line not in first) or "nothing"
+            theirs = ", ".join(line for line in first if line not in lines) or "nothing"
             error = InputError(
-                f"rank {self.rank} on {self.host} has {what} unlike rank 0's: {', '.join(own)} "
-                f"against {', '.join(theirs)}; start all ranks alike"
+                f"rank {self.rank} on {self.host} has {what} unlike rank 0's: {own} against "
+                f"{theirs}; start all ranks alike"
             )
         self.agree(error)
 
     def check_replicas(self, vector: Tensor) -> None:
-        """Make sure that a replicated vector is the same on all ranks, bit for bit.
+        """Make sure, by a checksum of its bits, that a vector is the same on all ranks.
 
         Raises:
-            AgreedError: on every rank, if it is not: an MPI library whose Allreduce gives ranks
-                different roundings, or damaged memory.
+            AgreedError: on every rank, if it is not: ranks that compute with different threads
+                or processors, or an MPI library whose Allreduce rounds differently by rank.
         """
         bits = vector.detach().cpu().view(torch.int32).to(torch.int64)
         own = np.array([int(bits.sum()), int((bits[::2]).sum())], dtype=np.int64)
         both = np.concatenate((own, -own))
-        self._mpi.Allreduce(MPI.IN_PLACE, both, op=MPI.MAX)
+        self._allreduce(both, MPI.MAX)
+        self.traffic.agreements += 1
         if (both[:2] != -both[2:]).any():
             raise AgreedError(
-                "the ranks' copies of the parameters differ: this MPI library's Allreduce does not "
-                "give all ranks the same sum; choose another algorithm "
-                "(Open MPI: --mca coll_tuned_use_dynamic_rules 1 "
-                "--mca coll_tuned_allreduce_algorithm 3)",
+                "the ranks' copies of the parameters differ: give all ranks the same threads and "
+                "kind of processor; if they have them, this MPI library's Allreduce gives ranks "
+                "different sums: choose another algorithm (Open MPI: --mca "
+                "coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3)",
                 status=1,
             )
 

@@ -106,12 +106,16 @@ class TrainConfig:
         self._within("evaluate_every", 0, math.inf)
         if not 0 <= self.momentum < 1:
             self._refuse("momentum", "must be at least 0, below 1")
-        for name in ("epochs", "radius"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                self._refuse(name, "must be a positive number")
+        if not 0 < self.epochs < math.inf:
+            self._refuse("epochs", "must be a positive number")
+        if self.radius is not None and not 1e-8 <= self.radius <= 1e3:
+            self._refuse("radius", "must be at least 1e-8, at most 1000")
         if not all(1 <= width <= 2**20 for width in self.hidden):
-            self._refuse("hidden", "must be widths of at least 1, like 128,128")
+            self._refuse("hidden", "must be widths of 1 to 1048576, like 128,128")
+        for name in ("data", "out"):
+            value = getattr(self, name)
+            if value == "" or any(0xD800 <= ord(c) < 0xE000 for c in str(value)):
+                self._refuse(name, "must be the name of a folder, in UTF-8")
         if self.norm == "inf" and self.local_solver == "sr1":
             self._refuse("norm", "needs --local-solver first-order: L-SR1 steps are in the 2-norm")
         if self.overlap and self.batch is None:

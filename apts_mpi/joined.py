@@ -69,9 +69,11 @@ class JoinedLoss:
         if with_gradient and self.joins_gradients:
             torch.mul(self.flat.gradient, self.samples, out=self.vector)
             total, samples = self._sum_message(scalars)
-            self.vector.div_(samples)
+            self.vector.div_(max(samples, 1.0))
         else:
             total, samples = self._sum_scalars(scalars)
+        if not samples > 0:
+            raise ValueError(f"the ranks' batches have {samples:g} samples together")
         self.weight = self.samples / samples
         return total / samples, own
 
@@ -129,4 +131,4 @@ def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> 
         best, radius = trial, radius * 2.0
         p.mul_(2.0)
     theta.copy_(start)
-    return max(radius, first) / 2.0
+    return radius / 2.0

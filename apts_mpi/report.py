@@ -7,11 +7,11 @@ import logging
 import os
 import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import mpi4py
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -141,10 +141,11 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "mpi4py": mpi4py.__version__,
+        "mpi4py": version("mpi4py"),
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
         "mpi": library_version(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
     }
 
 
@@ -172,7 +173,7 @@ def git_commit() -> str | None:
 def summarise(
     training: Training, *, seconds_total: float, results: dict[str, Any]
 ) -> dict[str, Any]:
-    """The contents of ``summary.json``, the same on every rank.
+    """The contents of ``summary.json``; ``oversubscribed`` is of this rank's host.
 
     ``seconds_X`` are maxima over ranks; ``seconds_X_min`` and ``seconds_X_mean`` stand beside.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -105,7 +106,9 @@ class Training:
             memory=config.memory,
         )
         path = Path(config.out) if config.out else default_out(config, comm)
-        self.directory = RunDirectory(path, config, comm)
+        # Complete, so that the run repeats from it; the folder is the next run's own to choose.
+        complete = dataclasses.replace(config, out=None, threads=self.threads)
+        self.directory = RunDirectory(path, complete, comm)
         largest = np.array([float(len(self.train.y))])
         comm.maximum(largest)
         self.batches = Batches(
@@ -128,11 +131,14 @@ class Training:
                 f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
             )
         comm.agree(error)
-        threads = config.threads or max(comm.host_cores // comm.local_size, 1)
+        # All ranks alike: what they compute redundantly must round alike.
+        wanted = config.threads or max(comm.host_cores // comm.local_size, 1)
+        least = -np.array([wanted, config.device != "cpu" and torch.cuda.is_available()], float)
+        comm.maximum(least)
+        self.threads = threads = int(-least[0])
         torch.set_num_threads(threads)
-        self.threads = threads
         device = torch.device("cpu")
-        if config.device != "cpu" and torch.cuda.is_available():
+        if least[1] < 0:
             device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(device)
         used = comm.local_size * threads
@@ -155,7 +161,8 @@ class Training:
                 directory = cache_directory("digits", comm.size)
                 # The cache may be a host's own: one rank a host makes it where it is not there.
                 if comm.local_rank == 0 and not directory.exists():
-                    self.console.say(f"cutting the digits into {comm.size} shards in {directory}")
+                    where = str(directory).replace(str(Path.home()), "~", 1)
+                    self.console.say(f"cutting the digits into {comm.size} shards in {where}")
                     write_shards(load_source("digits"), directory, shards=comm.size, exist_ok=True)
         except InputError as caught:
             error = caught
@@ -167,6 +174,7 @@ class Training:
         except InputError as caught:
             error = caught
         comm.agree(error)
+        comm.require_same("data", [f"{info.name} {info.digest}"])
         return info, Samples.of(train, self.device), Samples.of(test, self.device)
 
     # ---- the loop --------------------------------------------------------------------------
@@ -181,7 +189,8 @@ class Training:
         best = 0.0
         self.console.start(config.epochs)
         batches = iter(self.batches)
-        while epochs < config.epochs and iterations < (config.iterations or math.inf):
+        last = False
+        while not last:
             objective, samples = self._objective(batches)
             row_start, sent = time.perf_counter(), self._communication()
             result = self._iterate(objective, samples)
@@ -195,6 +204,9 @@ class Training:
                 now - before for now, before in zip(self._communication(), sent, strict=True)
             )
             last = epochs >= config.epochs or iterations == config.iterations
+            if result.gradient_evaluations == 0.0:  # the same batch again, and nothing to try
+                self.console.say("the gradient is zero: training has converged")
+                last = True
             if last or epochs - evaluated_at >= config.evaluate_every:
                 evaluated_at = epochs
                 losses = self.evaluate()
@@ -205,6 +217,7 @@ class Training:
             if iterations % REPLICA_CHECK_EVERY == 0 or last:
                 comm.check_replicas(self.network.vector)
         self.console.stop()
+        train_loss, _ = self._evaluate(self.train)
         summary = summarise(
             self,
             seconds_total=time.perf_counter() - self._started,
@@ -214,7 +227,7 @@ class Training:
                 "accepted": accepted,
                 "rejected": iterations - accepted,
                 "gradient_evaluations": work,
-                "train_loss": self._evaluate(self.train)[0],
+                "train_loss": train_loss,
                 **losses,
                 "best_test_accuracy": best,
             },

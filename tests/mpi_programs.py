@@ -125,30 +125,34 @@ def own_communicator() -> Any:
 
 
 def radius_bounds_correction() -> None:
-    """|s| <= Delta however corrections join, with uneven parts."""
+    """|s| <= Delta however corrections join, taken or not, with uneven parts."""
     comm = Comm()
     x, y = data()
     part = uneven_part(comm)
-    for norm, join in (("2", "sum"), ("2", "average"), ("2", "adaptive"), ("inf", "adaptive")):
+    joins = ("sum", "average", "adaptive")
+    variants = [("sr1", "2", join) for join in joins]
+    variants += [("first-order", norm, join) for norm in ("2", "inf") for join in joins]
+    for solver, norm, join in variants:
         module = network()
         apts = APTS(
             module.parameters(),
             comm=comm,
-            local_solver="first-order",
+            local_solver=solver,
             norm=norm,
             join=join,
             global_step=False,
             radius=0.02,
+            momentum=0.9,
         )
-        moved = 0
+        longest = 0.0
         for _ in range(8):
-            before, radius = apts.flat.vector.clone(), apts.radius
+            radius = apts.radius
             apts.step(closure_over(module, x[part], y[part]), samples=part.stop - part.start)
-            s = (apts.flat.vector - before).double()
-            length = float(s.abs().max() if norm == "inf" else s.norm())
-            assert length <= radius * (1 + 1e-5), (norm, join, length, radius)
-            moved += length > 0
-        assert moved, "no correction was ever accepted"
+            s = apts.state_dict()["step"].double()
+            length = float(s.abs().max() if norm == "inf" else s.norm()) / radius
+            assert length <= 1 + 1e-5, (solver, norm, join, length)
+            longest = max(longest, length)
+        assert longest > 0.2, "the radius was never near"
 
 
 def message_counts() -> None:
@@ -219,6 +223,72 @@ def rank_without_samples() -> None:
         losses = [apts.step(closure, samples=n).loss for _ in range(5)]
         assert losses[-1] < losses[0]
         comm.check_replicas(apts.flat.vector)
+
+
+def first_batch_empty() -> None:
+    """A rank whose first batch is empty joins in with the second."""
+    comm = Comm()
+    x, y = data()
+    for solver in ("first-order", "sr1"):
+        for join in ("sum", "average", "adaptive"):
+            module = network()
+            apts = APTS(module.parameters(), comm=comm, local_solver=solver, join=join)
+            for k in range(4):
+                n = 0 if comm.rank == 0 and k == 0 else SAMPLES
+                result = apts.step(closure_over(module, x[:n], y[:n]), samples=n)
+            assert result.local_tried >= comm.size, "a rank does not take part"
+            assert apts.local_radius > 0
+
+
+def restored_ranks() -> None:
+    """Every rank loads its own state, and the run goes on bit for bit; another's is refused."""
+    comm = Comm()
+    x, y = data()
+    part = uneven_part(comm)
+    for solver, global_step, consistency in (
+        ("sr1", True, True),
+        ("first-order", False, True),
+        ("first-order", False, False),
+    ):
+
+        def build(
+            module: nn.Module,
+            solver: str = solver,
+            global_step: bool = global_step,
+            consistency: bool = consistency,
+        ) -> APTS:
+            return APTS(
+                module.parameters(),
+                comm=comm,
+                local_solver=solver,
+                global_step=global_step,
+                consistency=consistency,
+            )
+
+        def go(apts: APTS, module: nn.Module) -> None:
+            closure = closure_over(module, x[part], y[part])
+            for _ in range(3):
+                apts.step(closure, samples=part.stop - part.start)
+
+        one, two = network(), network(seed=1)
+        first, second = build(one), build(two)
+        go(first, one)
+        second.load_state_dict(first.state_dict())
+        second.flat.vector.copy_(first.flat.vector)
+        sent = comm.traffic.vector_allreduces
+        go(first, one)
+        middle = comm.traffic.vector_allreduces
+        go(second, two)
+        assert torch.equal(first.flat.vector, second.flat.vector)
+        assert comm.traffic.vector_allreduces - middle == middle - sent
+        state = first.state_dict()
+        state["options"]["rank"] += 1
+        try:
+            second.load_state_dict(state)
+        except ValueError as error:
+            assert "rank" in str(error)
+        else:
+            raise AssertionError("another rank's state was taken")
 
 
 def fused_sum() -> None:
@@ -292,7 +362,7 @@ def raising_rank() -> None:
             raise ZeroDivisionError("planted")
         return F.cross_entropy(module(x), y)
 
-    apts.step(closure)
+    apts.step(closure, samples=SAMPLES)
 
 
 def killed_rank() -> None:

@@ -230,7 +230,7 @@ def test_a_restored_optimizer_continues_bit_for_bit(method: str, same_batch: boo
         assert one == other or math.isnan(one.rho)
         assert torch.equal(run.theta, restored.theta)
     assert not torch.equal(run.theta, fresh.theta), "the state matters"
-    with pytest.raises(ValueError, match="state is for"):
+    with pytest.raises(ValueError, match="the state has"):
         APTS([nn.Parameter(torch.zeros(3))]).load_state_dict(run.apts.state_dict())
 
 

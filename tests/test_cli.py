@@ -65,9 +65,7 @@ def test_a_run_repeats_bit_for_bit_from_its_config(launch: Launch, tmp_path: Pat
     flags = ("--iterations", "4", "--batch", "100", "--overlap", "5", "--seed", "3")
     first = train(launch, 4, *flags, "--out", "a")
     assert first.status == 0, first.err
-    config = (tmp_path / "a" / "config.toml").read_text().replace('"a"', '"b"')
-    (tmp_path / "again.toml").write_text(config)
-    again = train(launch, 4, "train", "--config", "again.toml")
+    again = train(launch, 4, "train", "--config", "a/config.toml", "--out", "b")
     assert again.status == 0, again.err
     one, two = read(tmp_path / "a"), read(tmp_path / "b")
     assert untimed(one[1]) == untimed(two[1])
@@ -194,6 +192,40 @@ def test_ranks_with_different_settings_end_with_a_line_that_says_which(launch: L
     assert len(done.told) == 1
     assert "seed = 1" in done.told[0]
     assert "seed = 0" in done.told[0]
+
+
+def test_ranks_that_see_different_data_are_told_so(launch: Launch, tmp_path: Path) -> None:
+    import sys
+
+    for name, seed in (("a", "0"), ("b", "1")):
+        (tmp_path / name).mkdir()
+        out = ("--out", f"{name}/d", "--shards", "2", "--seed", seed)
+        assert train(launch, 0, "shard", "digits", *out).status == 0
+    (tmp_path / "main.py").write_text(
+        "import os, sys\n"
+        "os.chdir(sys.argv.pop(1))\n"
+        "from apts_mpi.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    flags = ("--data", "d", "--iterations", "2")
+    other = (":", "-n", "1", sys.executable, "main.py", "b", *flags)
+    done = launch(1, "main.py", "a", *flags, *other, timeout=60)
+    assert done.status == 2, done.err
+    assert len(done.told) == 1
+    assert "data unlike rank 0's" in done.told[0]
+
+
+def test_training_ends_where_the_gradient_is_zero(launch: Launch, tmp_path: Path) -> None:
+    import numpy as np
+
+    x = np.repeat(np.array([[-1e4], [1e4]], np.float32), 50, axis=0)
+    np.savez(tmp_path / "apart.npz", x=x, y=(x[:, 0] > 0).astype(np.int64))
+    shard = ("shard", "arrays", "--from", "apart.npz", "--out", "apart", "--shards", "1")
+    assert train(launch, 0, *shard).status == 0
+    flags = ("--data", "apart", "--local-solver", "first-order", "--epochs", "1e5", "--out", "run")
+    done = train(launch, 0, *flags, timeout=60)
+    assert done.status == 0, done.err
+    assert "the gradient is zero" in done.err
 
 
 def test_a_run_directory_is_never_written_over(launch: Launch, tmp_path: Path) -> None:

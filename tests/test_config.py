@@ -23,7 +23,7 @@ repeatable = settings(
 
 numbers = st.floats(0, 1e12, exclude_min=True)
 # No surrogates: they have no UTF-8.
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
 
 @st.composite
@@ -39,7 +39,8 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         norm=draw(st.sampled_from(["2", "inf"])) if solver == "first-order" else "2",
         join=draw(st.sampled_from(["adaptive", "average", "sum"])),
         global_step=draw(st.booleans()),
-        radius=draw(st.none() | numbers),
+        radius=draw(st.none() | st.floats(1e-8, 1e3)),
+        momentum=draw(st.floats(0, 1, exclude_max=True)),
         window=draw(st.integers(1, 1000)),
         memory=draw(st.integers(1, 10)),
         batch=batch,

@@ -119,10 +119,6 @@ def test_the_correction_stays_in_the_ball_and_its_reduction_is_start_minus_end(
         assert result.reduction >= 0.0
         assert result.accepted <= result.tried <= steps
         assert (result.accepted == 0) == (not d.any())
-        assert (result.gradients, result.losses) == (
-            sum(with_gradient for with_gradient, _ in bench.calls),
-            sum(not with_gradient for with_gradient, _ in bench.calls),
-        )
         assert result.tried == len(bench.calls)
         if result.hits_boundary:
             assert norm_of(d, bench.norm) >= 0.98 * ball

@@ -42,7 +42,7 @@ def moves(optimizer: APTS, closure: Callable[[], Tensor], count: int) -> list[Te
     taken = []
     for _ in range(count):
         before = optimizer.flat.vector.clone()
-        optimizer.step(closure, same_batch=True)
+        optimizer.step(closure, samples=1, same_batch=True)
         taken.append(optimizer.flat.vector - before)
     return taken
 
@@ -71,9 +71,7 @@ def test_momentum_is_cut_to_what_the_ball_leaves() -> None:
     optimizer, bowl = run(radius=1.0)
     optimizer.local_radius = optimizer.global_radius = 0.9
     (first,) = moves(optimizer, bowl, 1)
-    state = optimizer.state_dict()
-    state["radius"], state["local_radius"] = 1.0, 0.9  # 0.9 + 0.5 * 0.9 would leave the ball
-    optimizer.load_state_dict(state)
+    optimizer.radius, optimizer.local_radius = 1.0, 0.9  # 0.9 + 0.5 * 0.9 would leave the ball
     (second,) = moves(optimizer, bowl, 1)
     assert abs(float(first.norm()) - 0.9) < 1e-6
     assert 1.0 - 1e-5 < float(second.norm()) <= 1.0 + 1e-5
@@ -91,7 +89,7 @@ def test_a_rejected_correction_leaves_no_momentum() -> None:
         loss = bowl()
         return loss + 100.0 if calls == 2 else loss  # the joined trial, after the local one
 
-    result = optimizer.step(rising, same_batch=True)
+    result = optimizer.step(rising, samples=1, same_batch=True)
     assert result.local_accepted == 1
     assert not result.accepted
     assert not optimizer.state_dict()["moving"]
@@ -101,9 +99,7 @@ def test_momentum_that_would_undo_the_correction_is_left_out() -> None:
     optimizer, bowl = run()
     optimizer.local_radius = optimizer.global_radius = STEP
     moves(optimizer, bowl, 1)
-    state = optimizer.state_dict()
-    state["step"] = 50.0 * STEP * torch.tensor([0.6, 0.8])  # uphill, much longer than a step
-    optimizer.load_state_dict(state)
+    optimizer._step.copy_(50.0 * STEP * torch.tensor([0.6, 0.8]))  # uphill, longer than a step
     (step,) = moves(optimizer, bowl, 1)
     assert float(step @ torch.tensor([0.6, 0.8])) < 0  # downhill still
     # Cosine -1: what was taken is the correction alone.

@@ -29,6 +29,8 @@ def test_consistency_terms_sum_to_zero_and_local_gradients_agree(
         (2, "message_counts"),
         (3, "lone_non_finite_trial"),
         (3, "rank_without_samples"),
+        (2, "first_batch_empty"),
+        (3, "restored_ranks"),
         (1, "fused_sum"),
         (8, "fused_sum"),
         (3, "agreement"),

@@ -171,7 +171,7 @@ def test_the_lsr1_method_follows_rosenbrocks_valley_to_its_end(
     point = Point([-1.2, 1.0])
     apts = APTS(point.parameters(), comm=Comm(), radius=radius, **options)
     for _ in range(120):
-        last = apts.step(lambda: rosenbrock(point.x.double()), same_batch=True)
+        last = apts.step(lambda: rosenbrock(point.x.double()), samples=1, same_batch=True)
     assert float((point.x.detach() - 1.0).norm()) < 1e-2
     assert last.loss < 1e-5
 
@@ -204,7 +204,7 @@ def test_a_convex_quadratic_falls_to_its_minimum_from_any_first_radius(
     first = float(loss().detach())
     apts = APTS(point.parameters(), comm=Comm(), radius=radius, **options)
     for _ in range(iterations):
-        last = apts.step(loss, same_batch=True)
+        last = apts.step(loss, samples=1, same_batch=True)
     assert last.loss < 1e-6 * first
 
 
@@ -213,7 +213,9 @@ def test_a_parabola_takes_the_lsr1_method_a_few_iterations(curvature: float) -> 
     point = Point([1.0])
     apts = APTS(point.parameters(), comm=Comm(), radius=0.5)
     for _ in range(20):
-        last = apts.step(lambda: 0.5 * curvature * point.x.double().square().sum(), same_batch=True)
+        last = apts.step(
+            lambda: 0.5 * curvature * point.x.double().square().sum(), samples=1, same_batch=True
+        )
     assert last.loss < 1e-6 * 0.5 * curvature
 
 
@@ -257,7 +259,8 @@ def test_a_window_forgets_the_losses_before_it() -> None:
     for _ in range(3):
         assert script.step().accepted
     result = script.step()
-    assert (result.accepted, result.rho) == (True, pytest.approx(0.1 / result.local_reduction))
+    # 0.8 is below the 0.9 of two iterations before; the ratio is told against the last loss, 0.4.
+    assert (result.accepted, result.rho) == (True, pytest.approx(-0.4 / result.local_reduction))
     script = Script([*falling, 0.3, 0.91], window=3)
     assert [script.step().accepted for _ in range(4)] == [True, True, True, False]
 

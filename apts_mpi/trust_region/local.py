@@ -119,7 +119,6 @@ class LocalResult:
         reduction: how much the local objective fell; not negative.
         radius: the local radius to start from next time.
         accepted, tried: steps.
-        gradients, losses: evaluations with and without a gradient.
         hits_boundary: whether a step was limited by the ball around the outer iterate.
     """
 
@@ -127,8 +126,6 @@ class LocalResult:
     radius: float
     accepted: int
     tried: int
-    gradients: int
-    losses: int
     hits_boundary: bool
 
 
@@ -176,8 +173,7 @@ class LocalSolver:
         flat, d, q, p = self.flat, self.correction, self._q, self._p
         d.zero_()
         q.copy_(gradient)
-        value, accepted, gradients, losses = loss, 0, 0, 0
-        tried = 0
+        value, accepted, tried = loss, 0, 0
         hits_ball = False
         for j in range(self.steps):
             step = self.model.step(q, d, radius, ball, p)
@@ -188,7 +184,6 @@ class LocalSolver:
             # The last step's gradient would only serve a model that learns.
             with_gradient = self.model.learns or j + 1 < self.steps
             trial = objective(with_gradient)
-            gradients, losses = gradients + with_gradient, losses + (not with_gradient)
             if shift is not None:
                 trial += _dot(shift, d) + _dot(shift, p)
             rho = reduction_ratio(value, trial, step.predicted, noise=LOSS_NOISE)
@@ -210,9 +205,7 @@ class LocalSolver:
             )
             if self.norm == "2" and hits_ball:
                 break
-        return LocalResult(
-            max(loss - value, 0.0), radius, accepted, tried, gradients, losses, hits_ball
-        )
+        return LocalResult(max(loss - value, 0.0), radius, accepted, tried, hits_ball)
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
