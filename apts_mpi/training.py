@@ -80,9 +80,10 @@ class Training:
         settings = config.to_toml().splitlines()
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
         self.device = self._bind()
-        loading = time.perf_counter()
+        loading, before = time.perf_counter(), sum(self._communication())
         self.info, self.train, self.test = self._load()
-        self.clock.data += time.perf_counter() - loading
+        spent = time.perf_counter() - loading
+        self.clock.data += spent - (sum(self._communication()) - before)
         module = networks.build(
             config.network,
             sample_shape=self.info.sample_shape,
