@@ -43,6 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
+from apts_mpi.config import JOINS, LOCAL_SOLVERS, NORMS
 from apts_mpi.flat import FlatParameters, closure_objective
 from apts_mpi.iteration import FailureSigns, Iteration
 from apts_mpi.joined import JoinedLoss, search_radius
@@ -64,8 +65,6 @@ from apts_mpi.trust_region.radius import (
     reduction_ratio,
 )
 
-LOCAL_SOLVERS = ("sr1", "first-order")
-JOINS = ("adaptive", "average", "sum")
 # Attributes that a restart needs, each a plain number.
 _NUMBERS = (
     *("iterations", "radius", "local_radius", "global_radius", "relaxation"),
@@ -125,7 +124,7 @@ class APTS:
     ) -> None:
         if local_solver not in LOCAL_SOLVERS:
             raise ValueError(f"local_solver {local_solver!r} is none of {LOCAL_SOLVERS}")
-        if norm not in ("2", "inf") or (norm == "inf" and local_solver == "sr1"):
+        if norm not in NORMS or (norm == "inf" and local_solver == "sr1"):
             raise ValueError(f"norm {norm!r}: '2', or 'inf' with the first-order solver")
         if join not in JOINS:
             raise ValueError(f"join {join!r} is none of {JOINS}")
@@ -190,6 +189,8 @@ class APTS:
         Raises:
             FloatingPointError: on every rank, if the loss at the iterate is not finite.
         """
+        if samples < 0:
+            raise ValueError(f"samples {samples} is negative")
         self.flat.check_views()
         objective = closure_objective(self.flat, closure)
         return self.iterate(objective, samples=samples, same_batch=same_batch)

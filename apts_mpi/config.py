@@ -18,6 +18,8 @@ else:
     import tomli as tomllib
 
 LOCAL_SOLVERS = ("sr1", "first-order")
+NORMS = ("2", "inf")
+JOINS = ("adaptive", "average", "sum")
 
 
 def _option(default: Any, text: str, *, choices: tuple[str, ...] = (), kind: type = str) -> Any:
@@ -47,13 +49,13 @@ class TrainConfig:
     local_steps: int = _option(5, "most local steps an outer iteration", kind=int)
     consistency: bool = _option(True, "first-order consistency term of the local loss", kind=bool)
     norm: str = _option(
-        "2", "norm of the trust regions; 'inf' only with first-order", choices=("2", "inf")
+        "2", "norm of the trust regions; 'inf' only with first-order", choices=NORMS
     )
     join: str = _option(
         "adaptive",
         "how corrections join: 'sum' with local radius Delta/N, 'average' with local radius "
         "Delta, 'adaptive': average times a factor from 1 to 8 that follows the reduction ratio",
-        choices=("adaptive", "average", "sum"),
+        choices=JOINS,
     )
     global_step: bool = _option(True, "a trust-region step on the global loss as well", kind=bool)
     radius: float | None = _option(
