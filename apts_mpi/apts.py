@@ -211,10 +211,11 @@ class APTS:
         if not self._known:
             self._loss, self._own_loss = joined.evaluate(with_gradient=True)
             if not (math.isfinite(self._loss) and joined.gradient_is_finite()):
+                what = f"loss at the start of iteration {self.iterations} is {self._loss}"
+                if math.isfinite(self._loss):
+                    what = f"gradient at the start of iteration {self.iterations} is not finite"
                 raise FloatingPointError(
-                    f"the loss at the start of iteration {self.iterations}, {self._loss}, or its "
-                    "gradient is not finite: look for bad samples in the batch or a network that "
-                    "overflows"
+                    f"the {what}: look for bad samples in the batch or a network that overflows"
                 )
             joined.keep_gradient()
             self._losses.append(self._loss)
