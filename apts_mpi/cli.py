@@ -96,14 +96,17 @@ def _add_flag(parser: Parser, item: Any) -> None:
 def _shard_parser() -> Parser:
     parser = Parser(prog="python -m apts_mpi shard", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", help="this text")
-    parser.add_argument("source", choices=SOURCES, help="digits (embedded), mnist, or your arrays")
+    parser.add_argument(
+        "source", choices=SOURCES, help="digits (embedded), mnist, cifar10, or your arrays"
+    )
     parser.add_argument(
         "--from",
         dest="path",
         type=Path,
         metavar="PATH",
-        help="mnist: folder of the four IDX files, gzipped or not; arrays: a .npz or .h5 file with "
-        "x_train, y_train, x_test, y_test, or x and y",
+        help="mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
+        "version's six files; arrays: a .npz or .h5 file with x_train, y_train, x_test, y_test, or "
+        "x and y",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shard directory")
     parser.add_argument(

@@ -17,9 +17,16 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+BASELINES = ("adam", "sgd", "local-sgd", "diloco")
+OPTIMIZERS = ("apts", *BASELINES)
 LOCAL_SOLVERS = ("sr1", "first-order")
 NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
+
+# What these settings are where they are not given; an optimizer not named here has none of them.
+LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
+LOCAL_STEPS = {"apts": 5, "local-sgd": 20, "diloco": 20}
+BASELINE_BATCH = 500  # samples of all ranks together
 
 
 def _option(default: Any, text: str, *, choices: tuple[str, ...] = (), kind: type = str) -> Any:
@@ -42,11 +49,22 @@ class TrainConfig:
     )
     network: str = _option("mlp", "network by name", choices=("mlp",))
     hidden: tuple[int, ...] = _option((128, 128), "widths of the hidden layers, e.g. 128,128")
-    optimizer: str = _option("apts", "training method", choices=("apts",))
+    optimizer: str = _option(
+        "apts", "training method: apts, or a baseline with a learning rate", choices=OPTIMIZERS
+    )
+    lr: float | None = _option(
+        None,
+        "learning rate of a baseline; default: 0.1 (sgd, local-sgd), 0.001 (adam, diloco)",
+        kind=float,
+    )
     local_solver: str = _option(
         "sr1", "model of the local trust regions: L-SR1 or linear", choices=LOCAL_SOLVERS
     )
-    local_steps: int = _option(5, "most local steps an outer iteration", kind=int)
+    local_steps: int | None = _option(
+        None,
+        "local steps an outer iteration; default: at most 5 (apts), 20 (local-sgd, diloco)",
+        kind=int,
+    )
     consistency: bool = _option(True, "first-order consistency term of the local loss", kind=bool)
     norm: str = _option(
         "2", "norm of the trust regions; 'inf' only with first-order", choices=NORMS
@@ -69,7 +87,10 @@ class TrainConfig:
     )
     memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10", kind=int)
     batch: int | None = _option(
-        None, "samples a rank and outer iteration; default: the whole shard", kind=int
+        None,
+        "samples of a rank's minibatch; default: the whole shard (apts), 500 over all ranks "
+        "(baselines)",
+        kind=int,
     )
     overlap: float = _option(
         0.0, "percent of a minibatch added to it from the next one, 0 to 100", kind=float
@@ -120,8 +141,28 @@ class TrainConfig:
                 self._refuse(name, "must be the name of a folder, in UTF-8")
         if self.norm == "inf" and self.local_solver == "sr1":
             self._refuse("norm", "needs --local-solver first-order: L-SR1 steps are in the 2-norm")
-        if self.overlap and self.batch is None:
+        if self.lr is not None:
+            if self.optimizer not in LEARNING_RATES:
+                self._refuse("lr", f"{self.optimizer} has no learning rate to set")
+            if not 0 < self.lr < math.inf:
+                self._refuse("lr", "must be a positive number")
+        if self.local_steps is not None and self.optimizer not in LOCAL_STEPS:
+            self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
+        if self.overlap and self.batch is None and self.optimizer not in BASELINES:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
+
+    def completed(self, ranks: int) -> TrainConfig:
+        """The settings of a run on so many ranks, with what its optimizer takes by default."""
+        batch = self.batch
+        if batch is None and self.optimizer in BASELINES:
+            batch = math.ceil(BASELINE_BATCH / ranks)
+        lr, local_steps = self.lr, self.local_steps
+        return dataclasses.replace(
+            self,
+            batch=batch,
+            lr=LEARNING_RATES.get(self.optimizer) if lr is None else lr,
+            local_steps=LOCAL_STEPS.get(self.optimizer) if local_steps is None else local_steps,
+        )
 
     def _within(self, name: str, low: float, high: float) -> None:
         value = getattr(self, name)

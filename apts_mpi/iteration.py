@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 log = logging.getLogger("apts_mpi")
 
+# Gives the loss over the rank's next minibatch, with or without its gradient, and its samples.
+Draw = Callable[[], tuple[Callable[[bool], float], int]]
+
 IN_A_ROW = 10  # iterations after which bad luck is no longer the explanation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Iteration:
-    """What one outer iteration did; the same on every rank.
+    """What one outer iteration did; the same on every rank. Fields with a default are APTS's.
 
     Attributes:
-        loss: f on the iteration's batch at the new iterate.
+        loss: f on the iteration's batch at the new iterate; of a baseline before its steps.
         rho, accepted: of the joined correction. rho is NaN where nothing was tried.
         global_rho, global_accepted: of the global step.
         radius: Delta after the iteration.
@@ -26,15 +31,15 @@ class Iteration:
     """
 
     loss: float
-    rho: float
+    rho: float = math.nan
     accepted: bool
-    global_rho: float
-    global_accepted: bool
-    radius: float
-    relaxation: float
-    local_reduction: float
-    local_accepted: int
-    local_tried: int
+    global_rho: float = math.nan
+    global_accepted: bool = False
+    radius: float = math.nan
+    relaxation: float = math.nan
+    local_reduction: float = math.nan
+    local_accepted: int = 0
+    local_tried: int = 0
     gradient_evaluations: float
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import platform
 import sys
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 import apts_mpi
 from apts_mpi.comm import Comm, library_version
+from apts_mpi.config import BASELINES
 from apts_mpi.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,9 +60,11 @@ class Console:
                 self._bar.set_postfix(loss=f"{row['loss']:.4f}", accuracy=f"{accuracy:.4f}")
         elif accuracy is not None and (epoch >= self._next or epoch >= self._total):
             self._next = epoch + self._total / self.LINES
+            radius = row.get("radius")
             self.say(
                 f"epoch {epoch:6.1f}  iteration {row['iteration']:4d}  loss {row['loss']:.5f}  "
-                f"test accuracy {accuracy:.4f}  radius {row['radius']:.2e}"
+                f"test accuracy {accuracy:.4f}"
+                + (f"  radius {radius:.2e}" if radius is not None else "")
             )
 
     def stop(self) -> None:
@@ -113,16 +117,16 @@ class RunDirectory:
         comm.agree(error)
 
     def row(self, row: dict[str, Any]) -> None:
-        """Append a row to the metrics, at once."""
+        """Append a row to the metrics, at once; what is not finite becomes null."""
         if self._rows is not None:
-            self._rows.write(json.dumps(row, allow_nan=False) + "\n")
+            self._rows.write(_json(row) + "\n")
             self._rows.flush()
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and close."""
+        """Write the summary and close; what is not finite becomes null."""
         if self._rows is not None:
             self._rows.close()
-            self._replace("summary.json", json.dumps(summary, indent=2) + "\n")
+            self._replace("summary.json", _json(summary, indent=2) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
         """Write beside, flush, rename: what has the name is whole."""
@@ -132,6 +136,12 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self.path / name)
+
+
+def _json(values: dict[str, Any], indent: int | None = None) -> str:
+    """JSON has no NaN: a test loss, say, that overflows is null."""
+    lost = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps({**values, **lost}, indent=indent, allow_nan=False)
 
 
 def versions() -> dict[str, str]:
@@ -196,7 +206,7 @@ def summarise(
     seconds["other"] = max(seconds_total - sum(list(seconds.values())[1:]), 0.0)
     return {
         "optimizer": config.optimizer,
-        "local_solver": config.local_solver,
+        "local_solver": None if config.optimizer in BASELINES else config.local_solver,
         "network": config.network,
         "parameters": training.network.n,
         "dataset": training.info.name,
@@ -229,14 +239,13 @@ def _over_ranks(seconds: dict[str, float], comm: Comm) -> dict[str, float]:
 def table(summary: dict[str, Any], path: Path) -> str:
     """The closing table for people."""
     s = summary
+    iterations = str(s["outer_iterations"])
+    if s["optimizer"] not in BASELINES:
+        iterations += f"  ({s['accepted']} corrections accepted, {s['rejected']} rejected)"
     rows = [
         ("test accuracy", f"{s['test_accuracy']:.4f}  (best {s['best_test_accuracy']:.4f})"),
         ("loss", f"train {s['train_loss']:.5f}, test {s['test_loss']:.5f}"),
-        (
-            "outer iterations",
-            f"{s['outer_iterations']}  ({s['accepted']} corrections accepted, "
-            f"{s['rejected']} rejected)",
-        ),
+        ("outer iterations", iterations),
         ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
     ]
     total = s["seconds_total_mean"]

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apts_mpi import networks
-from apts_mpi.apts import APTS, Iteration
+from apts_mpi.apts import APTS
+from apts_mpi.baselines import baseline, warm_up
 from apts_mpi.comm import Comm
-from apts_mpi.config import TrainConfig
+from apts_mpi.config import BASELINES, TrainConfig
 from apts_mpi.data import (
     DatasetInfo,
     Partition,
@@ -32,6 +33,7 @@ from apts_mpi.data import (
 from apts_mpi.data.batches import Batches
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.flat import FlatNetwork
+from apts_mpi.iteration import Draw, Iteration
 from apts_mpi.report import Console, RunDirectory, summarise, versions
 
 REPLICA_CHECK_EVERY = 50  # outer iterations
@@ -73,12 +75,15 @@ class Training:
     """
 
     def __init__(self, config: TrainConfig, comm: Comm) -> None:
+        if config.optimizer in BASELINES:
+            warm_up()  # as torch's own import, no part of the run's time
         self._started = time.perf_counter()
-        self.config, self.comm = config, comm
+        self.comm = comm
         self.clock = Clock()
         self.console = Console(comm)
         settings = config.to_toml().splitlines()
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
+        self.config = config = config.completed(comm.size)
         self.device = self._bind()
         loading, before = time.perf_counter(), sum(self._communication())
         self.info, self.train, self.test = self._load()
@@ -92,24 +97,6 @@ class Training:
             seed=config.seed,
         ).to(self.device)
         self.network = FlatNetwork(module, _cross_entropy)
-        self.optimizer = APTS(
-            self.network,
-            comm=comm,
-            local_solver=config.local_solver,
-            local_steps=config.local_steps,
-            consistency=config.consistency,
-            norm=config.norm,
-            join=config.join,
-            global_step=config.global_step,
-            radius=config.radius,
-            window=config.window,
-            momentum=config.momentum,
-            memory=config.memory,
-        )
-        path = Path(config.out) if config.out else default_out(config, comm)
-        # Complete, so that the run repeats from it; the folder is the next run's own to choose.
-        complete = dataclasses.replace(config, out=None, threads=self.threads)
-        self.directory = RunDirectory(path, complete, comm)
         largest = np.array([float(len(self.train.y))])
         comm.maximum(largest)
         self.batches = Batches(
@@ -120,6 +107,12 @@ class Training:
             seed=config.seed,
             rank=comm.rank,
         )
+        self._indices = iter(self.batches)
+        self._optimize = outer_iteration(config, self.network, comm, whole=self.batches.whole)
+        path = Path(config.out) if config.out else default_out(config, comm)
+        # Complete, so that the run repeats from it; the folder is the next run's own to choose.
+        complete = dataclasses.replace(config, out=None, threads=self.threads)
+        self.directory = RunDirectory(path, complete, comm)
 
     # ---- set-up ----------------------------------------------------------------------------
 
@@ -189,18 +182,17 @@ class Training:
         losses: dict[str, float] = {}
         best = 0.0
         self.console.start(config.epochs)
-        batches = iter(self.batches)
         last = False
         while not last:
-            objective, samples = self._objective(batches)
-            row_start, sent = time.perf_counter(), self._communication()
-            result = self._iterate(objective, samples)
+            row_start, drawn = time.perf_counter(), self.clock.data
+            sent = self._communication()
+            result = self._iterate()
             iterations += 1
             work += result.gradient_evaluations
             epochs = work / self.train.total
             accepted += result.accepted
             row = _row(iterations, epochs, result)
-            row["seconds"] = time.perf_counter() - row_start
+            row["seconds"] = time.perf_counter() - row_start - (self.clock.data - drawn)
             row["seconds_communication"], row["seconds_wait"] = (
                 now - before for now, before in zip(self._communication(), sent, strict=True)
             )
@@ -236,10 +228,10 @@ class Training:
         directory.finish(summary)
         return summary
 
-    def _objective(self, batches: Any) -> tuple[Callable[[bool], float], int]:
-        """The loss over the next minibatch, and how many samples it has."""
+    def _draw(self) -> tuple[Callable[[bool], float], int]:
+        """The loss over the next minibatch, and how many samples it has, which may be 0."""
         start = time.perf_counter()
-        index = next(batches)
+        index = next(self._indices)
         if self.batches.whole:
             x, y = self.train.x, self.train.y
         else:
@@ -253,16 +245,15 @@ class Training:
 
         return objective, len(y)
 
-    def _iterate(self, objective: Callable[[bool], float], samples: int) -> Iteration:
-        start, before = time.perf_counter(), sum(self._communication())
+    def _iterate(self) -> Iteration:
+        start, before = time.perf_counter(), sum(self._communication()) + self.clock.data
         try:
-            result = self.optimizer.iterate(
-                objective, samples=samples, same_batch=self.batches.whole
-            )
+            result = self._optimize(self._draw)
         except FloatingPointError as error:  # the same on every rank
             raise AgreedError(str(error), status=1) from error
         spent = time.perf_counter() - start
-        self.clock.iterate += spent - (sum(self._communication()) - before)
+        # Drawing minibatches is the data's time, not the optimizer's.
+        self.clock.iterate += spent - (sum(self._communication()) + self.clock.data - before)
         return result
 
     def _communication(self) -> tuple[float, float]:
@@ -284,13 +275,56 @@ class Training:
         return loss / samples.total, right / samples.total
 
 
+def outer_iteration(
+    config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: bool
+) -> Callable[[Draw], Iteration]:
+    """One outer iteration of the optimizer that the settings name, as a call.
+
+    Args:
+        config: completed. network: the rank's. comm: the ranks.
+        whole: whether every minibatch is the same, the rank's whole part.
+
+    Raises:
+        AgreedError: on every rank, where the ranks' networks differ.
+    """
+    local_steps = config.local_steps or 1  # not completed where every step is joined
+    if config.optimizer in BASELINES:
+        assert config.lr is not None, "completed settings have one"
+        lr = config.lr
+        return baseline(config.optimizer, network, comm, lr=lr, local_steps=local_steps).iterate
+    apts = APTS(
+        network,
+        comm=comm,
+        local_solver=config.local_solver,
+        local_steps=local_steps,
+        consistency=config.consistency,
+        norm=config.norm,
+        join=config.join,
+        global_step=config.global_step,
+        radius=config.radius,
+        window=config.window,
+        momentum=config.momentum,
+        memory=config.memory,
+    )
+
+    def iterate(draw: Draw) -> Iteration:
+        objective, samples = draw()
+        return apts.iterate(objective, samples=samples, same_batch=whole)
+
+    return iterate
+
+
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
 def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:
     row = {"iteration": iteration, "epoch": epochs, **vars(result)}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    if math.isnan(result.radius):  # no trust region, so that its fields say nothing
+        for item in dataclasses.fields(result):
+            if item.default is not dataclasses.MISSING:
+                del row[item.name]
+    return row
 
 
 def default_out(config: TrainConfig, comm: Comm) -> Path:

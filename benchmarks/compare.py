@@ -1,0 +1,176 @@
+"""The method with no flag set against tuned baselines, at equal work, on real MPI ranks.
+
+MNIST, CIFAR-10 and the embedded digits; Adam, SGD, local SGD and DiLoCo over grids of learning
+rates and batches. What is run stands in compare.toml. Writes compare.md, compare.jsonl and a plot
+a data set; runs that are in compare.jsonl are not run again, so that it may be interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from apts_mpi.errors import InputError
+from benchmarks import figures
+from benchmarks.compare_jobs import Shards, run_all
+from benchmarks.compare_plan import AVERAGING, DataSet, Group, groups, read_plan
+from benchmarks.compare_report import report
+from benchmarks.launch import Results, Row, whole_numbers
+
+CONFIG = Path(__file__).with_suffix(".toml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this benchmark."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=CONFIG,
+        metavar="FILE",
+        help="TOML of sets, methods and grids (default benchmarks/compare.toml)",
+    )
+    parser.add_argument("--sets", type=_names, metavar="A,B", help="run these (default all)")
+    parser.add_argument("--methods", type=_names, metavar="A,B", help="run these (default all)")
+    parser.add_argument("--ranks", type=whole_numbers, help="run these of a set (default all)")
+    parser.add_argument("--seeds", type=whole_numbers, help="run these of a set (default all)")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="MPI jobs at once (default 1)"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=1800.0, metavar="S", help="seconds a run (default 1800)"
+    )
+    parser.add_argument(
+        "--mnist",
+        type=Path,
+        metavar="DIR",
+        help="folder of the four IDX files (default $APTS_MPI_TEST_DATA/mnist, or "
+        "shared/data/mnist beside the checkout)",
+    )
+    parser.add_argument(
+        "--cifar",
+        type=Path,
+        metavar="DIR",
+        help="folder of CIFAR-10's binary files, or the one above (default "
+        "$APTS_MPI_TEST_DATA/cifar10, or shared/data/cifar10 beside the checkout)",
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="forget the selected runs that are done"
+    )
+    parser.add_argument(
+        "--report-only", action="store_true", help="run nothing, write what the runs so far tell"
+    )
+
+
+def run(parsed: argparse.Namespace) -> int:
+    """Run what is missing of the selection, write all that is there."""
+    if not 1 <= parsed.jobs <= 64 or not 0 < parsed.timeout < 1e6:
+        raise InputError("--jobs must be 1 to 64, --timeout positive")
+    figures.pyplot()
+    plan = read_plan(parsed.config)
+    chosen = _selection(plan, parsed)
+    out = Path(parsed.out)
+    results = Results(out / "compare.jsonl", fresh=False)
+    if parsed.fresh and not parsed.report_only:
+        results.forget(_everything(chosen, parsed.seeds))
+    failures = 0
+    if not parsed.report_only:
+        try:
+            with _terminable(), tempfile.TemporaryDirectory() as temporary:
+                folder = (parsed.work or Path(temporary)).resolve()
+                folder.mkdir(parents=True, exist_ok=True)
+                shards = Shards(folder, mnist=parsed.mnist, cifar=parsed.cifar)
+                for group in chosen:  # before long work, so that nothing is amiss after it
+                    if _missing([group], results, parsed.seeds):
+                        shards.original(group.data.source)
+                for data in plan:
+                    own = [group for group in chosen if group.data == data]
+                    if own:
+                        failures += _run_set(own, shards, results, parsed)
+                        report(out, plan, results.get)
+        except KeyboardInterrupt:
+            print("benchmarks: interrupted; the runs that had ended are kept", flush=True)
+            return 130
+    else:
+        report(out, plan, results.get)
+    return 1 if failures else 0
+
+
+def _run_set(own: list[Group], shards: Shards, results: Results, parsed: argparse.Namespace) -> int:
+    """The grids on the first seed, then the finalists; returns how many runs failed."""
+    failed: list[Row] = []
+    for stage in ("grid", "finalists"):
+        results.read()
+        todo = [s for s in _missing(own, results, parsed.seeds) if s not in failed]
+        if todo:
+            print(f"{own[0].data.name}, {stage}: {len(todo)} runs to do", flush=True)
+            failed += run_all(todo, shards, results, jobs=parsed.jobs, timeout=parsed.timeout)
+    return len(failed)
+
+
+def _missing(own: list[Group], results: Results, seeds: tuple[int, ...] | None) -> list[Row]:
+    """The runs that are known to be needed and are not done; each once."""
+    wanted = [settings for group in own for settings in group.wanted(results.get, seeds)]
+    missing = [settings for settings in wanted if results.get(settings) is None]
+    return list({repr(settings): settings for settings in missing}.values())
+
+
+def _selection(plan: tuple[DataSet, ...], parsed: argparse.Namespace) -> list[Group]:
+    """The groups that the options ask for."""
+    everything = [group for data in plan for group in groups(data)]
+    sets, methods = parsed.sets, parsed.methods
+    for option, given, known in (
+        ("--sets", sets, [data.name for data in plan]),
+        ("--methods", methods, [method.name for method in plan[0].methods]),
+    ):
+        for name in given or ():
+            if name not in known:
+                raise InputError(f"{option} {name}: is none of {', '.join(known)}")
+    return [
+        group
+        for group in everything
+        if (sets is None or group.data.name in sets)
+        and (methods is None or group.method.name in methods)
+        and (
+            parsed.ranks is None
+            or group.ranks in parsed.ranks
+            or group.method.optimizer in AVERAGING  # one rank stands for all numbers of them
+        )
+    ]
+
+
+def _everything(chosen: list[Group], seeds: tuple[int, ...] | None) -> Iterator[Row]:
+    for group in chosen:
+        for candidate in group.candidates():
+            for seed in group.data.seeds:
+                if seeds is None or seed in seeds:
+                    yield {**candidate, "seed": seed}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Within, SIGTERM is like Ctrl-C: the MPI jobs end too."""
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

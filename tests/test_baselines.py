@@ -1,0 +1,139 @@
+"""The baselines: against torch's own optimizers, on real ranks, and as their users run them."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TESTS, Launch
+from numpy.typing import NDArray
+
+from apts_mpi.comm import Comm
+from apts_mpi.config import TrainConfig
+from apts_mpi.training import Training
+
+FLAGS = {
+    "sgd": ("--epochs", "20"),
+    "adam": ("--epochs", "20"),
+    "local-sgd": ("--epochs", "20", "--local-steps", "5"),
+    "diloco": ("--epochs", "30", "--local-steps", "5"),
+}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "names"),
+    [
+        (2, ("averaged_gradients", "identical_data", "different_networks")),
+        (3, ("averaged_gradients", "local_sgd_of_one_step", "simulated_replicas")),
+        (3, ("one_message", "empty_batches", "non_finite")),
+    ],
+)
+def test_holds_on_every_rank(launch: Launch, ranks: int, names: tuple[str, ...]) -> None:
+    run = launch(ranks, TESTS / "baseline_programs.py", *names)
+    assert run.status == 0, run.err
+
+
+def read_rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    rows = read_rows(run)
+    timeless = [{k: v for k, v in r.items() if not k.startswith("seconds")} for r in rows]
+    return json.loads((run / "summary.json").read_text()), timeless
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_it_trains_the_digits_and_repeats_from_its_config(
+    launch: Launch, tmp_path: Path, name: str
+) -> None:
+    flags = ("--optimizer", name, *FLAGS[name])
+    done = launch(2, "-m", "apts_mpi", *flags, "--out", "a", timeout=90)
+    assert done.status == 0, done.err
+    again = launch(2, "-m", "apts_mpi", "--config", "a/config.toml", "--out", "b", timeout=90)
+    assert again.status == 0, again.err
+    summary, rows = read(tmp_path / "a")
+    repeated, rows_repeated = read(tmp_path / "b")
+    assert rows == rows_repeated
+    for key in ("train_loss", "test_loss", "test_accuracy", "bytes_allreduced"):
+        assert summary[key] == repeated[key]
+    settings = (tmp_path / "a" / "config.toml").read_text()
+    assert settings == (tmp_path / "b" / "config.toml").read_text()
+    assert "\nbatch = 250\n" in settings
+    assert re.search(r"^lr = 0\.\d+$", settings, flags=re.MULTILINE)
+
+    assert summary["optimizer"] == name
+    assert summary["local_solver"] is None
+    assert summary["test_accuracy"] > 0.8
+    assert summary["outer_iterations"] == summary["accepted"] == len(rows)
+    assert summary["vector_allreduces"] == len(rows)
+    local_steps = 5 if "local_steps" in settings else 1
+    # Every step is on a minibatch: three of them are a pass over all 1437 samples.
+    assert summary["epochs"] == pytest.approx(len(rows) * local_steps / 3, rel=0.01)
+    assert set(rows[0]) >= {"iteration", "epoch", "loss", "gradient_evaluations"}
+    assert not set(rows[0]) & {"radius", "rho", "global_accepted", "local_tried"}
+    assert "radius" not in done.err
+    assert "rejected" not in done.out
+    assert re.search(rf"outer iterations +{len(rows)}\n", done.out)
+
+
+def test_a_learning_rate_that_is_too_large_ends_all_with_one_line(launch: Launch) -> None:
+    flags = ("--optimizer", "sgd", "--lr", "1e30", "--epochs", "20")
+    done = launch(2, "-m", "apts_mpi", *flags)
+    assert done.status == 1
+    assert len(done.told) == 1, done.err
+    assert "lower --lr (now 1e+30)" in done.told[0]
+    assert "Traceback" not in done.err
+
+
+def test_an_overflow_in_the_last_step_is_null_in_json(launch: Launch, tmp_path: Path) -> None:
+    flags = ("--optimizer", "sgd", "--lr", "1e30", "--iterations", "1", "--out", "run")
+    done = launch(2, "-m", "apts_mpi", *flags)
+    assert done.status == 0, done.err
+    summary, rows = read(tmp_path / "run")
+    assert summary["train_loss"] is summary["test_loss"] is rows[0]["test_loss"] is None
+
+
+def test_drawing_minibatches_is_the_datas_time(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APTS_MPI_CACHE", str(cache))
+    out = str(tmp_path / "run")
+    config = TrainConfig(optimizer="local-sgd", local_steps=10, iterations=2, out=out, threads=1)
+    training = Training(config, Comm())
+    indices = training._indices
+
+    def slow() -> Iterator[NDArray[np.int64]]:
+        for index in indices:
+            time.sleep(0.1)
+            yield index
+
+    training._indices = slow()
+    summary = training.run()
+    assert summary["seconds_data"] >= 20 * 0.1
+    assert summary["seconds_compute"] < 1.0
+    assert sum(row["seconds"] for row in read_rows(tmp_path / "run")) < 1.0
+
+
+def test_minibatches_overlap_and_some_are_empty(launch: Launch, tmp_path: Path) -> None:
+    shard = ("shard", "digits", "--out", "d", "--shards", "2", "--sizes", "700,1")
+    assert launch(0, "-m", "apts_mpi", *shard).status == 0
+    flags = ("--data", "d", "--optimizer", "local-sgd", "--batch", "100", "--overlap", "10")
+    done = launch(2, "-m", "apts_mpi", *flags, "--iterations", "3", "--out", "run")
+    assert done.status == 0, done.err
+    _, rows = read(tmp_path / "run")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_flags_an_optimizer_has_not_are_refused(launch: Launch) -> None:
+    for flags in (("--lr", "0.1"), ("--optimizer", "adam", "--local-steps", "5")):
+        done = launch(0, "-m", "apts_mpi", *flags)
+        assert done.status == 2
+        assert len(done.told) == 1
+        assert " ".join(flags[-2:]) in done.told[0]
