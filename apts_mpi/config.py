@@ -19,14 +19,41 @@ else:
 
 BASELINES = ("adam", "sgd", "local-sgd", "diloco")
 OPTIMIZERS = ("apts", *BASELINES)
-LOCAL_SOLVERS = ("sr1", "first-order")
+LOCAL_SOLVERS = ("scaled", "sr1", "first-order")
+DETERMINISTIC = LOCAL_SOLVERS[1:]
 NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 
 # What these settings are where they are not given; an optimizer not named here has none of them.
 LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
-LOCAL_STEPS = {"apts": 5, "local-sgd": 20, "diloco": 20}
+LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
 BASELINE_BATCH = 500  # samples of all ranks together
+LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
+# The scaled solver: samples of all ranks together an outer iteration, and the minibatches of it.
+OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
+
+
+def plan(
+    ranks: int, samples: int, *, batch: int | None = None, steps: int | None = None
+) -> tuple[int, int]:
+    """Samples of a minibatch and local steps of the scaled solver, where they are not given.
+
+    An outer iteration takes about OUTER_SAMPLES over all ranks, its control batch (a third of a
+    minibatch more) included; OUTER_STEPS steps unless the minibatches would leave their range, and
+    never fewer than five.
+
+    Args:
+        ranks: how many. samples: of the training set, over all ranks.
+    """
+    share = OUTER_SAMPLES / ranks
+    if batch is None:
+        low, high = MINIBATCHES
+        batch = round(min(max(share / (steps or OUTER_STEPS), low), high))
+    if steps is None:
+        part = max(samples / ranks, 1.0)
+        even = part / math.ceil(part / batch)  # a pass is cut into equal minibatches
+        steps = min(max(math.ceil(share / even - 1.0 / 3.0), 5), 1000)
+    return batch, steps
 
 
 def _option(default: Any, text: str, *, choices: tuple[str, ...] = (), kind: type = str) -> Any:
@@ -58,46 +85,85 @@ class TrainConfig:
         kind=float,
     )
     local_solver: str = _option(
-        "sr1", "model of the local trust regions: L-SR1 or linear", choices=LOCAL_SOLVERS
+        "scaled",
+        "local trust regions: 'scaled' metric, every step on a fresh minibatch; or L-SR1 ('sr1') "
+        "or linear ('first-order') model, all steps on one batch, as published",
+        choices=LOCAL_SOLVERS,
     )
     local_steps: int | None = _option(
         None,
-        "local steps an outer iteration; default: at most 5 (apts), 20 (local-sgd, diloco)",
+        "local steps an outer iteration; default: as many as take some 10,000 samples of all "
+        "ranks, at least 5 (scaled), at most 5 (sr1, first-order), 20 (local-sgd, diloco)",
         kind=int,
     )
-    consistency: bool = _option(True, "first-order consistency term of the local loss", kind=bool)
+    consistency: bool = _option(
+        True, "first-order consistency term of the local loss (not scaled)", kind=bool
+    )
     norm: str = _option(
-        "2", "norm of the trust regions; 'inf' only with first-order", choices=NORMS
+        "2", "norm of the trust regions; 'inf' only with first-order (not scaled)", choices=NORMS
     )
     join: str = _option(
         "adaptive",
         "how corrections join: 'sum' with local radius Delta/N, 'average' with local radius "
-        "Delta, 'adaptive': average times a factor from 1 to 8 that follows the reduction ratio",
+        "Delta, 'adaptive': average times a factor from 1 to 8 that follows the reduction ratio "
+        "(not scaled)",
         choices=JOINS,
     )
-    global_step: bool = _option(True, "a trust-region step on the global loss as well", kind=bool)
-    radius: float | None = _option(
-        None, "initial global radius, in the norm of the parameters; default: searched", kind=float
+    global_step: bool = _option(
+        True, "a trust-region step on the global loss as well (not scaled)", kind=bool
     )
-    window: int = _option(
-        1, "accept against the largest of this many last losses; 1: monotone", kind=int
+    radius: float | None = _option(
+        None,
+        "initial radius, in the norm of the parameters (scaled: of the change of a parameter a "
+        "step); default: searched",
+        kind=float,
+    )
+    window: int | None = _option(
+        None,
+        "accept against the largest of this many last losses; default: 5 (scaled), 1: monotone "
+        "(sr1, first-order)",
+        kind=int,
     )
     momentum: float = _option(
         0.5, "share of the last accepted correction added to the next, 0 to below 1", kind=float
     )
-    memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10", kind=int)
+    averaging: float = _option(
+        4.0,
+        "how much more late iterates weigh in the evaluated average: 0 not, inf: the last one "
+        "alone (scaled)",
+        kind=float,
+    )
+    smoothing: float = _option(
+        0.7, "weight of the past in the reduction ratio, 0 to below 1 (scaled)", kind=float
+    )
+    grow_above: float = _option(
+        0.35, "reduction ratio above which the radius grows (scaled)", kind=float
+    )
+    grow: float = _option(
+        2.0,
+        "factor by which the radius grows where the ratio is 1, at least 1 (scaled)",
+        kind=float,
+    )
+    shrink_below: float = _option(
+        -0.5, "reduction ratio below which the radius shrinks (scaled)", kind=float
+    )
+    shrink: float = _option(
+        0.8, "factor by which the radius shrinks there, 0 to below 1 (scaled)", kind=float
+    )
+    memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10 (sr1)", kind=int)
     batch: int | None = _option(
         None,
-        "samples of a rank's minibatch; default: the whole shard (apts), 500 over all ranks "
-        "(baselines)",
+        "samples of a rank's minibatch; default: 64 to 250, by the number of ranks (scaled), the "
+        "whole shard (sr1, first-order), 500 over all ranks (baselines)",
         kind=int,
     )
     overlap: float = _option(
         0.0, "percent of a minibatch added to it from the next one, 0 to 100", kind=float
     )
-    epochs: float = _option(
-        300.0,
-        "work to do: gradient evaluations per training sample; a forward one counts a third",
+    epochs: float | None = _option(
+        None,
+        "work to do: gradient evaluations per training sample; a forward one counts a third; "
+        "default: 10, or what makes 300,000 evaluations of few samples; 300 (sr1, first-order)",
         kind=float,
     )
     iterations: int | None = _option(None, "stop after this many outer iterations", kind=int)
@@ -129,7 +195,17 @@ class TrainConfig:
         self._within("evaluate_every", 0, math.inf)
         if not 0 <= self.momentum < 1:
             self._refuse("momentum", "must be at least 0, below 1")
-        if not 0 < self.epochs < math.inf:
+        if not self.averaging >= 0:
+            self._refuse("averaging", "must be at least 0")
+        if not 0 <= self.smoothing < 1:
+            self._refuse("smoothing", "must be at least 0, below 1")
+        if not self.shrink_below < self.grow_above < 1:
+            self._refuse("grow_above", f"must be above --shrink-below {self.shrink_below}, below 1")
+        if not 1 <= self.grow <= 10:
+            self._refuse("grow", "must be at least 1, at most 10")
+        if not 0 < self.shrink < 1:
+            self._refuse("shrink", "must be above 0, below 1")
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
             self._refuse("epochs", "must be a positive number")
         if self.radius is not None and not 1e-8 <= self.radius <= 1e3:
             self._refuse("radius", "must be at least 1e-8, at most 1000")
@@ -139,29 +215,41 @@ class TrainConfig:
             value = getattr(self, name)
             if value == "" or any(0xD800 <= ord(c) < 0xE000 for c in str(value)):
                 self._refuse(name, "must be the name of a folder, in UTF-8")
-        if self.norm == "inf" and self.local_solver == "sr1":
-            self._refuse("norm", "needs --local-solver first-order: L-SR1 steps are in the 2-norm")
+        if self.norm == "inf" and self.local_solver != "first-order":
+            self._refuse("norm", "needs --local-solver first-order: it alone knows that norm")
         if self.lr is not None:
             if self.optimizer not in LEARNING_RATES:
                 self._refuse("lr", f"{self.optimizer} has no learning rate to set")
             if not 0 < self.lr < math.inf:
                 self._refuse("lr", "must be a positive number")
-        if self.local_steps is not None and self.optimizer not in LOCAL_STEPS:
+        if self.local_steps is not None and self.optimizer in ("sgd", "adam"):
             self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
-        if self.overlap and self.batch is None and self.optimizer not in BASELINES:
+        if self.overlap and self.batch is None and self.deterministic:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
 
-    def completed(self, ranks: int) -> TrainConfig:
-        """The settings of a run on so many ranks, with what its optimizer takes by default."""
-        batch = self.batch
-        if batch is None and self.optimizer in BASELINES:
-            batch = math.ceil(BASELINE_BATCH / ranks)
-        lr, local_steps = self.lr, self.local_steps
+    @property
+    def deterministic(self) -> bool:
+        """Whether all of an outer iteration is on one batch: the family as published."""
+        return self.optimizer == "apts" and self.local_solver in DETERMINISTIC
+
+    def completed(self, ranks: int, samples: int) -> TrainConfig:
+        """The settings of a run on so many ranks and training samples, with every default."""
+        batch, steps = self.batch, self.local_steps
+        if self.optimizer in BASELINES:
+            batch = math.ceil(BASELINE_BATCH / ranks) if batch is None else batch
+            steps = LOCAL_STEPS.get(self.optimizer) if steps is None else steps
+        elif self.deterministic:
+            steps = LOCAL_STEPS[self.local_solver] if steps is None else steps
+        else:
+            batch, steps = plan(ranks, samples, batch=batch, steps=steps)
+        enough = 300.0 if self.deterministic else max(10.0, math.ceil(LEAST_WORK / samples))
         return dataclasses.replace(
             self,
             batch=batch,
-            lr=LEARNING_RATES.get(self.optimizer) if lr is None else lr,
-            local_steps=LOCAL_STEPS.get(self.optimizer) if local_steps is None else local_steps,
+            lr=LEARNING_RATES.get(self.optimizer) if self.lr is None else self.lr,
+            local_steps=steps,
+            window=(1 if self.deterministic else 5) if self.window is None else self.window,
+            epochs=enough if self.epochs is None else self.epochs,
         )
 
     def _within(self, name: str, low: float, high: float) -> None:

@@ -53,11 +53,12 @@ class FailureSigns:
     told_rejected: bool = False
     told_untrue: bool = False
 
-    def watch(self, done: Iteration, *, at_floor: bool) -> None:
+    def watch(self, done: Iteration, *, at_floor: bool, noisy: bool = False) -> None:
         """Look at one iteration; every rank sees the same, the log decides who is heard.
 
         Args:
             done: the iteration. at_floor: whether Delta cannot shrink any more.
+            noisy: whether reductions are sampled, so that untrue promises are nothing special.
         """
         moved = done.accepted or done.global_accepted
         self.rejected = 0 if moved else self.rejected + 1
@@ -79,7 +80,7 @@ class FailureSigns:
                 IN_A_ROW,
                 done.radius,
             )
-        if self.untrue >= IN_A_ROW and not self.told_untrue:
+        if self.untrue >= IN_A_ROW and not self.told_untrue and not noisy:
             self.told_untrue = True
             log.warning(
                 "%d times in a row the ranks' local reductions did not come true on the joined "

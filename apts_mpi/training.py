@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.iteration import Draw, Iteration
 from apts_mpi.report import Console, RunDirectory, summarise, versions
+from apts_mpi.stochastic import StochasticAPTS
+from apts_mpi.trust_region.radius import NoisyRule
 
 REPLICA_CHECK_EVERY = 50  # outer iterations
 
@@ -83,10 +86,11 @@ class Training:
         self.console = Console(comm)
         settings = config.to_toml().splitlines()
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
-        self.config = config = config.completed(comm.size)
+        self.config = config
         self.device = self._bind()
         loading, before = time.perf_counter(), sum(self._communication())
         self.info, self.train, self.test = self._load()
+        self.config = config = config.completed(comm.size, self.train.total)
         spent = time.perf_counter() - loading
         self.clock.data += spent - (sum(self._communication()) - before)
         module = networks.build(
@@ -108,7 +112,8 @@ class Training:
             rank=comm.rank,
         )
         self._indices = iter(self.batches)
-        self._optimize = outer_iteration(config, self.network, comm, whole=self.batches.whole)
+        whole = self.batches.whole
+        self._optimize, self._averaged = outer_iteration(config, self.network, comm, whole=whole)
         path = Path(config.out) if config.out else default_out(config, comm)
         # Complete, so that the run repeats from it; the folder is the next run's own to choose.
         complete = dataclasses.replace(config, out=None, threads=self.threads)
@@ -181,6 +186,7 @@ class Training:
         iterations, epochs = 0, 0.0
         losses: dict[str, float] = {}
         best = 0.0
+        assert config.epochs is not None, "completed settings have them"
         self.console.start(config.epochs)
         last = False
         while not last:
@@ -268,7 +274,8 @@ class Training:
     def _evaluate(self, samples: Samples) -> tuple[float, float]:
         """Mean loss and share of right answers over all ranks; every rank evaluates its part."""
         start, before = time.perf_counter(), sum(self._communication())
-        own, correct = self.network.evaluate(samples.x, samples.y)
+        with self._averaged():
+            own, correct = self.network.evaluate(samples.x, samples.y)
         loss, right = self.comm.sum_scalars((own, float(correct)))
         spent = time.perf_counter() - start
         self.clock.evaluation += spent - (sum(self._communication()) - before)
@@ -277,8 +284,10 @@ class Training:
 
 def outer_iteration(
     config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: bool
-) -> Callable[[Draw], Iteration]:
+) -> tuple[Callable[[Draw], Iteration], Callable[[], AbstractContextManager[None]]]:
     """One outer iteration of the optimizer that the settings name, as a call.
+
+    Beside it a context in which the network has the parameters that are to be evaluated.
 
     Args:
         config: completed. network: the rank's. comm: the ranks.
@@ -287,31 +296,51 @@ def outer_iteration(
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
     """
-    local_steps = config.local_steps or 1  # not completed where every step is joined
-    if config.optimizer in BASELINES:
-        assert config.lr is not None, "completed settings have one"
-        lr = config.lr
-        return baseline(config.optimizer, network, comm, lr=lr, local_steps=local_steps).iterate
+    c = config
+    local_steps = c.local_steps or 1  # not completed where every step is joined
+    if c.optimizer in BASELINES:
+        assert c.lr is not None, "completed settings have one"
+        lr = c.lr
+        found = baseline(c.optimizer, network, comm, lr=lr, local_steps=local_steps)
+        return found.iterate, nullcontext
+    if not c.deterministic:
+        stochastic = StochasticAPTS(
+            network,
+            comm=comm,
+            local_steps=local_steps,
+            radius=c.radius,
+            momentum=c.momentum,
+            averaging=c.averaging,
+            rule=NoisyRule(
+                smoothing=c.smoothing,
+                grow_above=c.grow_above,
+                grow=c.grow,
+                shrink_below=c.shrink_below,
+                shrink=c.shrink,
+                window=c.window or 1,
+            ),
+        )
+        return stochastic.iterate, stochastic.averaged
     apts = APTS(
         network,
         comm=comm,
-        local_solver=config.local_solver,
+        local_solver=c.local_solver,
         local_steps=local_steps,
-        consistency=config.consistency,
-        norm=config.norm,
-        join=config.join,
-        global_step=config.global_step,
-        radius=config.radius,
-        window=config.window,
-        momentum=config.momentum,
-        memory=config.memory,
+        consistency=c.consistency,
+        norm=c.norm,
+        join=c.join,
+        global_step=c.global_step,
+        radius=c.radius,
+        window=c.window or 1,
+        momentum=c.momentum,
+        memory=c.memory,
     )
 
     def iterate(draw: Draw) -> Iteration:
         objective, samples = draw()
         return apts.iterate(objective, samples=samples, same_batch=whole)
 
-    return iterate
+    return iterate, nullcontext
 
 
 def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -133,7 +133,7 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
         TrainConfig(norm="inf")
     assert TrainConfig(norm="inf", local_solver="first-order").norm == "inf"
     with pytest.raises(InputError, match=r"--overlap 5.0: needs --batch"):
-        TrainConfig(overlap=5.0)
+        TrainConfig(overlap=5.0, local_solver="sr1")
     assert TrainConfig(overlap=5.0, batch=10).overlap == 5.0
 
 
@@ -155,11 +155,11 @@ def test_settings_an_optimizer_has_not_are_refused() -> None:
 @repeatable
 @given(config=configs(), ranks=st.integers(1, 4096))
 def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks: int) -> None:
-    done = config.completed(ranks)
-    assert done.completed(ranks + 1) == done, "a run that repeats has other settings"
+    done = config.completed(ranks, 1000)
+    assert done.completed(ranks + 1, 10) == done, "a run that repeats has other settings"
     assert (done.lr is None) == (done.optimizer == "apts")
     assert (done.local_steps is None) == (done.optimizer in ("adam", "sgd"))
-    for name in ("lr", "local_steps", "batch"):
+    for name in ("lr", "local_steps", "batch", "window", "epochs"):
         given = getattr(config, name)
         assert given is None or getattr(done, name) == given
 
@@ -167,7 +167,7 @@ def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("apts", (None, 5, None)),
+        ("apts", (None, 21, 175)),
         ("sgd", (0.1, None, 167)),
         ("adam", (1e-3, None, 167)),
         ("local-sgd", (0.1, 20, 167)),
@@ -175,7 +175,7 @@ def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks:
     ],
 )
 def test_an_optimizer_has_defaults_of_its_own(name: str, wanted: tuple[Any, ...]) -> None:
-    done = TrainConfig(optimizer=name).completed(3)
+    done = TrainConfig(optimizer=name).completed(3, 1000)
     assert (done.lr, done.local_steps, done.batch) == wanted
 
 

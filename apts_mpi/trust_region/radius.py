@@ -110,3 +110,83 @@ class RelaxationRule:
         if rho > self.grow_above:
             return min(relaxation * self.grow, self.maximum)
         return relaxation
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoisyRule:
+    """When a joined correction is taken, and how the radius follows, where losses are sampled.
+
+    A ratio of one control batch is mostly noise, so numerator and denominator are smoothed over
+    iterations before dividing; and as the ratio of a good radius falls to zero where the noise
+    keeps the loss from falling, there is a wide band in which the radius stays (docs/method.md).
+
+    Attributes:
+        smoothing: weight of the past in the smoothed reductions, in [0, 1).
+        grow_above: a smoothed ratio above it grows the radius, by ``grow`` where it is one.
+        shrink_below: a smoothed ratio below it shrinks the radius by ``shrink``.
+        window: control losses whose largest the loss at the trial point is judged against.
+        minimum: the radius never falls below it.
+    """
+
+    smoothing: float = 0.7
+    grow_above: float = 0.35
+    grow: float = 2.0
+    shrink_below: float = -0.5
+    shrink: float = 0.8
+    window: int = 5
+    minimum: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < 1:
+            raise ValueError("need 0 <= smoothing < 1")
+        if not self.shrink_below < self.grow_above < 1:
+            raise ValueError("need shrink_below < grow_above < 1")
+        if not 0 < self.shrink < 1 <= self.grow:
+            raise ValueError("need 0 < shrink < 1 <= grow")
+        if self.window < 1 or not self.minimum > 0:
+            raise ValueError("need window >= 1 and minimum > 0")
+
+    def update(self, radius: float, rho: float) -> float:
+        """The next radius after a correction that was taken; rho is the smoothed ratio."""
+        if rho > self.grow_above:
+            radius *= self.grow ** ((min(rho, 1.0) - self.grow_above) / (1.0 - self.grow_above))
+        elif rho < self.shrink_below:
+            radius *= self.shrink
+        return max(radius, self.minimum)
+
+    def after_rejection(self, radius: float, promised: float, slope: float) -> float:
+        """The radius at the minimum of the parabola through the trial, at most half as large.
+
+        Args:
+            promised: minus the slope at the start. slope: at the trial point, along the correction.
+        """
+        factor = 0.1
+        if promised > 0.0 and math.isfinite(promised + slope):
+            factor = min(max(promised / (promised + slope), 0.1), 0.5) if slope > 0.0 else 0.5
+        return max(radius * factor, self.minimum)
+
+
+@dataclass
+class SmoothedRatio:
+    """Actual over promised reduction, both summed with fading weights before dividing.
+
+    Attributes:
+        actual, promised: the smoothed reductions, up to the same factor.
+    """
+
+    smoothing: float
+    actual: float = 0.0
+    promised: float = 0.0
+
+    def update(self, actual: float, promised: float) -> float:
+        """Take in an iteration; returns the smoothed ratio, in [-2, 2]."""
+        fresh = 1.0 - self.smoothing
+        self.actual = self.smoothing * self.actual + fresh * actual
+        # A correction along which the loss falls ever faster promises less than it keeps.
+        promised = max(promised, abs(actual) / 2.0)
+        self.promised = self.smoothing * self.promised + fresh * promised
+        return self.actual / self.promised if self.promised > 0.0 else 0.0
+
+    def reset(self) -> None:
+        """Forget: after a rejection the past says nothing about the new radius."""
+        self.actual = self.promised = 0.0

@@ -1,0 +1,362 @@
+"""APTS under sampling noise: the stochastic family, which training uses by default.
+
+N ranks, one subdomain each. With Delta the radius of a local step in the scaled metric, one outer
+iteration from theta_k is (docs/method.md has the reasons; the numbers are those of the comments):
+
+1. Local trust-region steps from theta_k, each on a fresh minibatch of the rank's shard, the first
+   one on the gradient that the last iteration's control batch has left.
+2. The corrections join by one Allreduce, averaged by samples: d_k. Nesterov's momentum on what was
+   taken before: u_k = mu u_{k-1} + d_k, correction s_k = d_k + mu u_k.
+3. A control batch c that no correction has seen: f_c(theta_k), f_c(theta_k + s_k), and the slope
+   there, <g_c(theta_k + s_k), s_k>. With these three the loss along s_k is a parabola, which
+   promises minus its slope at theta_k.
+4. theta_k + s_k is taken unless its loss rises above the largest of the last few by more than was
+   promised; otherwise theta_k is restored bit for bit and Delta shrinks.
+5. Delta follows rho, actual over promised reduction, both smoothed.
+6. The iterates' average, late ones weighing more, is what ``averaged`` puts into the network.
+
+Messages of an outer iteration: one vector of length n, one of scalars. The first one also
+broadcasts theta and joins one gradient to search the first radius along, with forward evaluations.
+Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from apts_mpi.comm import Comm
+from apts_mpi.flat import FlatParameters, closure_objective
+from apts_mpi.iteration import Draw, FailureSigns, Iteration
+from apts_mpi.joined import FORWARD_WORK
+from apts_mpi.message import FusedMessage
+from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
+from apts_mpi.trust_region.scaled import ScaledSolver
+
+_FIRST = 1e-5  # smallest displacement the radius search tries
+_STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
+_NUMBERS = ("iterations", "accepted", "radius", "reach", "_ready", "_loss", "_samples")
+
+
+class StochasticAPTS:
+    """The optimizer, one outer iteration a ``step``.
+
+    Every rank builds it over its own copy of the same network and calls ``step`` with its own
+    minibatches; the parameters stay equal on all ranks.
+
+    Args:
+        parameters: of the network, float32, on one device; rank 0's values are broadcast.
+            Or already flat, as ``FlatNetwork`` makes them.
+        comm: the ranks that work together; default all of them, which need the same number of
+            threads and the same kind of device: what they compute redundantly must round alike.
+        local_steps: an outer iteration.
+        radius: initial Delta; default searched. It is cut where that many would not lower the loss.
+        momentum: mu, 0 to below 1.
+        averaging: how much more late iterates weigh in the average: the k-th enters with weight
+            (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
+        rule: when corrections are taken and how Delta follows.
+
+    Raises:
+        AgreedError: on every rank, where the ranks' networks differ.
+
+    Attributes:
+        flat: the parameters and gradients as vectors. radius: Delta.
+        reach: displacement that lowered the loss at the start, the largest Delta there may be.
+        average: (n,) float32, weighted average of the iterates.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | FlatParameters,
+        *,
+        comm: Comm | None = None,
+        local_steps: int = 20,
+        radius: float | None = None,
+        momentum: float = 0.5,
+        averaging: float = 4.0,
+        rule: NoisyRule | None = None,
+    ) -> None:
+        self.comm = comm or Comm()
+        if local_steps < 1:
+            raise ValueError(f"local_steps {local_steps} must be at least 1")
+        if not 0.0 <= momentum < 1.0:
+            raise ValueError(f"momentum {momentum} is outside [0, 1)")
+        if not averaging >= 0.0:
+            raise ValueError(f"averaging {averaging} is negative")
+        if radius is not None and not 0.0 < radius < math.inf:
+            raise ValueError(f"radius {radius} must be positive")
+        flat = parameters if isinstance(parameters, FlatParameters) else FlatParameters(parameters)
+        self.flat = flat
+        self.momentum, self.averaging = momentum, averaging
+        self.rule = rule or NoisyRule()
+        self.radius = math.nan if radius is None else float(radius)
+        self.reach = math.nan
+        self.iterations = self.accepted = 0
+        self._message = FusedMessage(flat.n, 6, flat.vector.device)
+        self._local = ScaledSolver(flat, self._message.vector, steps=local_steps)
+        self._start = torch.zeros_like(flat.vector)  # theta_k
+        self._moved = torch.zeros_like(flat.vector)  # u
+        self.average = torch.zeros_like(flat.vector)
+        self._ratio = SmoothedRatio(self.rule.smoothing)
+        self._losses: deque[float] = deque(maxlen=self.rule.window)
+        self._ready = False  # whether flat.gradient is a minibatch's at theta_k
+        self._loss, self._samples = math.nan, 0  # of that minibatch, this rank's own
+        self._work = self._untold = 0.0  # per-sample gradients: of all ranks; of this one, untold
+        self._signs = FailureSigns()
+        self.comm.require_same("a network", flat.describe())
+        self.comm.broadcast_tensor(flat.vector)
+        self.average.copy_(flat.vector)
+
+    # ---- the public calls ------------------------------------------------------------------
+
+    def step(self, batches: Callable[[], tuple[Callable[[], Tensor], int]]) -> Iteration:
+        """One outer iteration; every rank calls it.
+
+        Args:
+            batches: gives a closure that returns the mean loss over this rank's next minibatch, a
+                scalar tensor, without calling ``backward``; and that minibatch's samples. Called
+                ``local_steps`` times, as a rule.
+
+        Raises:
+            FloatingPointError: on every rank, if the loss at the iterate is not finite.
+        """
+        self.flat.check_views()
+
+        def draw() -> tuple[Callable[[bool], float], int]:
+            closure, samples = batches()
+            if samples < 0:
+                raise ValueError(f"samples {samples} is negative")
+            return closure_objective(self.flat, closure), samples
+
+        return self.iterate(draw)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the network has the average of the iterates: to evaluate, or to save it."""
+        theta, kept = self.flat.vector, self._message.vector
+        kept.copy_(theta)
+        theta.copy_(self.average)
+        try:
+            yield
+        finally:
+            theta.copy_(kept)
+
+    # ---- the method ------------------------------------------------------------------------
+
+    def iterate(self, draw: Draw) -> Iteration:
+        """One outer iteration over the rank's minibatches, each with or without its gradient."""
+        theta, start, joined = self.flat.vector, self._start, self._message.vector
+        self._work = 0.0
+        start.copy_(theta)
+        if not self._ready:
+            self._evaluate_start(draw)
+
+        # 1. local steps, each on a fresh minibatch
+        local = self._local.run(
+            draw, start=start, loss=self._loss, samples=self._samples, radius=self.radius
+        )
+        self._untold += local.evaluations
+
+        # 2. the corrections in one message, and behind them the control batch's loss at theta_k
+        torch.sub(theta, start, out=joined).mul_(local.samples)
+        theta.copy_(start)
+        control, samples = draw()
+        before = self._loss_of(control, samples)
+        seen, controls, before, steps, tried = self._join(
+            (local.samples, samples, samples * before, local.accepted, local.tried)
+        )
+        if not controls > 0:
+            raise ValueError("the ranks' batches have no samples")
+        before = self._finite(before / controls)
+        self._ready = False
+        if steps == 0:  # on no rank has anything moved
+            self.radius = max(self.radius / 4.0, self.rule.minimum)
+            return self._done(before, math.nan, False, math.nan, (0, tried))
+        joined.div_(seen)
+        self._moved.mul_(self.momentum).add_(joined)
+        s = joined.add_(self._moved, alpha=self.momentum)
+
+        # 3. the joined correction on trial, on samples it has not seen
+        theta.add_(s)
+        own = control(True) if samples else 0.0
+        self._untold += samples
+        slope = float(torch.dot(self.flat.gradient, s)) if samples else 0.0
+        after, slope = self._sum((samples * own, samples * slope))
+        after, slope = after / controls, slope / controls
+        actual = before - after
+        promised = 2.0 * actual + slope  # minus the slope of the parabola at theta_k
+
+        # 4. taken or restored
+        self._losses.append(before)
+        limit = max(self._losses) + max(promised, 0.0)
+        accepted = math.isfinite(slope) and after <= limit
+        if accepted:
+            self._ready, self._loss, self._samples = True, own, samples
+            self.accepted += 1
+        else:
+            theta.copy_(start)
+            self._moved.zero_()
+
+        # 5. the radius
+        rho = self._adapt(accepted, actual, promised, slope)
+        if steps < 0.5 * tried:  # most local steps were taken back
+            self.radius = max(self.radius / 2.0, self.rule.minimum)
+
+        # 6. the average
+        if accepted:
+            self.average.lerp_(theta, self._weight())
+        return self._done(after if accepted else before, rho, accepted, promised, (steps, tried))
+
+    def _adapt(self, accepted: bool, actual: float, promised: float, slope: float) -> float:
+        """Move Delta; returns the smoothed ratio."""
+        if not accepted:
+            self._ratio.reset()
+            self.radius = self.rule.after_rejection(self.radius, promised, slope)
+            return math.nan if not math.isfinite(actual) else actual / max(promised, abs(actual))
+        rho = self._ratio.update(actual, promised)
+        self.radius = min(self.rule.update(self.radius, rho), self.reach)
+        return rho
+
+    def _weight(self) -> float:
+        """Of the newest iterate in the average (Shamir and Zhang, arXiv 1212.1824)."""
+        if math.isinf(self.averaging):
+            return 1.0
+        return (1.0 + self.averaging) / (self.accepted + self.averaging)
+
+    def _evaluate_start(self, draw: Draw) -> None:
+        """Loss and gradient at theta_k on a minibatch; the first time, the radius too."""
+        objective, self._samples = draw()
+        self._loss = objective(True) if self._samples else 0.0
+        self._untold += self._samples
+        if math.isnan(self.reach):
+            self._search(objective)
+        self._ready = True
+
+    def _search(self, objective: Callable[[bool], float]) -> None:
+        """Double a step along the joined gradient's signs while the loss falls.
+
+        Costs a vector message, and forward evaluations with scalar messages.
+        """
+        theta, start, joined = self.flat.vector, self._start, self._message.vector
+        samples = self._samples
+        torch.mul(self.flat.gradient, samples, out=joined)
+        if not samples:
+            joined.zero_()
+        losses, total = self._join((samples * self._loss, samples))
+        if not total > 0:
+            raise ValueError("the ranks' batches have no samples")
+        best = self._finite(losses / total)
+        if not bool(joined.isfinite().all()):
+            raise FloatingPointError(
+                f"the gradient at the start of iteration {self.iterations} is not finite: look for "
+                "bad samples in the batch or a network that overflows"
+            )
+        joined.sign_()
+        reach = _FIRST
+        while reach < 1.0:
+            torch.add(start, joined, alpha=-reach, out=theta)
+            (loss,) = self._sum((samples * self._loss_of(objective, samples),))
+            if not loss / total < best:
+                break
+            best, reach = loss / total, 2.0 * reach
+        theta.copy_(start)
+        self.reach = max(reach / 2.0, _FIRST)
+        longest = self.reach / _STEPS_IN_REACH
+        self.radius = longest if math.isnan(self.radius) else min(self.radius, longest)
+
+    def _loss_of(self, objective: Callable[[bool], float], samples: int) -> float:
+        if not samples:
+            return 0.0
+        self._untold += samples * FORWARD_WORK
+        return objective(False)
+
+    def _finite(self, loss: float) -> float:
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss at the start of iteration {self.iterations} is {loss}: look for bad "
+                "samples in the batch or a network that overflows"
+            )
+        return loss
+
+    # ---- messages --------------------------------------------------------------------------
+
+    def _join(self, scalars: tuple[float, ...]) -> list[float]:
+        """Sum the message's vector and the scalars over the ranks."""
+        return self._told(self.comm.sum_message(self._message, (*scalars, self._untold)))
+
+    def _sum(self, scalars: tuple[float, ...]) -> list[float]:
+        return self._told(self.comm.sum_scalars((*scalars, self._untold)))
+
+    def _told(self, sums: list[float]) -> list[float]:
+        self._untold = 0.0
+        self._work += sums[-1]
+        return sums[:-1]
+
+    def _done(
+        self, loss: float, rho: float, accepted: bool, promised: float, steps: tuple[float, float]
+    ) -> Iteration:
+        self.iterations += 1
+        result = Iteration(
+            loss=loss,
+            rho=rho,
+            accepted=accepted,
+            radius=self.radius,
+            local_reduction=promised,
+            local_accepted=round(steps[0]),
+            local_tried=round(steps[1]),
+            gradient_evaluations=self._work,
+        )
+        if self.comm.rank == 0:  # all ranks see the same
+            self._signs.watch(result, at_floor=self.radius <= self.rule.minimum, noisy=True)
+        return result
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def _options(self) -> dict[str, Any]:
+        """What a state belongs to."""
+        return {"rank": self.comm.rank, "ranks": self.comm.size, "parameters": self.flat.n}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the parameters that a restart needs; tensors and plain numbers.
+
+        It is this rank's own: every rank saves its state and loads it again.
+        """
+        return {
+            "options": self._options(),
+            **{name.strip("_"): getattr(self, name) for name in _NUMBERS},
+            "losses": list(self._losses),
+            "ratio": [self._ratio.actual, self._ratio.promised],
+            "gradient": self.flat.gradient.clone(),
+            "moved": self._moved.clone(),
+            "average": self.average.clone(),
+            "local": self._local.state_dict(),
+            "signs": asdict(self._signs),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave on the same rank.
+
+        Raises:
+            ValueError: the state is another rank's, or of another network.
+        """
+        own, theirs = self._options(), state["options"]
+        differing = [f"{k} {theirs.get(k)}, not {v}" for k, v in own.items() if theirs.get(k) != v]
+        if differing:
+            raise ValueError(f"the state has {'; '.join(differing)}")
+        for name in _NUMBERS:
+            setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
+        self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
+        self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
+        self.flat.attach_gradients()
+        self.flat.gradient.copy_(state["gradient"])
+        self._moved.copy_(state["moved"])
+        self.average.copy_(state["average"])
+        self._local.load_state_dict(state["local"])
+        self._signs = FailureSigns(**state["signs"])

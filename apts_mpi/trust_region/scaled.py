@@ -1,0 +1,130 @@
+"""Local trust-region steps under sampling noise: fresh minibatches, a diagonally scaled metric.
+
+m and v are running averages of the rank's gradients and of their squares, corrected for their start
+at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps). A step minimises the linear
+model <m, p> in the ball ``|p|_D <= r |m|_{1/D}``, whose radius follows the gradient (as in Curtis,
+Scheinberg and Shi, arXiv 1712.10277); the minimiser is ``p = -r m / (sqrt(v) + eps)``.
+docs/method.md has the reasons.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from apts_mpi.flat import FlatParameters
+from apts_mpi.iteration import Draw
+
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
+WINDOW = 10  # minibatches whose largest loss a local step is judged against
+BLOW_UP = 2.0  # times that loss: no sampling noise explains more
+
+
+@dataclass(frozen=True)
+class ScaledResult:
+    """What a rank's local steps did.
+
+    Attributes:
+        samples: seen by the steps, the first minibatch included.
+        accepted, tried: local steps. evaluations: per-sample gradients that were computed.
+    """
+
+    samples: int
+    accepted: int
+    tried: int
+    evaluations: int
+
+
+class ScaledSolver:
+    """The local steps of one rank; keeps m and v from one outer iteration to the next.
+
+    Args:
+        flat: the rank's parameters. scratch: (n,) float32 to work in, free between runs.
+        steps: local steps an outer iteration.
+
+    Attributes:
+        m, v: (n,) float32, running averages of the gradients and of their squares.
+        learned: gradients that went into them.
+    """
+
+    def __init__(self, flat: FlatParameters, scratch: Tensor, *, steps: int) -> None:
+        self._flat, self._scratch = flat, scratch
+        self.steps = steps
+        self.m, self.v = torch.zeros_like(flat.vector), torch.zeros_like(flat.vector)
+        self.learned = 0
+        self._losses: deque[float] = deque(maxlen=WINDOW)
+
+    def run(
+        self, draw: Draw, *, start: Tensor, loss: float, samples: int, radius: float
+    ) -> ScaledResult:
+        """Take the steps from the present parameters; they are left where the steps ended.
+
+        The next step's minibatch judges the last step, at no further cost: where its loss is not
+        finite, or blown up against the largest of the last ones, the rank goes back to the start
+        with a quarter of the radius.
+
+        Args:
+            draw: the rank's next minibatches.
+            start: (n,) float32, the parameters here.
+            loss: on the minibatch whose gradient here is in ``flat.gradient``.
+            samples: of that minibatch, which may be 0. radius: of every step.
+        """
+        flat, seen, accepted, evaluations = self._flat, samples, 0, 0
+        # Whether there is a step that no minibatch has judged yet.
+        pending = samples > 0 and math.isfinite(loss) and self._step(radius)
+        if pending:
+            self._losses.append(loss)
+        tried = int(pending)
+        for _ in range(self.steps - 1):
+            objective, samples = draw()
+            if not samples:
+                continue
+            loss = objective(True)
+            seen, evaluations = seen + samples, evaluations + samples
+            if pending and not loss <= BLOW_UP * max(self._losses, default=math.inf):
+                flat.vector.copy_(start)
+                radius, pending, accepted = radius / 4.0, False, 0
+                continue
+            accepted, pending = accepted + pending, False
+            if math.isfinite(loss) and self._step(radius):
+                self._losses.append(loss)
+                pending, tried = True, tried + 1
+        return ScaledResult(seen, accepted + pending, tried, evaluations)
+
+    def _step(self, radius: float) -> bool:
+        """Learn from the gradient and take one step; not from one that is not finite."""
+        g, m, v = self._flat.gradient, self.m, self.v
+        if not math.isfinite(float(torch.dot(g, g))):
+            return False
+        self.learned += 1
+        m.lerp_(g, 1.0 - FIRST_DECAY)
+        v.mul_(SECOND_DECAY).addcmul_(g, g, value=1.0 - SECOND_DECAY)
+        # The corrections for the start at zero are put into r and eps: no further vector.
+        second = math.sqrt(1.0 - SECOND_DECAY**self.learned)
+        scale = torch.sqrt(v, out=self._scratch).add_(EPSILON * second)
+        r = radius * second / (1.0 - FIRST_DECAY**self.learned)
+        self._flat.vector.addcdiv_(m, scale, value=-r)
+        return True
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs."""
+        return {
+            "m": self.m.clone(),
+            "v": self.v.clone(),
+            "learned": self.learned,
+            "losses": list(self._losses),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        self.learned = int(state["learned"])
+        self._losses = deque(map(float, state["losses"]), maxlen=WINDOW)
