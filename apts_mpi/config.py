@@ -242,7 +242,7 @@ class TrainConfig:
             steps = LOCAL_STEPS[self.local_solver] if steps is None else steps
         else:
             batch, steps = plan(ranks, samples, batch=batch, steps=steps)
-        enough = 300.0 if self.deterministic else max(10.0, math.ceil(LEAST_WORK / samples))
+        enough = 300.0 if self.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
         return dataclasses.replace(
             self,
             batch=batch,

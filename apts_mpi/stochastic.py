@@ -6,7 +6,8 @@ iteration from theta_k is (docs/method.md has the reasons; the numbers are those
 1. Local trust-region steps from theta_k, each on a fresh minibatch of the rank's shard, the first
    one on the gradient that the last iteration's control batch has left.
 2. The corrections join by one Allreduce, averaged by samples: d_k. Nesterov's momentum on what was
-   taken before: u_k = mu u_{k-1} + d_k, correction s_k = d_k + mu u_k.
+   taken before: u_k = mu u_{k-1} + d_k, correction s_k = d_k + mu u_k, with mu less than its whole
+   where the angle between d_k and u_{k-1} is wide.
 3. A control batch c that no correction has seen: f_c(theta_k), f_c(theta_k + s_k), and the slope
    there, <g_c(theta_k + s_k), s_k>. With these three the loss along s_k is a parabola, which
    promises minus its slope at theta_k.
@@ -42,6 +43,7 @@ from apts_mpi.trust_region.scaled import ScaledSolver
 
 _FIRST = 1e-5  # smallest displacement the radius search tries
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
+_AGREEMENT = 2.0  # the cosine from which on momentum is whole is one over this
 _NUMBERS = ("iterations", "accepted", "radius", "reach", "_ready", "_loss", "_samples")
 
 
@@ -58,7 +60,7 @@ class StochasticAPTS:
             threads and the same kind of device: what they compute redundantly must round alike.
         local_steps: an outer iteration.
         radius: initial Delta; default searched. It is cut where that many would not lower the loss.
-        momentum: mu, 0 to below 1.
+        momentum: largest mu, 0 to below 1.
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
             (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
         rule: when corrections are taken and how Delta follows.
@@ -163,6 +165,7 @@ class StochasticAPTS:
             draw, start=start, loss=self._loss, samples=self._samples, radius=self.radius
         )
         self._untold += local.evaluations
+        self._ready = False
 
         # 2. the corrections in one message, and behind them the control batch's loss at theta_k
         torch.sub(theta, start, out=joined).mul_(local.samples)
@@ -175,13 +178,13 @@ class StochasticAPTS:
         if not controls > 0:
             raise ValueError("the ranks' batches have no samples")
         before = self._finite(before / controls)
-        self._ready = False
         if steps == 0:  # on no rank has anything moved
             self.radius = max(self.radius / 4.0, self.rule.minimum)
             return self._done(before, math.nan, False, math.nan, (0, tried))
         joined.div_(seen)
-        self._moved.mul_(self.momentum).add_(joined)
-        s = joined.add_(self._moved, alpha=self.momentum)
+        mu = self._momentum(joined)
+        self._moved.mul_(mu).add_(joined)
+        s = joined.add_(self._moved, alpha=mu)
 
         # 3. the joined correction on trial, on samples it has not seen
         theta.add_(s)
@@ -213,6 +216,15 @@ class StochasticAPTS:
         if accepted:
             self.average.lerp_(theta, self._weight())
         return self._done(after if accepted else before, rho, accepted, promised, (steps, tried))
+
+    def _momentum(self, joined: Tensor) -> float:
+        """mu, less where the corrections turn away from what was taken before; (n,)."""
+        moved = self._moved
+        lengths = float(torch.linalg.vector_norm(joined)) * float(torch.linalg.vector_norm(moved))
+        if self.momentum == 0.0 or not lengths > 0.0:
+            return 0.0
+        agreement = float(torch.dot(joined, moved)) / lengths
+        return self.momentum * min(max(_AGREEMENT * agreement, 0.0), 1.0)
 
     def _adapt(self, accepted: bool, actual: float, promised: float, slope: float) -> float:
         """Move Delta; returns the smoothed ratio."""

@@ -86,7 +86,7 @@ class ScaledSolver:
                 continue
             loss = objective(True)
             seen, evaluations = seen + samples, evaluations + samples
-            if pending and not loss <= BLOW_UP * max(self._losses, default=math.inf):
+            if pending and not -math.inf < loss <= self._limit():
                 flat.vector.copy_(start)
                 radius, pending, accepted = radius / 4.0, False, 0
                 continue
@@ -95,6 +95,11 @@ class ScaledSolver:
                 self._losses.append(loss)
                 pending, tried = True, tried + 1
         return ScaledResult(seen, accepted + pending, tried, evaluations)
+
+    def _limit(self) -> float:
+        """Largest loss that sampling noise explains; losses may be negative."""
+        largest = max(self._losses)
+        return largest + (BLOW_UP - 1.0) * abs(largest)
 
     def _step(self, radius: float) -> bool:
         """Learn from the gradient and take one step; not from one that is not finite."""
