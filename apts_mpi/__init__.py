@@ -1,8 +1,9 @@
 """Data-parallel neural network training by a nonlinearly preconditioned trust-region method.
 
-    from apts_mpi import APTS
+    from apts_mpi import APTS, StochasticAPTS
 
-See ``apts_mpi.apts`` for the method and ``python -m apts_mpi --help`` for the program.
+``apts_mpi.apts`` and ``apts_mpi.stochastic`` are the method, ``python -m apts_mpi --help`` tells of
+the program.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from apts_mpi.apts import APTS as APTS
-    from apts_mpi.apts import Iteration as Iteration
     from apts_mpi.comm import Comm as Comm
+    from apts_mpi.iteration import Iteration as Iteration
+    from apts_mpi.stochastic import StochasticAPTS as StochasticAPTS
 
 __version__ = "0.1.0"
-__all__ = ["APTS", "Comm", "Iteration"]
+__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS"]
 
-_HOME = {"APTS": "apts_mpi.apts", "Iteration": "apts_mpi.apts", "Comm": "apts_mpi.comm"}
+_HOME = {
+    "APTS": "apts_mpi.apts",
+    "Comm": "apts_mpi.comm",
+    "Iteration": "apts_mpi.iteration",
+    "StochasticAPTS": "apts_mpi.stochastic",
+}
 
 
 def __getattr__(name: str) -> Any:

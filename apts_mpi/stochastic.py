@@ -102,7 +102,7 @@ class StochasticAPTS:
         self.reach = math.nan
         self.iterations = self.accepted = 0
         self._message = FusedMessage(flat.n, 6, flat.vector.device)
-        self._local = ScaledSolver(flat, self._message.vector, steps=local_steps)
+        self._local = ScaledSolver(flat, steps=local_steps)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._moved = torch.zeros_like(flat.vector)  # u
         self.average = torch.zeros_like(flat.vector)

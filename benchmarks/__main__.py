@@ -15,7 +15,9 @@ COMMANDS = {
     "compare": "the method as it is against tuned baselines, at equal work, 1 to 16 ranks",
     "convex": "does the initial radius matter? One process, convex problems",
     "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
+    "cost": "what the method adds to the evaluations it makes: time and memory",
     "published": "MNIST against the authors' published curves, 2 to 6 ranks",
+    "sensitivity": "every parameter alone over its whole range; learning rates beside it",
 }
 
 EPILOG = """\

@@ -8,20 +8,16 @@ a data set; runs that are in compare.jsonl are not run again, so that it may be 
 from __future__ import annotations
 
 import argparse
-import signal
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 from apts_mpi.errors import InputError
 from benchmarks import figures
 from benchmarks.compare_jobs import Shards, run_all
 from benchmarks.compare_plan import AVERAGING, DataSet, Group, groups, read_plan
 from benchmarks.compare_report import report
-from benchmarks.launch import Results, Row, whole_numbers
+from benchmarks.launch import Results, Row
+from benchmarks.options import add_job_options, check_job_options, job_folder, names
 
 CONFIG = Path(__file__).with_suffix(".toml")
 
@@ -35,23 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TOML of sets, methods and grids (default benchmarks/compare.toml)",
     )
-    parser.add_argument("--sets", type=_names, metavar="A,B", help="run these (default all)")
-    parser.add_argument("--methods", type=_names, metavar="A,B", help="run these (default all)")
-    parser.add_argument("--ranks", type=whole_numbers, help="run these of a set (default all)")
-    parser.add_argument("--seeds", type=whole_numbers, help="run these of a set (default all)")
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="MPI jobs at once (default 1)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=1800.0, metavar="S", help="seconds a run (default 1800)"
-    )
-    parser.add_argument(
-        "--mnist",
-        type=Path,
-        metavar="DIR",
-        help="folder of the four IDX files (default $APTS_MPI_TEST_DATA/mnist, or "
-        "shared/data/mnist beside the checkout)",
-    )
+    parser.add_argument("--sets", type=names, metavar="A,B", help="run these (default all)")
+    parser.add_argument("--methods", type=names, metavar="A,B", help="run these (default all)")
+    add_job_options(parser)
     parser.add_argument(
         "--cifar",
         type=Path,
@@ -59,21 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of CIFAR-10's binary files, or the one above (default "
         "$APTS_MPI_TEST_DATA/cifar10, or shared/data/cifar10 beside the checkout)",
     )
-    parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="forget the selected runs that are done"
-    )
-    parser.add_argument(
-        "--report-only", action="store_true", help="run nothing, write what the runs so far tell"
-    )
 
 
 def run(parsed: argparse.Namespace) -> int:
     """Run what is missing of the selection, write all that is there."""
-    if not 1 <= parsed.jobs <= 64 or not 0 < parsed.timeout < 1e6:
-        raise InputError("--jobs must be 1 to 64, --timeout positive")
+    check_job_options(parsed)
     figures.pyplot()
     plan = read_plan(parsed.config)
     chosen = _selection(plan, parsed)
@@ -84,9 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     failures = 0
     if not parsed.report_only:
         try:
-            with _terminable(), tempfile.TemporaryDirectory() as temporary:
-                folder = (parsed.work or Path(temporary)).resolve()
-                folder.mkdir(parents=True, exist_ok=True)
+            with job_folder(parsed.work) as folder:
                 shards = Shards(folder, mnist=parsed.mnist, cifar=parsed.cifar)
                 for group in chosen:  # before long work, so that nothing is amiss after it
                     if _missing([group], results, parsed.seeds):
@@ -153,24 +123,3 @@ def _everything(chosen: list[Group], seeds: tuple[int, ...] | None) -> Iterator[
             for seed in group.data.seeds:
                 if seeds is None or seed in seeds:
                     yield {**candidate, "seed": seed}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Within, SIGTERM is like Ctrl-C: the MPI jobs end too."""
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,8 @@ from typing import Any
 
 import apts_mpi
 from apts_mpi.errors import InputError
+from benchmarks.checked import check, load, typed
 from benchmarks.launch import Row
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 AVERAGING = ("adam", "sgd")  # N ranks take the steps of one with the joined batch
 LOCAL = ("local-sgd", "diloco")
@@ -182,19 +177,14 @@ def read_plan(path: Path) -> tuple[DataSet, ...]:
     Raises:
         InputError: the file cannot be read, or is not of the form that ``compare.toml`` explains.
     """
+    values = load(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"--config {path}: is not valid TOML: {error}") from None
-    try:
-        tables = _typed("the file", values, {"methods": [dict], "sets": [dict]})
+        tables = typed("the file", values, {"methods": [dict], "sets": [dict]})
         methods = [_method(table) for table in tables.get("methods", ())]
         sets = tuple(_data_set(table, methods) for table in tables.get("sets", ()))
         for what, names in (("methods", methods), ("sets", sets)):
-            _check(bool(names), f"the file has no [[{what}]]")
-            _check(len({item.name for item in names}) == len(names), f"{what} share a name")
+            check(bool(names), f"the file has no [[{what}]]")
+            check(len({item.name for item in names}) == len(names), f"{what} share a name")
     except ValueError as error:
         raise InputError(f"--config {path}: {error}; see benchmarks/compare.toml") from None
     return sets
@@ -202,79 +192,47 @@ def read_plan(path: Path) -> tuple[DataSet, ...]:
 
 def _method(table: dict[str, Any]) -> Method:
     where = f"method {table.get('name', '')!r}"
-    values = _typed(where, table, _METHOD, needed=("name", "optimizer"))
+    values = typed(where, table, _METHOD, needed=("name", "optimizer"))
     method = Method(**values)
-    _check(
+    check(
         method.optimizer in OPTIMIZERS,
         f"{where}: optimizer {method.optimizer!r} is none of {', '.join(OPTIMIZERS)}",
     )
     tuned = method.optimizer != "apts"
     for name in ("learning_rates", "batches"):
-        _check(
+        check(
             bool(values.get(name)) == tuned,
             f"{where}: {name} are for the optimizers that are tuned, which need them",
         )
     local = method.optimizer in LOCAL
-    _check(
-        (method.samples_per_message > 0) == local, f"{where}: samples_per_message is for {LOCAL}"
-    )
+    check((method.samples_per_message > 0) == local, f"{where}: samples_per_message is for {LOCAL}")
     numbers = (*method.learning_rates, *method.batches, method.least_ranks)
-    _check(min(numbers) > 0 and method.finalists >= 0, f"{where}: has a number that is too small")
+    check(min(numbers) > 0 and method.finalists >= 0, f"{where}: has a number that is too small")
     return method
 
 
 def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     where = f"set {table.get('name', '')!r}"
-    values = _typed(where, table, _SET, needed=("name", "hidden", "ranks", "epochs", "seeds"))
+    values = typed(where, table, _SET, needed=("name", "hidden", "ranks", "epochs", "seeds"))
     changes = values.pop("methods", {})
     unknown = set(changes) - {method.name for method in methods}
-    _check(not unknown, f"{where}: changes {', '.join(sorted(unknown))}, which is no method")
+    check(not unknown, f"{where}: changes {', '.join(sorted(unknown))}, which is no method")
     own = []
     for method in methods:
         given = {k: v for k, v in dataclasses.asdict(method).items() if v not in ((), 0)}
         change = changes.get(method.name, {})
-        _check(isinstance(change, dict), f"{where}: methods.{method.name} is no table")
+        check(isinstance(change, dict), f"{where}: methods.{method.name} is no table")
         own.append(_method({**_lists(given), **change, "name": method.name}))
     values = {"source": values["name"], **values, "methods": tuple(own)}
-    _check(bool(values["ranks"] and values["seeds"]), f"{where}: ranks or seeds are missing")
+    check(bool(values["ranks"] and values["seeds"]), f"{where}: ranks or seeds are missing")
     data = DataSet(**{"shown": max(values["ranks"]), **values})
     known = f"is none of {', '.join(SOURCES)}"
-    _check(data.source in SOURCES, f"{where}: source {data.source!r} {known}")
-    _check(min(*data.hidden, *data.ranks, data.epochs) > 0, f"{where}: needs positive numbers")
-    _check(min(data.seeds) >= 0, f"{where}: seeds are numbers from 0 up")
-    _check(data.shown in data.ranks, f"{where}: shown = {data.shown} is none of its ranks")
+    check(data.source in SOURCES, f"{where}: source {data.source!r} {known}")
+    check(min(*data.hidden, *data.ranks, data.epochs) > 0, f"{where}: needs positive numbers")
+    check(min(data.seeds) >= 0, f"{where}: seeds are numbers from 0 up")
+    check(data.shown in data.ranks, f"{where}: shown = {data.shown} is none of its ranks")
     return data
 
 
 def _lists(values: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-
-def _typed(
-    where: str, table: dict[str, Any], kinds: dict[str, Any], *, needed: Iterable[str] = ()
-) -> dict[str, Any]:
-    """A table's values, lists as tuples, whole numbers as floats where such are asked for."""
-    for name in needed:
-        _check(name in table, f"{where}: {name} is missing")
-    values = {}
-    for name, value in table.items():
-        _check(name in kinds, f"{where}: {name!r} is not known; known are {', '.join(kinds)}")
-        kind = kinds[name]
-        if isinstance(kind, list):
-            _check(isinstance(value, list), f"{where}: {name} must be a list")
-            values[name] = tuple(_value(where, name, item, kind[0]) for item in value)
-        else:
-            values[name] = _value(where, name, value, kind)
-    return values
-
-
-def _value(where: str, name: str, value: Any, kind: type) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    _check(type(value) is kind, f"{where}: {name} = {value!r} must be of type {kind.__name__}")
-    return value
-
-
-def _check(good: bool, text: str) -> None:
-    if not good:
-        raise ValueError(text)
