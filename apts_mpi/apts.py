@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
-from apts_mpi.config import JOINS, LOCAL_SOLVERS, NORMS
+from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.flat import FlatParameters, closure_objective
 from apts_mpi.iteration import FailureSigns, Iteration
 from apts_mpi.joined import JoinedLoss, search_radius
@@ -122,8 +122,8 @@ class APTS:
         memory: int = 5,
         rule: RadiusRule | None = None,
     ) -> None:
-        if local_solver not in LOCAL_SOLVERS:
-            raise ValueError(f"local_solver {local_solver!r} is none of {LOCAL_SOLVERS}")
+        if local_solver not in DETERMINISTIC:
+            raise ValueError(f"local_solver {local_solver!r} is none of {DETERMINISTIC}")
         if norm not in NORMS or (norm == "inf" and local_solver == "sr1"):
             raise ValueError(f"norm {norm!r}: '2', or 'inf' with the first-order solver")
         if join not in JOINS:

@@ -199,7 +199,7 @@ class TrainConfig:
             self._refuse("averaging", "must be at least 0")
         if not 0 <= self.smoothing < 1:
             self._refuse("smoothing", "must be at least 0, below 1")
-        if not self.shrink_below < self.grow_above < 1:
+        if not -math.inf < self.shrink_below < self.grow_above < 1:
             self._refuse("grow_above", f"must be above --shrink-below {self.shrink_below}, below 1")
         if not 1 <= self.grow <= 10:
             self._refuse("grow", "must be at least 1, at most 10")
@@ -224,6 +224,12 @@ class TrainConfig:
                 self._refuse("lr", "must be a positive number")
         if self.local_steps is not None and self.optimizer in ("sgd", "adam"):
             self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
+        if self.overlap and self.optimizer == "apts" and not self.deterministic:
+            self._refuse(
+                "overlap",
+                "needs --local-solver sr1 or first-order: minibatches that judge a "
+                "step share no sample with it",
+            )
         if self.overlap and self.batch is None and self.deterministic:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
 

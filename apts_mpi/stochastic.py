@@ -11,8 +11,8 @@ iteration from theta_k is (docs/method.md has the reasons; the numbers are those
 3. A control batch c that no correction has seen: f_c(theta_k), f_c(theta_k + s_k), and the slope
    there, <g_c(theta_k + s_k), s_k>. With these three the loss along s_k is a parabola, which
    promises minus its slope at theta_k.
-4. theta_k + s_k is taken unless its loss rises above the largest of the last few by more than was
-   promised; otherwise theta_k is restored bit for bit and Delta shrinks.
+4. theta_k + s_k is taken unless its loss rises above the largest of the last few by more than their
+   spread; otherwise theta_k is restored bit for bit and Delta shrinks.
 5. Delta follows rho, actual over promised reduction, both smoothed.
 6. The iterates' average, late ones weighing more, is what ``averaged`` puts into the network.
 
@@ -124,10 +124,14 @@ class StochasticAPTS:
         Args:
             batches: gives a closure that returns the mean loss over this rank's next minibatch, a
                 scalar tensor, without calling ``backward``; and that minibatch's samples. Called
-                ``local_steps`` times, as a rule.
+                ``local_steps`` times, as a rule. A closure may be called several times and has to
+                give the same loss at the same parameters: draw indices outside of it.
+
+        The gradient it leaves is the next call's first: do not change it in between.
 
         Raises:
-            FloatingPointError: on every rank, if the loss at the iterate is not finite.
+            FloatingPointError: on every rank, if the loss at the iterate is not finite on a control
+                batch. A local minibatch whose loss is not finite is passed over.
         """
         self.flat.check_views()
 
@@ -180,6 +184,8 @@ class StochasticAPTS:
         before = self._finite(before / controls)
         if steps == 0:  # on no rank has anything moved
             self.radius = max(self.radius / 4.0, self.rule.minimum)
+            self._moved.zero_()
+            self._ratio.reset()
             return self._done(before, math.nan, False, math.nan, (0, tried))
         joined.div_(seen)
         mu = self._momentum(joined)
@@ -198,8 +204,8 @@ class StochasticAPTS:
 
         # 4. taken or restored
         self._losses.append(before)
-        limit = max(self._losses) + max(promised, 0.0)
-        accepted = math.isfinite(slope) and after <= limit
+        noise = max(self._losses) - min(self._losses)
+        accepted = math.isfinite(slope) and after <= max(self._losses) + noise
         if accepted:
             self._ready, self._loss, self._samples = True, own, samples
             self.accepted += 1
@@ -209,8 +215,6 @@ class StochasticAPTS:
 
         # 5. the radius
         rho = self._adapt(accepted, actual, promised, slope)
-        if steps < 0.5 * tried:  # most local steps were taken back
-            self.radius = max(self.radius / 2.0, self.rule.minimum)
 
         # 6. the average
         if accepted:
@@ -267,7 +271,7 @@ class StochasticAPTS:
         best = self._finite(losses / total)
         if not bool(joined.isfinite().all()):
             raise FloatingPointError(
-                f"the gradient at the start of iteration {self.iterations} is not finite: look for "
+                f"the gradient at the start of iteration {self.iterations + 1} is not finite: look for "
                 "bad samples in the batch or a network that overflows"
             )
         joined.sign_()
@@ -292,7 +296,7 @@ class StochasticAPTS:
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss at the start of iteration {self.iterations} is {loss}: look for bad "
+                f"the loss at the start of iteration {self.iterations + 1} is {loss}: look for bad "
                 "samples in the batch or a network that overflows"
             )
         return loss
@@ -333,7 +337,15 @@ class StochasticAPTS:
 
     def _options(self) -> dict[str, Any]:
         """What a state belongs to."""
-        return {"rank": self.comm.rank, "ranks": self.comm.size, "parameters": self.flat.n}
+        return {
+            "rank": self.comm.rank,
+            "ranks": self.comm.size,
+            "parameters": self.flat.n,
+            "local_steps": self._local.steps,
+            "momentum": self.momentum,
+            "averaging": self.averaging,
+            **asdict(self.rule),
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
@@ -356,7 +368,7 @@ class StochasticAPTS:
         """Restore what ``state_dict`` gave on the same rank.
 
         Raises:
-            ValueError: the state is another rank's, or of another network.
+            ValueError: the state is another rank's, or of other options or another network.
         """
         own, theirs = self._options(), state["options"]
         differing = [f"{k} {theirs.get(k)}, not {v}" for k, v in own.items() if theirs.get(k) != v]

@@ -139,7 +139,7 @@ class NoisyRule:
     def __post_init__(self) -> None:
         if not 0 <= self.smoothing < 1:
             raise ValueError("need 0 <= smoothing < 1")
-        if not self.shrink_below < self.grow_above < 1:
+        if not -math.inf < self.shrink_below < self.grow_above < 1:
             raise ValueError("need shrink_below < grow_above < 1")
         if not 0 < self.shrink < 1 <= self.grow:
             raise ValueError("need 0 < shrink < 1 <= grow")
@@ -155,14 +155,17 @@ class NoisyRule:
         return max(radius, self.minimum)
 
     def after_rejection(self, radius: float, promised: float, slope: float) -> float:
-        """The radius at the minimum of the parabola through the trial, at most half as large.
+        """The radius at the minimum of the parabola through the trial, a tenth to a half as large.
 
         Args:
-            promised: minus the slope at the start. slope: at the trial point, along the correction.
+            promised: minus the slope at the start; half the radius where it promised nothing.
+            slope: at the trial point, along the correction; a tenth where it is not finite.
         """
-        factor = 0.1
-        if promised > 0.0 and math.isfinite(promised + slope):
-            factor = min(max(promised / (promised + slope), 0.1), 0.5) if slope > 0.0 else 0.5
+        factor = 0.5
+        if not math.isfinite(promised + slope):
+            factor = 0.1
+        elif promised > 0.0 and slope > 0.0:
+            factor = min(max(promised / (promised + slope), 0.1), 0.5)
         return max(radius * factor, self.minimum)
 
 

@@ -23,7 +23,7 @@ from apts_mpi.iteration import Draw
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 WINDOW = 10  # minibatches whose largest loss a local step is judged against
-BLOW_UP = 2.0  # times that loss: no sampling noise explains more
+BLOW_UP = 2.0  # times that loss, or the rank's first one: more than sampling noise
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class ScaledSolver:
         if self._fused:
             self._learned = self._learned.to(flat.vector.device)
         self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._first = -math.inf  # the rank's first loss
 
     def run(
         self, draw: Draw, *, start: Tensor, loss: float, samples: int, radius: float
@@ -67,7 +68,7 @@ class ScaledSolver:
         """Take the steps from the present parameters; they are left where the steps ended.
 
         The next step's minibatch judges the last step, at no further cost: where its loss is not
-        finite, or blown up against the largest of the last ones, the rank goes back to the start
+        finite, or blown up against the last ones and the first, the rank goes back to the start
         with a quarter of the radius.
 
         Args:
@@ -80,7 +81,7 @@ class ScaledSolver:
         # Whether there is a step that no minibatch has judged yet.
         pending = samples > 0 and math.isfinite(loss) and self._step(radius)
         if pending:
-            self._losses.append(loss)
+            self._note(loss)
         tried = int(pending)
         for _ in range(self.steps - 1):
             objective, samples = draw()
@@ -94,13 +95,21 @@ class ScaledSolver:
                 continue
             accepted, pending = accepted + pending, False
             if math.isfinite(loss) and self._step(radius):
-                self._losses.append(loss)
+                self._note(loss)
                 pending, tried = True, tried + 1
         return ScaledResult(seen, accepted + pending, tried, evaluations)
 
+    def _note(self, loss: float) -> None:
+        self._first = loss if math.isinf(self._first) else self._first
+        self._losses.append(loss)
+
     def _limit(self) -> float:
-        """Largest loss that sampling noise explains; losses may be negative."""
-        largest = max(self._losses)
+        """Largest loss that is no blow-up; losses may be negative.
+
+        A minibatch's loss is heavy-tailed where most samples are learned, so that it is no blow-up
+        either while it is near where training began.
+        """
+        largest = max(self._first, *self._losses)
         return largest + (BLOW_UP - 1.0) * abs(largest)
 
     def _step(self, radius: float) -> bool:
@@ -126,6 +135,7 @@ class ScaledSolver:
             "v": self.v.clone(),
             "learned": self.learned,
             "losses": list(self._losses),
+            "first": self._first,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,6 +144,7 @@ class ScaledSolver:
         self.v.copy_(state["v"])
         self._learned.fill_(int(state["learned"]))
         self._losses = deque(map(float, state["losses"]), maxlen=WINDOW)
+        self._first = float(state["first"])
 
 
 def _adam_step(
