@@ -225,11 +225,8 @@ class TrainConfig:
         if self.local_steps is not None and self.optimizer in ("sgd", "adam"):
             self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
         if self.overlap and self.optimizer == "apts" and not self.deterministic:
-            self._refuse(
-                "overlap",
-                "needs --local-solver sr1 or first-order: minibatches that judge a "
-                "step share no sample with it",
-            )
+            why = "minibatches that judge a step share no sample with it"
+            self._refuse("overlap", f"needs --local-solver sr1 or first-order: {why}")
         if self.overlap and self.batch is None and self.deterministic:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
 

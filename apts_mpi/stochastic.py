@@ -271,8 +271,8 @@ class StochasticAPTS:
         best = self._finite(losses / total)
         if not bool(joined.isfinite().all()):
             raise FloatingPointError(
-                f"the gradient at the start of iteration {self.iterations + 1} is not finite: look for "
-                "bad samples in the batch or a network that overflows"
+                f"the gradient at the start of iteration {self.iterations + 1} is not finite: look "
+                "for bad samples in the batch or a network that overflows"
             )
         joined.sign_()
         reach = _FIRST

@@ -196,7 +196,9 @@ def report(out: Path, plan: Sequence[DataSet], get: Get) -> None:
         "messages that a rank hands over. Adam and SGD ran on one rank with the joined batch; N "
         "ranks take the same steps, with a message each. Batch: samples of all ranks together. "
         "Worst rate: accuracy at the worst learning rate of the grid with the same batch, first "
-        "seed: what a wrong choice costs.",
+        "seed: what a wrong choice costs. The baselines have a constant learning rate and the last "
+        "iterate evaluated. The default evaluates its average of the iterates, which is a part of "
+        "it; a schedule or an average of their own would help the baselines too.",
         f"Goals: accuracy within the set's margin of the better of Adam and SGD; messages at most "
         f"1/{FEWER} of its (nearly: 1/{LEAST_FEWER}); accuracy not below the better local method.",
         *sections,

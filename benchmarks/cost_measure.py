@@ -20,8 +20,8 @@ from apts_mpi import networks
 from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
 from apts_mpi.flat import FlatNetwork
+from apts_mpi.optimizers import outer_iteration
 from apts_mpi.report import versions
-from apts_mpi.training import outer_iteration
 from benchmarks.cost_cases import Network
 from benchmarks.cost_memory import PeakVectors, bytes_held
 from benchmarks.launch import Row
