@@ -211,9 +211,9 @@ class APTS:
         if not self._known:
             self._loss, self._own_loss = joined.evaluate(with_gradient=True)
             if not (math.isfinite(self._loss) and joined.gradient_is_finite()):
-                what = f"loss at the start of iteration {self.iterations} is {self._loss}"
+                what = f"loss at the start of iteration {self.iterations + 1} is {self._loss}"
                 if math.isfinite(self._loss):
-                    what = f"gradient at the start of iteration {self.iterations} is not finite"
+                    what = f"gradient at the start of iteration {self.iterations + 1} is not finite"
                 raise FloatingPointError(
                     f"the {what}: look for bad samples in the batch or a network that overflows"
                 )

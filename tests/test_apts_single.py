@@ -122,7 +122,7 @@ def test_a_joined_correction_that_fails_is_taken_back_bit_for_bit(method: str) -
 def test_a_loss_at_the_start_that_is_not_finite_is_an_error(bad: float) -> None:
     run = Run()
     run.spoil = lambda _call, loss: loss * bad
-    with pytest.raises(FloatingPointError, match="loss at the start of iteration 0 is nan"):
+    with pytest.raises(FloatingPointError, match="loss at the start of iteration 1 is nan"):
         run.step()
 
 

@@ -63,7 +63,7 @@ def test_eight_ranks_train_the_digits_to_96_percent_with_defaults(
 
 def test_a_run_repeats_bit_for_bit_from_its_config(launch: Launch, tmp_path: Path) -> None:
     flags = ("--iterations", "4", "--batch", "100", "--overlap", "5", "--seed", "3")
-    first = train(launch, 4, *flags, "--out", "a")
+    first = train(launch, 4, "--local-solver", "sr1", *flags, "--out", "a")
     assert first.status == 0, first.err
     again = train(launch, 4, "train", "--config", "a/config.toml", "--out", "b")
     assert again.status == 0, again.err
@@ -77,7 +77,7 @@ def test_a_run_repeats_bit_for_bit_from_its_config(launch: Launch, tmp_path: Pat
     "flags",
     [
         ("--local-solver", "first-order", "--norm", "inf", "--global-step", "off"),
-        ("--join", "sum", "--consistency", "off", "--window", "3"),
+        ("--local-solver", "sr1", "--join", "sum", "--consistency", "off", "--window", "3"),
     ],
 )
 def test_variants_of_the_method_lower_the_loss(
@@ -116,7 +116,7 @@ def test_inspect_verifies_what_shard_wrote(launch: Launch, shards: Path) -> None
         (("--bogus",), "--bogus"),
         (("--local-steps", "0"), "--local-steps 0"),
         (("--norm", "inf"), "--norm inf"),
-        (("--overlap", "5"), "--overlap 5"),
+        (("--local-solver", "sr1", "--overlap", "5"), "--overlap 5"),
         (("--data", "nowhere"), "nowhere"),
         (("--config", "nowhere.toml"), "nowhere.toml"),
         (("inspect", "nowhere"), "nowhere"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apts_mpi.config import OPTIMIZERS, TrainConfig, read_toml
+from apts_mpi.config import LOCAL_SOLVERS, OPTIMIZERS, TrainConfig, plan, read_toml
 from apts_mpi.errors import InputError
 
 repeatable = settings(
@@ -28,10 +28,11 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 
 @st.composite
 def configs(draw: st.DrawFn) -> TrainConfig:
-    solver = draw(st.sampled_from(["sr1", "first-order"]))
+    solver = draw(st.sampled_from(LOCAL_SOLVERS))
     optimizer = draw(st.sampled_from(OPTIMIZERS))
     takes_steps = optimizer not in ("adam", "sgd")
     batch = draw(st.none() | st.integers(1, 2**40))
+    overlaps = optimizer != "apts" or (batch is not None and solver != "scaled")
     return TrainConfig(
         data=draw(texts),
         hidden=tuple(draw(st.lists(st.integers(1, 2**20), max_size=4))),
@@ -45,11 +46,17 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         global_step=draw(st.booleans()),
         radius=draw(st.none() | st.floats(1e-8, 1e3)),
         momentum=draw(st.floats(0, 1, exclude_max=True)),
-        window=draw(st.integers(1, 1000)),
+        window=draw(st.none() | st.integers(1, 1000)),
+        averaging=draw(st.floats(0, math.inf)),
+        smoothing=draw(st.floats(0, 1, exclude_max=True)),
+        grow_above=draw(st.floats(0, 1, exclude_max=True)),
+        grow=draw(st.floats(1, 10)),
+        shrink_below=draw(st.floats(-10, 0, exclude_max=True)),
+        shrink=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
         memory=draw(st.integers(1, 10)),
         batch=batch,
-        overlap=draw(st.floats(0, 100)) if batch is not None else 0.0,
-        epochs=draw(numbers),
+        overlap=draw(st.floats(0, 100)) if overlaps else 0.0,
+        epochs=draw(st.none() | numbers),
         iterations=draw(st.none() | st.integers(1, 2**40)),
         seed=draw(st.integers(0, 2**62)),
         device=draw(st.sampled_from(["auto", "cpu", "cuda"])),
@@ -108,6 +115,13 @@ def test_an_evaluation_interval_is_refused_or_survives_toml(tmp_path: Path) -> N
         ("radius", [0.0, -1.0, math.inf, math.nan]),
         ("epochs", [0.0, -1.0, math.inf, math.nan]),
         ("evaluate_every", [-0.1, math.nan]),
+        ("local_solver", ["adam"]),
+        ("momentum", [-0.1, 1.0, math.nan]),
+        ("averaging", [-0.1, math.nan]),
+        ("smoothing", [-0.1, 1.0, math.nan]),
+        ("grow_above", [1.0, -1e9, math.nan]),
+        ("grow", [0.9, 10.1, math.nan]),
+        ("shrink", [0.0, 1.0, math.nan]),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_line_with_its_flag(
@@ -134,7 +148,11 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
     assert TrainConfig(norm="inf", local_solver="first-order").norm == "inf"
     with pytest.raises(InputError, match=r"--overlap 5.0: needs --batch"):
         TrainConfig(overlap=5.0, local_solver="sr1")
-    assert TrainConfig(overlap=5.0, batch=10).overlap == 5.0
+    with pytest.raises(InputError, match=r"--overlap 5.0: needs --local-solver sr1"):
+        TrainConfig(overlap=5.0, batch=10)
+    with pytest.raises(InputError, match=r"--grow-above .*--shrink-below 0\.9"):
+        TrainConfig(shrink_below=0.9)
+    assert TrainConfig(overlap=5.0, batch=10, local_solver="sr1").overlap == 5.0
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.inf, math.nan])
@@ -162,12 +180,18 @@ def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks:
     for name in ("lr", "local_steps", "batch", "window", "epochs"):
         given = getattr(config, name)
         assert given is None or getattr(done, name) == given
+    kinds = {item.name: item.metadata["kind"] for item in dataclasses.fields(done)}
+    for name in ("lr", "local_steps", "batch", "window", "epochs"):
+        found = getattr(done, name)
+        assert found is None or type(found) is kinds[name], f"{name} reads back as another"
+    if not config.deterministic:
+        assert done.batch is not None
 
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("apts", (None, 21, 175)),
+        ("apts", (None, *reversed(plan(3, 1000)))),
         ("sgd", (0.1, None, 167)),
         ("adam", (1e-3, None, 167)),
         ("local-sgd", (0.1, 20, 167)),
@@ -182,7 +206,8 @@ def test_an_optimizer_has_defaults_of_its_own(name: str, wanted: tuple[Any, ...]
 def test_the_ends_of_every_range_are_allowed() -> None:
     for values in (
         {"local_steps": 1, "window": 1, "memory": 1, "batch": 1, "overlap": 0.0, "seed": 0},
-        {"local_steps": 1000, "window": 1000, "memory": 10, "batch": 2**40, "overlap": 100.0},
+        {"local_steps": 1000, "window": 1000, "memory": 10, "batch": 2**40},
+        {"overlap": 100.0, "local_solver": "sr1", "batch": 1},
         {"iterations": 1, "threads": 1, "evaluate_every": 0.0, "hidden": (1,)},
         {"seed": 2**62, "threads": 4096, "iterations": 2**40, "hidden": (2**20,)},
     ):
