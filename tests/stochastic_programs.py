@@ -233,7 +233,7 @@ class Simulation:
         actual = before - after
         promised = 2.0 * actual + slope
         self.losses.append(before)
-        accepted = after <= max(self.losses) + max(promised, 0.0)
+        accepted = after <= 2.0 * max(self.losses) - min(self.losses)
         self.kept = control if accepted else None
         rule = self.rule
         if accepted:
@@ -254,7 +254,8 @@ class Simulation:
             self.actual = self.promised = 0.0
             self.moved = torch.zeros_like(self.theta)
             rho = actual / max(promised, abs(actual))
-            self.radius *= 0.5 if promised > 0.0 else 0.1
+            minimum = promised / (promised + slope) if promised > 0.0 and slope > 0.0 else 0.5
+            self.radius *= min(max(minimum, 0.1), 0.5)
         return {
             "loss": after if accepted else before,
             "rho": rho,
