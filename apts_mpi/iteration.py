@@ -76,7 +76,7 @@ class FailureSigns:
             self.told_rejected = True
             log.warning(
                 "%d iterations in a row were rejected (radius %.1e): the loss is at a minimum or "
-                "not smooth at this scale; a --window above 1 lets it rise for a while",
+                "not smooth at this scale; a larger --window lets it rise for a while",
                 IN_A_ROW,
                 done.radius,
             )

@@ -23,7 +23,9 @@ Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, 
 
 from __future__ import annotations
 
+import logging
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -40,6 +42,8 @@ from apts_mpi.joined import FORWARD_WORK
 from apts_mpi.message import FusedMessage
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledSolver
+
+log = logging.getLogger("apts_mpi")
 
 _FIRST = 1e-5  # smallest displacement the radius search tries
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
@@ -285,6 +289,12 @@ class StochasticAPTS:
         theta.copy_(start)
         self.reach = max(reach / 2.0, _FIRST)
         longest = self.reach / _STEPS_IN_REACH
+        if self.radius > longest and self.comm.rank == 0:
+            log.warning(
+                "the radius %.1e is cut to %.1e: longer steps do not lower the loss at the start",
+                self.radius,
+                longest,
+            )
         self.radius = longest if math.isnan(self.radius) else min(self.radius, longest)
 
     def _loss_of(self, objective: Callable[[bool], float], samples: int) -> float:
@@ -341,6 +351,7 @@ class StochasticAPTS:
             "rank": self.comm.rank,
             "ranks": self.comm.size,
             "parameters": self.flat.n,
+            "shapes": zlib.crc32("\n".join(self.flat.describe()).encode()),
             "local_steps": self._local.steps,
             "momentum": self.momentum,
             "averaging": self.averaging,
