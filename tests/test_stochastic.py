@@ -362,8 +362,8 @@ def test_the_radius_grows_with_the_ratio_and_stays_in_the_band(
         assert after == max(radius * rule.shrink, rule.minimum)
     else:
         assert radius <= after <= radius * rule.grow * (1 + 1e-12)
-        if rho >= 1.0:
-            assert after == pytest.approx(radius * rule.grow)
+        share = (min(rho, 1.0) - rule.grow_above) / (1.0 - rule.grow_above)
+        assert math.log(after / radius) == pytest.approx(share * math.log(rule.grow), abs=1e-9)
 
 
 @repeatable
@@ -385,6 +385,25 @@ def test_a_rejection_leads_to_the_parabolas_minimum(
     promised, slope = curvature * reach, curvature * (1.0 - reach)
     after = NoisyRule().after_rejection(radius, promised, slope)
     assert after == pytest.approx(radius * min(max(reach, 0.1), 0.5), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("promised", "slope", "factor"),
+    [
+        (1.0, -0.5, 0.5),  # still falling at the trial point
+        (1.0, -2.0, 0.5),
+        (-1.0, 5.0, 0.5),  # nothing was promised
+        (0.0, 0.0, 0.5),
+        (math.nan, 1.0, 0.1),
+        (1.0, math.nan, 0.1),
+        (1.0, math.inf, 0.1),
+        (-math.inf, 1.0, 0.1),
+    ],
+)
+def test_a_rejection_without_a_parabola_has_a_factor_of_its_own(
+    promised: float, slope: float, factor: float
+) -> None:
+    assert NoisyRule().after_rejection(0.2, promised, slope) == pytest.approx(0.2 * factor)
 
 
 @pytest.mark.parametrize(
@@ -638,6 +657,70 @@ class Downhill:
         return result
 
 
+class Scripted:
+    """Minibatches of given losses: local ones of 1, the control batch's before and at the trial."""
+
+    def __init__(self, **options: Any) -> None:
+        self.x = nn.Parameter(torch.zeros(4))
+        self.optimizer = StochasticAPTS([self.x], **{"local_steps": STEPS, **options})
+        self.fresh = True
+
+    def step(self, before: float, trial: float, *, uphill: bool = False) -> Iteration:
+        """An iteration; all gradients are -1, but where it is to go uphill at the trial point."""
+        draws, control = iter(range(STEPS + 1)), STEPS - 1 + self.fresh
+
+        def batches() -> tuple[Callable[[], Tensor], int]:
+            draw = next(draws)
+
+            def closure() -> Tensor:
+                at_trial = draw == control and torch.is_grad_enabled()
+                loss = 1.0 if draw < control else trial if at_trial else before
+                total = self.x.double().sum()
+                return loss - (total - total.detach()) * (-1.0 if at_trial and uphill else 1.0)
+
+            return closure, 1
+
+        result = self.optimizer.step(batches)
+        self.fresh = not result.accepted
+        assert result.loss == (trial if result.accepted else before)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("losses", "limit"),
+    [
+        ([9.0, 3.0, 0.0, 1.0], 6.0),  # the largest of three, and their spread
+        ([9.0, 9.0, 9.0, 9.0], 9.0),  # no noise: monotone
+        ([0.0, 0.0, 0.0, 2.0], 4.0),
+        ([9.0, -3.0, -4.0, -5.0], -1.0),
+        ([2.0], 2.0),
+    ],
+)
+def test_a_rise_by_the_spread_of_the_last_losses_is_taken_and_no_more(
+    losses: list[float], limit: float
+) -> None:
+    for above, accepted in ((-1e-6, True), (1e-6, False)):
+        script = Scripted(rule=NoisyRule(window=3))
+        for before in losses[:-1]:
+            assert script.step(before, before - 1.0).accepted
+        theta = script.x.detach().clone()
+        assert script.step(losses[-1], limit + above).accepted is accepted
+        assert torch.equal(script.x.detach(), theta) is not accepted
+
+
+def test_promises_that_do_not_come_true_are_nothing_special(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    script = Scripted()
+    with caplog.at_level(logging.WARNING, logger="apts_mpi"):
+        for _ in range(15):
+            result = script.step(1.0, 1.0, uphill=True)
+            assert result.accepted
+            assert result.local_reduction > 0.0
+            assert result.rho == 0.0
+    assert not caplog.records
+
+
 def test_the_radius_grows_up_to_the_reach() -> None:
     slope = Downhill()
     radii = [slope.step().radius]
@@ -879,6 +962,9 @@ def test_an_iteration_in_which_nothing_moved_is_not_accepted(bad: float) -> None
     assert run.optimizer.rule.minimum <= result.radius < radius
     assert math.isnan(result.rho)
     assert math.isfinite(result.loss)
+    state = run.optimizer.state_dict()
+    assert not state["moved"].any()
+    assert state["ratio"] == [0.0, 0.0]
     run.spoil = no_spoiling
     run.warm()
     assert not torch.equal(run.theta, theta)
