@@ -149,7 +149,10 @@ class StochasticAPTS:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within, the network has the average of the iterates: to evaluate, or to save it."""
+        """Within, the network has the average of the iterates: to evaluate, or to save it.
+
+        It is not to be nested, nor is a step to be taken within.
+        """
         theta, kept = self.flat.vector, self._message.vector
         kept.copy_(theta)
         theta.copy_(self.average)

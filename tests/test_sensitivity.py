@@ -93,7 +93,7 @@ def test_the_plan_that_comes_with_it() -> None:
             assert sum(point.default for point in sweep.points(ranks)) == 1
     sr1 = sweep_of(plan, "sr1-window").points(8)[1]
     assert command({**sr1.settings, "seed": 0})[-8:] == [
-        *("--local-solver", "sr1", "--iterations", "60", "--batch", "1250", "--window", "3")
+        *("--local-solver", "sr1", "--iterations", "60", "--batch", "1250", "--window", "5")
     ]
 
 
