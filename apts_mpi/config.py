@@ -141,7 +141,7 @@ class TrainConfig:
     )
     grow: float = _option(
         2.0,
-        "factor by which the radius grows where the ratio is 1, at least 1 (scaled)",
+        "factor by which the radius grows where the ratio is 1, 1 to 10 (scaled)",
         kind=float,
     )
     shrink_below: float = _option(

@@ -15,29 +15,14 @@ from pathlib import Path
 
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
+from benchmarks.launch import KEPT as SUMMARY
 from benchmarks.launch import ROOT, Progress, Results, Row, RunFailed, end_all, mpirun, origin
 from benchmarks.published import find_mnist
 
 RUNS = 10  # of a job at most: ranks start slowly
 START = 60.0  # seconds that a job may take to start
 ENDED = re.compile(r"ended (\d+)(?: (.*))?$")
-KEPT = (
-    "epochs",
-    "outer_iterations",
-    "accepted",
-    "gradient_evaluations",
-    "train_loss",
-    "test_loss",
-    "test_accuracy",
-    "best_test_accuracy",
-    "vector_allreduces",
-    "scalar_allreduces",
-    "bytes_allreduced",
-    "parameters",
-    "threads_per_rank",
-    "seconds_total",
-    "versions",
-)
+KEPT = ("epochs", "best_test_accuracy", *SUMMARY)
 
 
 def find_cifar10(given: Path | None) -> Path:
