@@ -17,6 +17,48 @@ FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
 _SCALARS = 6  # most scalars a message carries
 
 
+class CountedMessages:
+    """The sums over ranks that an iteration needs, and with each of them the work since the last.
+
+    Args:
+        flat: the rank's parameters. comm: the ranks.
+
+    Attributes:
+        vector: (n,) float32, of the vector message.
+        work: per-sample gradient evaluations, summed over ranks, since it was last set to zero; a
+            forward one counts a third. It rides in the messages that are sent anyway.
+    """
+
+    def __init__(self, flat: FlatParameters, comm: Comm) -> None:
+        self._comm = comm
+        self._message = FusedMessage(flat.n, _SCALARS, flat.vector.device)
+        self.vector = self._message.vector
+        self.work = 0.0
+        self._untold = 0.0  # this rank's, not in any message yet
+
+    def count(self, evaluations: float) -> None:
+        """Add evaluations of this rank, in those of a sample's gradient."""
+        self._untold += evaluations
+
+    def evaluate(self, objective: Objective, samples: int, *, with_gradient: bool) -> float:
+        """This rank's loss over so many samples, counted."""
+        self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
+        return objective(with_gradient)
+
+    def join(self, scalars: Sequence[float]) -> list[float]:
+        """Sum ``vector`` and the scalars over the ranks; the scalars' sums are returned."""
+        return self._told(self._comm.sum_message(self._message, (*scalars, self._untold)))
+
+    def sum(self, scalars: Sequence[float]) -> list[float]:
+        """Sum scalars over the ranks."""
+        return self._told(self._comm.sum_scalars((*scalars, self._untold)))
+
+    def _told(self, sums: list[float]) -> list[float]:
+        self._untold = 0.0
+        self.work += sums[-1]
+        return sums[:-1]
+
+
 class JoinedLoss:
     """f = sum w_d f_d at the present parameters, w_d = b_d / sum b of the ranks' batches.
 
@@ -29,26 +71,27 @@ class JoinedLoss:
         shift: (n,) float32, consistency term ``g - g_d`` there.
         vector: (n,) float32, what the last vector message joined.
         weight: w_d of this rank, known from the first evaluation of a batch on.
-        work: per-sample gradient evaluations since ``begin``, summed over ranks; a forward one
-            counts a third. It rides in the messages that are sent anyway.
     """
 
     def __init__(self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool) -> None:
-        self.flat, self._comm = flat, comm
-        self._message = FusedMessage(flat.n, _SCALARS, flat.vector.device)
-        self.vector = self._message.vector
+        self.flat = flat
+        self._messages = CountedMessages(flat, comm)
+        self.vector = self._messages.vector
         self.joins_gradients = joins_gradients
         self.g = torch.zeros_like(flat.vector)
         self.shift = torch.zeros_like(flat.vector)
         self.weight = 0.0
         self.samples = 0
-        self.work = 0.0
-        self._untold = 0.0
+
+    @property
+    def work(self) -> float:
+        """Per-sample gradient evaluations since ``begin``, summed over ranks."""
+        return self._messages.work
 
     def begin(self, objective: Objective, samples: int) -> None:
         """A new iteration: this rank's loss over its batch of so many samples, which may be 0."""
         self._objective, self.samples = objective, samples
-        self.work = 0.0
+        self._messages.work = 0.0
 
     def own(self, with_gradient: bool) -> float:
         """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
@@ -56,8 +99,7 @@ class JoinedLoss:
             if with_gradient:
                 self.flat.gradient.zero_()
             return 0.0
-        self._untold += self.samples * (1.0 if with_gradient else FORWARD_WORK)
-        return self._objective(with_gradient)
+        return self._messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
 
     def evaluate(self, *, with_gradient: bool) -> tuple[float, float]:
         """f and f_d at the present parameters, one message; f is not finite where any f_d is not.
@@ -68,10 +110,10 @@ class JoinedLoss:
         scalars = (self.samples * own, float(self.samples))
         if with_gradient and self.joins_gradients:
             torch.mul(self.flat.gradient, self.samples, out=self.vector)
-            total, samples = self._sum_message(scalars)
+            total, samples = self._messages.join(scalars)
             self.vector.div_(max(samples, 1.0))
         else:
-            total, samples = self._sum_scalars(scalars)
+            total, samples = self._messages.sum(scalars)
         if not samples > 0:
             raise ValueError(f"the ranks' batches have {samples:g} samples together")
         self.weight = self.samples / samples
@@ -96,18 +138,7 @@ class JoinedLoss:
         One message; correction (n,), the factor this rank's own.
         """
         torch.mul(correction, factor, out=self.vector)
-        return self._sum_message(scalars)
-
-    def _sum_message(self, scalars: Sequence[float]) -> list[float]:
-        return self._told(self._comm.sum_message(self._message, (*scalars, self._untold)))
-
-    def _sum_scalars(self, scalars: Sequence[float]) -> list[float]:
-        return self._told(self._comm.sum_scalars((*scalars, self._untold)))
-
-    def _told(self, sums: list[float]) -> list[float]:
-        self._untold = 0.0
-        self.work += sums[-1]
-        return sums[:-1]
+        return self._messages.join(scalars)
 
 
 def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> float:

@@ -38,8 +38,8 @@ from torch import Tensor, nn
 from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatParameters, closure_objective
 from apts_mpi.iteration import Draw, FailureSigns, Iteration
-from apts_mpi.joined import FORWARD_WORK
-from apts_mpi.message import FusedMessage
+from apts_mpi.joined import CountedMessages
+from apts_mpi.trust_region.local import Objective
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledSolver
 
@@ -105,7 +105,7 @@ class StochasticAPTS:
         self.radius = math.nan if radius is None else float(radius)
         self.reach = math.nan
         self.iterations = self.accepted = 0
-        self._message = FusedMessage(flat.n, 6, flat.vector.device)
+        self._messages = CountedMessages(flat, self.comm)
         self._local = ScaledSolver(flat, steps=local_steps)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._moved = torch.zeros_like(flat.vector)  # u
@@ -114,7 +114,6 @@ class StochasticAPTS:
         self._losses: deque[float] = deque(maxlen=self.rule.window)
         self._ready = False  # whether flat.gradient is a minibatch's at theta_k
         self._loss, self._samples = math.nan, 0  # of that minibatch, this rank's own
-        self._work = self._untold = 0.0  # per-sample gradients: of all ranks; of this one, untold
         self._signs = FailureSigns()
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
@@ -153,7 +152,7 @@ class StochasticAPTS:
 
         It is not to be nested, nor is a step to be taken within.
         """
-        theta, kept = self.flat.vector, self._message.vector
+        theta, kept = self.flat.vector, self._messages.vector
         kept.copy_(theta)
         theta.copy_(self.average)
         try:
@@ -165,8 +164,8 @@ class StochasticAPTS:
 
     def iterate(self, draw: Draw) -> Iteration:
         """One outer iteration over the rank's minibatches, each with or without its gradient."""
-        theta, start, joined = self.flat.vector, self._start, self._message.vector
-        self._work = 0.0
+        theta, start, joined = self.flat.vector, self._start, self._messages.vector
+        self._messages.work = 0.0
         start.copy_(theta)
         if not self._ready:
             self._evaluate_start(draw)
@@ -175,7 +174,7 @@ class StochasticAPTS:
         local = self._local.run(
             draw, start=start, loss=self._loss, samples=self._samples, radius=self.radius
         )
-        self._untold += local.evaluations
+        self._messages.count(local.evaluations)
         self._ready = False
 
         # 2. the corrections in one message, and behind them the control batch's loss at theta_k
@@ -183,7 +182,7 @@ class StochasticAPTS:
         theta.copy_(start)
         control, samples = draw()
         before = self._loss_of(control, samples)
-        seen, controls, before, steps, tried = self._join(
+        seen, controls, before, steps, tried = self._messages.join(
             (local.samples, samples, samples * before, local.accepted, local.tried)
         )
         if not controls > 0:
@@ -201,10 +200,9 @@ class StochasticAPTS:
 
         # 3. the joined correction on trial, on samples it has not seen
         theta.add_(s)
-        own = control(True) if samples else 0.0
-        self._untold += samples
+        own = self._loss_of(control, samples, with_gradient=True)
         slope = float(torch.dot(self.flat.gradient, s)) if samples else 0.0
-        after, slope = self._sum((samples * own, samples * slope))
+        after, slope = self._messages.sum((samples * own, samples * slope))
         after, slope = after / controls, slope / controls
         actual = before - after
         promised = 2.0 * actual + slope  # minus the slope of the parabola at theta_k
@@ -256,23 +254,22 @@ class StochasticAPTS:
     def _evaluate_start(self, draw: Draw) -> None:
         """Loss and gradient at theta_k on a minibatch; the first time, the radius too."""
         objective, self._samples = draw()
-        self._loss = objective(True) if self._samples else 0.0
-        self._untold += self._samples
+        self._loss = self._loss_of(objective, self._samples, with_gradient=True)
         if math.isnan(self.reach):
             self._search(objective)
         self._ready = True
 
-    def _search(self, objective: Callable[[bool], float]) -> None:
+    def _search(self, objective: Objective) -> None:
         """Double a step along the joined gradient's signs while the loss falls.
 
         Costs a vector message, and forward evaluations with scalar messages.
         """
-        theta, start, joined = self.flat.vector, self._start, self._message.vector
+        theta, start, joined = self.flat.vector, self._start, self._messages.vector
         samples = self._samples
         torch.mul(self.flat.gradient, samples, out=joined)
         if not samples:
             joined.zero_()
-        losses, total = self._join((samples * self._loss, samples))
+        losses, total = self._messages.join((samples * self._loss, samples))
         if not total > 0:
             raise ValueError("the ranks' batches have no samples")
         best = self._finite(losses / total)
@@ -285,7 +282,7 @@ class StochasticAPTS:
         reach = _FIRST
         while reach < 1.0:
             torch.add(start, joined, alpha=-reach, out=theta)
-            (loss,) = self._sum((samples * self._loss_of(objective, samples),))
+            (loss,) = self._messages.sum((samples * self._loss_of(objective, samples),))
             if not loss / total < best:
                 break
             best, reach = loss / total, 2.0 * reach
@@ -300,11 +297,10 @@ class StochasticAPTS:
             )
         self.radius = longest if math.isnan(self.radius) else min(self.radius, longest)
 
-    def _loss_of(self, objective: Callable[[bool], float], samples: int) -> float:
+    def _loss_of(self, objective: Objective, samples: int, *, with_gradient: bool = False) -> float:
         if not samples:
             return 0.0
-        self._untold += samples * FORWARD_WORK
-        return objective(False)
+        return self._messages.evaluate(objective, samples, with_gradient=with_gradient)
 
     def _finite(self, loss: float) -> float:
         if not math.isfinite(loss):
@@ -313,20 +309,6 @@ class StochasticAPTS:
                 "samples in the batch or a network that overflows"
             )
         return loss
-
-    # ---- messages --------------------------------------------------------------------------
-
-    def _join(self, scalars: tuple[float, ...]) -> list[float]:
-        """Sum the message's vector and the scalars over the ranks."""
-        return self._told(self.comm.sum_message(self._message, (*scalars, self._untold)))
-
-    def _sum(self, scalars: tuple[float, ...]) -> list[float]:
-        return self._told(self.comm.sum_scalars((*scalars, self._untold)))
-
-    def _told(self, sums: list[float]) -> list[float]:
-        self._untold = 0.0
-        self._work += sums[-1]
-        return sums[:-1]
 
     def _done(
         self, loss: float, rho: float, accepted: bool, promised: float, steps: tuple[float, float]
@@ -340,7 +322,7 @@ class StochasticAPTS:
             local_reduction=promised,
             local_accepted=round(steps[0]),
             local_tried=round(steps[1]),
-            gradient_evaluations=self._work,
+            gradient_evaluations=self._messages.work,
         )
         if self.comm.rank == 0:  # all ranks see the same
             self._signs.watch(result, at_floor=self.radius <= self.rule.minimum, noisy=True)
