@@ -227,7 +227,8 @@ class APTS:
             self.global_radius = self.radius
 
         # 2. and 3. local steps on the consistent objective, gradient at theta_k known
-        local = self._local_steps()
+        with self.comm.clock.phase("algebra", "local steps"):
+            local = self._local_steps()
 
         # 4. corrections and local reductions in one message
         factor = 1.0 if self.join == "sum" else self.relaxation * joined.weight

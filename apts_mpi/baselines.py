@@ -146,12 +146,13 @@ class LocalSteps(Baseline):
         theta, start = self.flat.vector, self._start
         start.copy_(theta)
         losses, seen = 0.0, 0
-        for _ in range(self.local_steps):
-            objective, samples = draw()
-            if samples:
-                losses += samples * objective(True)
-                self._inner.step()
-                seen += samples
+        with self.comm.clock.phase("algebra", "local steps"):
+            for _ in range(self.local_steps):
+                objective, samples = draw()
+                if samples:
+                    losses += samples * objective(True)
+                    self._inner.step()
+                    seen += samples
         torch.sub(start, theta, out=self.flat.gradient)
         theta.copy_(start)
         result = self._average(losses, seen)

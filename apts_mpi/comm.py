@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import torch
 from mpi4py import MPI
 from torch import Tensor
 
+from apts_mpi.clock import Clock
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.message import MOST_RANKS, FusedMessage
 
@@ -25,7 +25,7 @@ _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
 
 @dataclass
 class Traffic:
-    """What one rank has sent and how long it took; seconds of wall time, bytes of payload."""
+    """What one rank has sent; bytes of payload."""
 
     vector_allreduces: int = 0
     scalar_allreduces: int = 0
@@ -33,14 +33,6 @@ class Traffic:
     agreements: int = 0  # Allreduces of a number or two that end a step together
     bytes_allreduced: int = 0
     bytes_broadcast: int = 0
-    seconds_allreduce: float = 0.0
-    seconds_broadcast: float = 0.0
-    seconds_wait: float = 0.0
-
-    @property
-    def seconds_communication(self) -> float:
-        """Transfer alone; waiting for others is ``seconds_wait``."""
-        return self.seconds_allreduce + self.seconds_broadcast
 
 
 class Comm:
@@ -52,7 +44,7 @@ class Comm:
 
     Attributes:
         rank, size: of the communicator. local_rank, local_size: among the ranks of this host.
-        host: this host's name. traffic: what has been sent so far.
+        host: this host's name. traffic: what has been sent so far. clock: where the time went.
     """
 
     def __init__(self, communicator: MPI.Comm | None = None, *, timed: bool = True) -> None:
@@ -62,7 +54,7 @@ class Comm:
         if self.size > MOST_RANKS:
             raise InputError(f"{self.size} ranks are more than the {MOST_RANKS} this program joins")
         self.host = socket.gethostname()
-        self.timed = timed
+        self.clock = Clock(on=timed)
         self.traffic = Traffic()
         node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = node.Get_rank()
@@ -71,21 +63,17 @@ class Comm:
         node.Free()
         self._scalars = FusedMessage(0, 8)
 
-    def _wait(self) -> float:
-        """Wait for all ranks; return the clock at which they had arrived."""
-        if not self.timed:
-            return 0.0
-        start = time.perf_counter()
-        self._mpi.Barrier()
-        arrived = time.perf_counter()
-        self.traffic.seconds_wait += arrived - start
-        return arrived
+    def _wait(self) -> None:
+        """Wait for all ranks, so that what follows is transfer alone."""
+        if self.clock.on:
+            with self.clock.phase("wait"):
+                self._mpi.Barrier()
 
-    def _allreduce(self, buffer: np.ndarray, op: MPI.Op = MPI.SUM) -> None:
-        arrived = self._wait()
-        self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=op)
-        if self.timed:
-            self.traffic.seconds_allreduce += time.perf_counter() - arrived
+    def allreduce(self, buffer: np.ndarray, op: MPI.Op = MPI.SUM) -> None:
+        """Replace a contiguous buffer in place by its sum over all ranks, or by ``op`` of them."""
+        self._wait()
+        with self.clock.phase("allreduce", nbytes=buffer.nbytes):
+            self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=op)
         self.traffic.bytes_allreduced += buffer.nbytes
 
     def sum_message(self, message: FusedMessage, scalars: Sequence[float]) -> list[float]:
@@ -100,28 +88,27 @@ class Comm:
             The scalars' exact sums, the same on every rank.
         """
         message.load(scalars)
-        self._allreduce(message.host)
+        self.allreduce(message.host)
         self.traffic.vector_allreduces += 1
         return message.unload(len(scalars))
 
     def sum_scalars(self, scalars: Sequence[float]) -> list[float]:
         """Sum scalars over all ranks, exactly as ``sum_message`` does, one small Allreduce."""
         self._scalars.load(scalars)
-        self._allreduce(self._scalars.host)
+        self.allreduce(self._scalars.host)
         self.traffic.scalar_allreduces += 1
         return self._scalars.unload(len(scalars))
 
     def maximum(self, scalars: np.ndarray) -> None:
         """Replace float64 scalars in place by their maximum over all ranks."""
-        self._allreduce(scalars, MPI.MAX)
+        self.allreduce(scalars, MPI.MAX)
         self.traffic.scalar_allreduces += 1
 
     def broadcast(self, buffer: np.ndarray, root: int = 0) -> None:
         """Overwrite a contiguous buffer on every rank by the root's."""
-        arrived = self._wait()
-        self._mpi.Bcast(buffer, root=root)
-        if self.timed:
-            self.traffic.seconds_broadcast += time.perf_counter() - arrived
+        self._wait()
+        with self.clock.phase("broadcast", nbytes=buffer.nbytes):
+            self._mpi.Bcast(buffer, root=root)
         self.traffic.broadcasts += 1
         self.traffic.bytes_broadcast += buffer.nbytes
 
@@ -150,7 +137,7 @@ class Comm:
             AgreedError: on every rank, with the line of the lowest rank that failed.
         """
         lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
-        self._allreduce(lowest, MPI.MIN)
+        self.allreduce(lowest, MPI.MIN)
         self.traffic.agreements += 1
         failed = int(lowest[0])
         if failed < self.size:
@@ -184,7 +171,7 @@ class Comm:
         bits = vector.detach().cpu().view(torch.int32).to(torch.int64)
         own = np.array([int(bits.sum()), int((bits[::2]).sum())], dtype=np.int64)
         both = np.concatenate((own, -own))
-        self._allreduce(both, MPI.MAX)
+        self.allreduce(both, MPI.MAX)
         self.traffic.agreements += 1
         if (both[:2] != -both[2:]).any():
             raise AgreedError(

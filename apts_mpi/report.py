@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 import apts_mpi
+from apts_mpi.clock import COMMUNICATION
 from apts_mpi.comm import Comm, library_version
 from apts_mpi.config import BASELINES
 from apts_mpi.errors import InputError
@@ -194,16 +195,17 @@ def summarise(
         "scalar_allreduces": traffic.scalar_allreduces,
         "bytes_allreduced": traffic.bytes_allreduced,
     }
-    clock = training.clock
+    clock = comm.clock
+    clock.lap()  # books what is open
+    spent = dict(clock.seconds)
+    del spent["other"]  # what is in no phase, start-up before the clock included
     seconds = {
         "total": seconds_total,
-        "compute": clock.iterate,
-        "communication": traffic.seconds_communication,
-        "wait": traffic.seconds_wait,
-        "data": clock.data,
-        "evaluation": clock.evaluation,
+        "compute": spent["gradient"] + spent["algebra"],
+        "communication": sum(spent[phase] for phase in COMMUNICATION),
+        **spent,
+        "other": max(seconds_total - sum(spent.values()), 0.0),
     }
-    seconds["other"] = max(seconds_total - sum(list(seconds.values())[1:]), 0.0)
     return {
         "optimizer": config.optimizer,
         "local_solver": None if config.optimizer in BASELINES else config.local_solver,
@@ -227,7 +229,7 @@ def _over_ranks(seconds: dict[str, float], comm: Comm) -> dict[str, float]:
     own = list(seconds.values())
     extremes = np.array(own + [-value for value in own])
     comm.maximum(extremes)
-    sums = comm.sum_scalars(own)
+    sums = [total for i in range(0, len(own), 8) for total in comm.sum_scalars(own[i : i + 8])]
     result = {}
     for i, name in enumerate(seconds):
         result[f"seconds_{name}"] = float(extremes[i])
@@ -249,7 +251,7 @@ def table(summary: dict[str, Any], path: Path) -> str:
         ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
     ]
     total = s["seconds_total_mean"]
-    for name in ("compute", "communication", "wait", "data", "evaluation", "other"):
+    for name in ("gradient", "algebra", "communication", "wait", "data", "evaluation", "other"):
         mean, most = s[f"seconds_{name}_mean"], s[f"seconds_{name}"]
         share = 100 * mean / total if total else 0.0
         rows.append((name, f"{mean:.2f} s  {share:4.1f} %  (slowest rank {most:.2f} s)"))

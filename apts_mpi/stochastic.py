@@ -171,9 +171,10 @@ class StochasticAPTS:
             self._evaluate_start(draw)
 
         # 1. local steps, each on a fresh minibatch
-        local = self._local.run(
-            draw, start=start, loss=self._loss, samples=self._samples, radius=self.radius
-        )
+        with self.comm.clock.phase("algebra", "local steps"):
+            local = self._local.run(
+                draw, start=start, loss=self._loss, samples=self._samples, radius=self.radius
+            )
         self._messages.count(local.evaluations)
         self._ready = False
 

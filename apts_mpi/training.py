@@ -18,6 +18,7 @@ from torch import Tensor
 
 from apts_mpi import networks
 from apts_mpi.baselines import warm_up
+from apts_mpi.clock import COMMUNICATION
 from apts_mpi.comm import Comm
 from apts_mpi.config import BASELINES, TrainConfig
 from apts_mpi.data import (
@@ -37,15 +38,6 @@ from apts_mpi.optimizers import outer_iteration
 from apts_mpi.report import Console, RunDirectory, summarise, versions
 
 REPLICA_CHECK_EVERY = 50  # outer iterations
-
-
-@dataclass
-class Clock:
-    """Seconds of this rank by what they were spent on; communication is in ``comm.traffic``."""
-
-    data: float = 0.0
-    iterate: float = 0.0
-    evaluation: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,17 +71,15 @@ class Training:
             warm_up()  # as torch's own import, no part of the run's time
         self._started = time.perf_counter()
         self.comm = comm
-        self.clock = Clock()
+        self.clock = comm.clock
         self.console = Console(comm)
         settings = config.to_toml().splitlines()
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
         self.config = config
         self.device = self._bind()
-        loading, before = time.perf_counter(), sum(self._communication())
-        self.info, self.train, self.test = self._load()
+        with self.clock.phase("data", "load"):
+            self.info, self.train, self.test = self._load()
         self.config = config = config.completed(comm.size, self.train.total)
-        spent = time.perf_counter() - loading
-        self.clock.data += spent - (sum(self._communication()) - before)
         module = networks.build(
             config.network,
             sample_shape=self.info.sample_shape,
@@ -175,8 +165,15 @@ class Training:
 
     # ---- the loop --------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Any]:
-        """Train; returns the summary, the same on every rank."""
+    def run(
+        self, heard: Callable[[dict[str, Any], dict[str, float]], object] = lambda row, lap: None
+    ) -> dict[str, Any]:
+        """Train; returns the summary, the same on every rank.
+
+        Args:
+            heard: called after every outer iteration with its row of the metrics and this rank's
+                seconds by phase.
+        """
         config, comm = self.config, self.comm
         directory = self.directory
         work, accepted, evaluated_at = 0.0, 0, -math.inf
@@ -187,18 +184,16 @@ class Training:
         self.console.start(config.epochs)
         last = False
         while not last:
-            row_start, drawn = time.perf_counter(), self.clock.data
-            sent = self._communication()
-            result = self._iterate()
+            self.clock.lap()
+            result = self._iterate(iterations + 1)
+            lap = self.clock.lap()
             iterations += 1
             work += result.gradient_evaluations
             epochs = work / self.train.total
             accepted += result.accepted
             row = _row(iterations, epochs, result)
-            row["seconds"] = time.perf_counter() - row_start - (self.clock.data - drawn)
-            row["seconds_communication"], row["seconds_wait"] = (
-                now - before for now, before in zip(self._communication(), sent, strict=True)
-            )
+            row["seconds"], row["seconds_wait"] = sum(lap.values()), lap["wait"]
+            row["seconds_communication"] = sum(lap[phase] for phase in COMMUNICATION)
             last = epochs >= config.epochs or iterations == config.iterations
             if result.gradient_evaluations == 0.0:  # the same batch again, and nothing to try
                 self.console.say("the gradient is zero: training has converged")
@@ -209,6 +204,7 @@ class Training:
                 best = max(best, losses["test_accuracy"])
                 row.update(losses)
             directory.row(row)
+            heard(row, lap)
             self.console.progress(row)
             if iterations % REPLICA_CHECK_EVERY == 0 or last:
                 comm.check_replicas(self.network.vector)
@@ -233,35 +229,27 @@ class Training:
 
     def _draw(self) -> tuple[Callable[[bool], float], int]:
         """The loss over the next minibatch, and how many samples it has, which may be 0."""
-        start = time.perf_counter()
-        index = next(self._indices)
-        if self.batches.whole:
-            x, y = self.train.x, self.train.y
-        else:
-            chosen = torch.from_numpy(index).to(self.device)
-            x, y = self.train.x[chosen], self.train.y[chosen]
-        self.clock.data += time.perf_counter() - start
-        network = self.network
+        with self.clock.phase("data"):
+            index = next(self._indices)
+            if self.batches.whole:
+                x, y = self.train.x, self.train.y
+            else:
+                chosen = torch.from_numpy(index).to(self.device)
+                x, y = self.train.x[chosen], self.train.y[chosen]
+        network, clock = self.network, self.clock
 
         def objective(with_gradient: bool) -> float:
-            return network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
+            with clock.phase("gradient", "" if with_gradient else "loss"):
+                return network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
 
         return objective, len(y)
 
-    def _iterate(self) -> Iteration:
-        start, before = time.perf_counter(), sum(self._communication()) + self.clock.data
+    def _iterate(self, number: int) -> Iteration:
         try:
-            result = self._optimize(self._draw)
+            with self.clock.phase("algebra", f"iteration {number}"):
+                return self._optimize(self._draw)
         except FloatingPointError as error:  # the same on every rank
             raise AgreedError(str(error), status=1) from error
-        spent = time.perf_counter() - start
-        # Drawing minibatches is the data's time, not the optimizer's.
-        self.clock.iterate += spent - (sum(self._communication()) + self.clock.data - before)
-        return result
-
-    def _communication(self) -> tuple[float, float]:
-        traffic = self.comm.traffic
-        return traffic.seconds_communication, traffic.seconds_wait
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracy on the test data, over all ranks' parts."""
@@ -270,12 +258,10 @@ class Training:
 
     def _evaluate(self, samples: Samples) -> tuple[float, float]:
         """Mean loss and share of right answers over all ranks; every rank evaluates its part."""
-        start, before = time.perf_counter(), sum(self._communication())
-        with self._averaged():
-            own, correct = self.network.evaluate(samples.x, samples.y)
-        loss, right = self.comm.sum_scalars((own, float(correct)))
-        spent = time.perf_counter() - start
-        self.clock.evaluation += spent - (sum(self._communication()) - before)
+        with self.clock.phase("evaluation"):
+            with self._averaged():
+                own, correct = self.network.evaluate(samples.x, samples.y)
+            loss, right = self.comm.sum_scalars((own, float(correct)))
         return loss / samples.total, right / samples.total
 
 
