@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import apts_mpi
 from apts_mpi.comm import Comm
-from apts_mpi.config import TrainConfig, read_toml
+from apts_mpi.config import AUTO, TrainConfig, read_toml
 from apts_mpi.data import SOURCES, describe, load_source, write_shards
 from apts_mpi.errors import InputError
 
@@ -52,6 +52,18 @@ def _widths(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 128,128") from None
 
 
+def _steps(text: str) -> int:
+    if text == "auto":
+        return AUTO
+    try:
+        steps = int(text)
+    except ValueError:
+        steps = 0
+    if steps < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number from 1 up nor auto")
+    return steps
+
+
 def _train_parser() -> Parser:
     parser = Parser(
         prog="python -m apts_mpi [train]",
@@ -80,6 +92,8 @@ def _add_flag(parser: Parser, item: Any) -> None:
     if kind is bool:
         options["type"], options["metavar"] = _switch, "on|off"
         shown = "on" if item.default else "off"
+    elif item.name == "local_steps":
+        options["type"], options["metavar"] = _steps, "N|auto"
     elif item.name == "hidden":
         options["type"], options["metavar"] = _widths, "W,W,..."
         shown = ",".join(map(str, item.default))
@@ -183,6 +197,15 @@ def main(arguments: Sequence[str], comm: Comm) -> int:
         error = caught
     comm.agree(error)
     return 0
+
+
+def train_settings(arguments: Sequence[str]) -> TrainConfig:
+    """The settings that flags of ``train`` give.
+
+    Raises:
+        InputError: bad usage.
+    """
+    return _config(_train_parser().parse_args(list(arguments)))
 
 
 def _config(parsed: argparse.Namespace) -> TrainConfig:

@@ -52,6 +52,11 @@ class Clock:
         if self.on:
             self.spans = []
 
+    def switch(self, on: bool) -> None:
+        """Measure from now on, or not; outside of all phases, and on all ranks alike."""
+        self.on = on
+        self._since = time.perf_counter()
+
     def phase(self, name: str, label: str = "", nbytes: int = 0) -> _Phase:
         """A context whose time is the phase's, but for that of contexts within.
 

@@ -1,14 +1,18 @@
 """The only room that talks MPI: explicit collectives on contiguous preallocated buffers.
 
 Every call is counted, its payload added, and its time split in two: a barrier first, whose time is
-waiting for the slowest rank, then the collective itself, whose time is transfer.
+waiting for the slowest rank, then the collective itself, whose time is transfer. The two calls that
+a trace needs besides (``read_clock``, ``relay``) are no part of training, and neither counted nor
+timed.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +25,7 @@ from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.message import MOST_RANKS, FusedMessage
 
 _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
+_ROUNDS = 16  # of messages to and fro to compare two clocks; the quickest counts
 
 
 @dataclass
@@ -33,6 +38,15 @@ class Traffic:
     agreements: int = 0  # Allreduces of a number or two that end a step together
     bytes_allreduced: int = 0
     bytes_broadcast: int = 0
+
+
+@dataclass(frozen=True)
+class ClockReading:
+    """A rank's clock and rank 0's at the same moment, in seconds, and what that may be off."""
+
+    own: float
+    root: float
+    error: float
 
 
 class Comm:
@@ -129,6 +143,66 @@ class Comm:
             buffer[:] = data
         self.broadcast(buffer, root)
         return buffer.tobytes().decode()
+
+    def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
+        """Read this rank's clock against rank 0's, by messages to and fro; called by all ranks.
+
+        Rank 0 is read somewhere between a message's leaving and its answer's coming, so that half
+        of the shortest of such times bounds the error.
+
+        Args:
+            now: this rank's clock, in seconds; default ``time.perf_counter``.
+        """
+        now = time.perf_counter if now is None else now
+        stamp = np.zeros(1)
+        if self.rank == 0:
+            moment = now()  # before any other rank's
+            for rank in range(1, self.size):
+                for _ in range(_ROUNDS):
+                    self._mpi.Recv(stamp, source=rank)
+                    stamp[0] = now()
+                    self._mpi.Send(stamp, dest=rank)
+            return ClockReading(moment, moment, 0.0)
+        readings = []
+        for _ in range(_ROUNDS):
+            sent = now()
+            self._mpi.Send(stamp, dest=0)
+            self._mpi.Recv(stamp, source=0)
+            half = (now() - sent) / 2
+            readings.append(ClockReading(sent + half, float(stamp[0]), half))
+        return min(readings, key=lambda reading: reading.error)
+
+    def relay(
+        self, pieces: Iterable[bytes], take: Callable[[bytes], bool] = lambda piece: True
+    ) -> None:
+        """Hand all ranks' bytes to rank 0, rank after rank; it holds one piece at a time.
+
+        Args:
+            pieces: this rank's, none of them empty, made as they are asked for.
+            take: what rank 0 does with each; False where it wants no more, of any rank.
+        """
+        asked = np.ones(1, dtype=np.int64)  # 1: the next piece, please; 0: no more
+        if self.rank > 0:
+            for piece in itertools.chain(pieces, (b"",)):  # an empty one is the end
+                self._mpi.Recv(asked, source=0)
+                if not asked[0]:
+                    return
+                self._mpi.Send([piece, MPI.BYTE], dest=0)
+            return
+        wanted = all(take(piece) for piece in pieces)
+        status = MPI.Status()
+        for rank in range(1, self.size):
+            more = True
+            while more:
+                asked[0] = wanted
+                self._mpi.Send(asked, dest=rank)
+                if not wanted:
+                    break
+                self._mpi.Probe(source=rank, status=status)
+                buffer = bytearray(status.Get_count(MPI.BYTE))
+                self._mpi.Recv([buffer, MPI.BYTE], source=rank)
+                more = len(buffer) > 0
+                wanted = not more or take(bytes(buffer))
 
     def agree(self, error: InputError | None) -> None:
         """End a step that may have failed on some ranks: all go on, or all raise the same error.

@@ -28,6 +28,7 @@ JOINS = ("adaptive", "average", "sum")
 LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
 BASELINE_BATCH = 500  # samples of all ranks together
+AUTO = -1  # local steps that the program measures before it trains
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
 # The scaled solver: samples of all ranks together an outer iteration, and the minibatches of it.
 OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
@@ -93,7 +94,9 @@ class TrainConfig:
     local_steps: int | None = _option(
         None,
         "local steps an outer iteration; default: as many as take some 10,000 samples of all "
-        "ranks, at least 5 (scaled), at most 5 (sr1, first-order), 20 (local-sgd, diloco)",
+        "ranks, at least 5 (scaled), at most 5 (sr1, first-order), 20 (local-sgd, diloco); 'auto': "
+        "from the measured cost of a message and of a gradient evaluation, with minibatches of 64 "
+        "(scaled)",
         kind=int,
     )
     consistency: bool = _option(
@@ -178,13 +181,17 @@ class TrainConfig:
         1.0, "epochs (of work) between evaluations on the test data", kind=float
     )
     out: str | None = _option(None, "run directory; default: a new one under runs/")
+    trace: str | None = _option(
+        None, "write what every rank does when to this new file, a Chrome trace (JSON)"
+    )
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             choices = item.metadata["choices"]
             if choices and getattr(self, item.name) not in choices:
                 self._refuse(item.name, "is none of " + ", ".join(choices))
-        self._within("local_steps", 1, 1000)
+        if self.local_steps != AUTO:
+            self._within("local_steps", 1, 1000)
         self._within("window", 1, 1000)
         self._within("memory", 1, 10)
         self._within("batch", 1, 2**40)
@@ -211,10 +218,10 @@ class TrainConfig:
             self._refuse("radius", "must be at least 1e-8, at most 1000")
         if not all(1 <= width <= 2**20 for width in self.hidden):
             self._refuse("hidden", "must be widths of 1 to 1048576, like 128,128")
-        for name in ("data", "out"):
+        for name, what in (("data", "folder"), ("out", "folder"), ("trace", "file")):
             value = getattr(self, name)
             if value == "" or any(0xD800 <= ord(c) < 0xE000 for c in str(value)):
-                self._refuse(name, "must be the name of a folder, in UTF-8")
+                self._refuse(name, f"must be the name of a {what}, in UTF-8")
         if self.norm == "inf" and self.local_solver != "first-order":
             self._refuse("norm", "needs --local-solver first-order: it alone knows that norm")
         if self.lr is not None:
@@ -224,6 +231,8 @@ class TrainConfig:
                 self._refuse("lr", "must be a positive number")
         if self.local_steps is not None and self.optimizer in ("sgd", "adam"):
             self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
+        if self.local_steps == AUTO and (self.optimizer != "apts" or self.deterministic):
+            self._refuse("local_steps", "auto is for --optimizer apts --local-solver scaled")
         if self.overlap and self.optimizer == "apts" and not self.deterministic:
             why = "minibatches that judge a step share no sample with it"
             self._refuse("overlap", f"needs --local-solver sr1 or first-order: {why}")
@@ -243,6 +252,8 @@ class TrainConfig:
             steps = LOCAL_STEPS.get(self.optimizer) if steps is None else steps
         elif self.deterministic:
             steps = LOCAL_STEPS[self.local_solver] if steps is None else steps
+        elif steps == AUTO:
+            batch = MINIBATCHES[0] if batch is None else batch
         else:
             batch, steps = plan(ranks, samples, batch=batch, steps=steps)
         enough = 300.0 if self.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
@@ -263,6 +274,7 @@ class TrainConfig:
     def _refuse(self, name: str, why: str) -> None:
         value = getattr(self, name)
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = "auto" if name == "local_steps" and value == AUTO else shown
         raise InputError(f"--{name.replace('_', '-')} {shown}: {why}")
 
     def to_toml(self) -> str:
@@ -309,6 +321,8 @@ def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
         raise InputError(f"{path}: hidden = {value!r} must be a list of integers, like [128, 128]")
     if kind is float and type(value) is int:
         return float(value)
+    if name == "local_steps" and value == "auto":
+        return AUTO
     if type(value) is not kind:
         raise InputError(f"{path}: {name} = {value!r} must be of type {kind.__name__}")
     return value

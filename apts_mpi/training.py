@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from apts_mpi import networks
+from apts_mpi import networks, pacing
 from apts_mpi.baselines import warm_up
 from apts_mpi.clock import COMMUNICATION
 from apts_mpi.comm import Comm
-from apts_mpi.config import BASELINES, TrainConfig
+from apts_mpi.config import AUTO, BASELINES, TrainConfig
 from apts_mpi.data import (
     DatasetInfo,
     Partition,
@@ -36,6 +36,7 @@ from apts_mpi.flat import FlatNetwork
 from apts_mpi.iteration import Iteration
 from apts_mpi.optimizers import outer_iteration
 from apts_mpi.report import Console, RunDirectory, summarise, versions
+from apts_mpi.trace import Trace, refusal
 
 REPLICA_CHECK_EVERY = 50  # outer iterations
 
@@ -77,6 +78,8 @@ class Training:
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
         self.config = config
         self.device = self._bind()
+        # From here on, as what it cannot do is agreed on.
+        self.trace = Trace(config.trace, comm, self.console.say) if config.trace else None
         with self.clock.phase("data", "load"):
             self.info, self.train, self.test = self._load()
         self.config = config = config.completed(comm.size, self.train.total)
@@ -99,11 +102,13 @@ class Training:
             rank=comm.rank,
         )
         self._indices = iter(self.batches)
+        if config.local_steps == AUTO:
+            self.config = config = self._paced(config)
         whole = self.batches.whole
         self._optimize, self._averaged = outer_iteration(config, self.network, comm, whole=whole)
         path = Path(config.out) if config.out else default_out(config, comm)
-        # Complete, so that the run repeats from it; the folder is the next run's own to choose.
-        complete = dataclasses.replace(config, out=None, threads=self.threads)
+        # Complete, so that the run repeats from it; where to write is the next run's own to choose.
+        complete = dataclasses.replace(config, out=None, trace=None, threads=self.threads)
         self.directory = RunDirectory(path, complete, comm)
 
     # ---- set-up ----------------------------------------------------------------------------
@@ -112,6 +117,8 @@ class Training:
         """Device and threads of this rank, told in one line."""
         comm, config = self.comm, self.config
         error = None
+        if config.trace and comm.rank == 0:  # agreed on below, without a message of its own
+            error = refusal(config.trace, config.out)
         if config.device == "cuda" and not torch.cuda.is_available():
             error = InputError(
                 f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
@@ -163,6 +170,26 @@ class Training:
         comm.require_same("data", [f"{info.name} {info.digest}"])
         return info, Samples.of(train, self.device), Samples.of(test, self.device)
 
+    def _paced(self, config: TrainConfig) -> TrainConfig:
+        """The settings with as many local steps as messages and gradients cost here."""
+        assert config.batch is not None, "completed settings have one"
+        x, y = self.train.x[: config.batch], self.train.y[: config.batch]
+        message, gradient = pacing.measure(
+            self.comm, self.network.n, lambda: len(y) and self.network.loss_and_gradient(x, y)
+        )
+        steps = pacing.local_steps(
+            message=message,
+            gradient=gradient,
+            samples=self.train.total,
+            ranks=self.comm.size,
+            batch=config.batch,
+        )
+        self.console.say(
+            f"{steps} local steps of {config.batch} samples: an iteration's messages take "
+            f"{1e3 * message:.3g} ms, a gradient {1e3 * gradient:.3g} ms"
+        )
+        return dataclasses.replace(config, local_steps=steps)
+
     # ---- the loop --------------------------------------------------------------------------
 
     def run(
@@ -172,7 +199,7 @@ class Training:
 
         Args:
             heard: called after every outer iteration with its row of the metrics and this rank's
-                seconds by phase.
+                seconds by phase, those of its evaluation and of writing the row included.
         """
         config, comm = self.config, self.comm
         directory = self.directory
@@ -204,10 +231,10 @@ class Training:
                 best = max(best, losses["test_accuracy"])
                 row.update(losses)
             directory.row(row)
-            heard(row, lap)
             self.console.progress(row)
             if iterations % REPLICA_CHECK_EVERY == 0 or last:
                 comm.check_replicas(self.network.vector)
+            heard(row, {phase: lap[phase] + more for phase, more in self.clock.lap().items()})
         self.console.stop()
         train_loss, _ = self._evaluate(self.train)
         summary = summarise(
@@ -225,6 +252,8 @@ class Training:
             },
         )
         directory.finish(summary)
+        if self.trace is not None:
+            self.trace.finish()  # last, so that nothing is lost where it fails
         return summary
 
     def _draw(self) -> tuple[Callable[[bool], float], int]:

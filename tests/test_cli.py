@@ -114,7 +114,7 @@ def test_inspect_verifies_what_shard_wrote(launch: Launch, shards: Path) -> None
     ("flags", "said"),
     [
         (("--bogus",), "--bogus"),
-        (("--local-steps", "0"), "--local-steps 0"),
+        (("--local-steps", "0"), "--local-steps: '0'"),
         (("--norm", "inf"), "--norm inf"),
         (("--local-solver", "sr1", "--overlap", "5"), "--overlap 5"),
         (("--data", "nowhere"), "nowhere"),

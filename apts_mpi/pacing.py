@@ -1,0 +1,75 @@
+"""``--local-steps auto``: how much work between two messages, from what both cost here.
+
+An outer iteration of S samples over all ranks costs a message, T seconds, and S / (N b)
+minibatches of b samples a rank, t seconds each. More samples between messages mean more work in
+all: on MNIST the work to 97 percent grew like 1 + S / S0 with S0 two thirds of the training set
+(N = 2, minibatches of 64). The time, (1 + S / S0) (T / S + t / (N b)), is least at
+
+    S = sqrt(S0 N b T / t).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+
+from apts_mpi.comm import Comm
+from apts_mpi.message import FusedMessage
+
+_S0 = 2.0 / 3.0  # of the training set
+_LEAST, _MOST = 1.0 / 12.0, 1.0 / 2.0  # of it in an outer iteration: outside was not measured
+_FEWEST_STEPS = 5
+_SCALAR_MESSAGES = 2  # of an outer iteration, besides the vector
+_TURNS, _SECONDS = 5, 2.0  # measured are so many, or as many as this time allows
+
+
+def local_steps(*, message: float, gradient: float, samples: int, ranks: int, batch: int) -> int:
+    """Local steps of an outer iteration.
+
+    Args:
+        message: seconds of an outer iteration's messages. gradient: seconds of one evaluation.
+        samples: of the training set. ranks: how many. batch: samples of a rank's minibatch.
+    """
+    together = ranks * batch
+    best = math.sqrt(_S0 * samples * together * message / gradient)
+    within = min(max(best, _LEAST * samples), _MOST * samples)
+    return min(max(round(within / together), _FEWEST_STEPS), 1000)
+
+
+def measure(comm: Comm, n: int, evaluate: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of an outer iteration's messages and of a gradient evaluation, on the slowest rank.
+
+    Every rank calls it, and all get the same numbers.
+
+    Args:
+        n: length of the vector. evaluate: one gradient evaluation on this rank.
+    """
+    message = FusedMessage(n, 6)
+
+    def messages() -> None:
+        comm.sum_message(message, (0.0,))
+        for _ in range(_SCALAR_MESSAGES):
+            comm.sum_scalars((0.0,))
+
+    found = np.array([_seconds(evaluate, _TURNS), 0.0])
+    messages()  # the first makes connections
+    # As many turns on every rank: all leave the first ones together.
+    first = np.array([_seconds(messages, 1)])
+    comm.maximum(first)
+    found[1] = _seconds(messages, max(1, min(_TURNS, int(_SECONDS / max(first[0], 1e-9)))))
+    comm.maximum(found)
+    return float(found[1]), float(found[0])
+
+
+def _seconds(what: Callable[[], object], turns: int) -> float:
+    """Median of so many."""
+    taken = []
+    for _ in range(turns):
+        start = time.perf_counter()
+        what()
+        taken.append(time.perf_counter() - start)
+    return median(taken)
