@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -68,21 +69,21 @@ def mpirun(
     *,
     timeout: float,
     heard: Callable[[str], object] = lambda line: None,
+    launch: str | None = None,
 ) -> None:
     """Run ``python ARGUMENTS`` on some ranks from the checkout's root.
 
     Args:
+        launch: another launcher's command line, ``srun -n {ranks}`` say.
         timeout: seconds after which the whole job is ended.
         heard: called with every line of its output; where it answers True, the clock starts anew.
 
     Raises:
         RunFailed: it did not end with status 0, or not in time.
     """
-    path = launcher()
-    if path is None:
-        raise InputError(MPIRUN_MISSING)
+    start_ranks = words(launch, ranks)
     process = subprocess.Popen(
-        [path, "-n", str(ranks), sys.executable, *arguments],
+        [*start_ranks, sys.executable, *arguments],
         cwd=ROOT,
         env={**ENVIRONMENT, **os.environ},
         stdin=subprocess.DEVNULL,
@@ -123,6 +124,25 @@ def mpirun(
         raise RunFailed(f"no end within {timeout:g} s: {' '.join(arguments)}")
     if status != 0:
         raise RunFailed(f"status {status}: {' '.join(arguments)}: {_reason(list(last))}")
+
+
+def words(launch: str | None, ranks: int) -> list[str]:
+    """The command that starts so many ranks of what follows it.
+
+    Raises:
+        InputError: it is not on this machine, or does not say {ranks}.
+    """
+    if launch is None:
+        path = launcher()
+        if path is None:
+            raise InputError(MPIRUN_MISSING)
+        return [path, "-n", str(ranks)]
+    if "{ranks}" not in launch:
+        raise InputError(f"--launch {launch}: has no {{ranks}}, as in 'srun -n {{ranks}}'")
+    found = [word.replace("{ranks}", str(ranks)) for word in shlex.split(launch)]
+    if shutil.which(found[0]) is None:
+        raise InputError(f"--launch {launch}: {found[0]} is not on PATH")
+    return found
 
 
 def _reason(lines: list[str]) -> str:
@@ -212,6 +232,10 @@ class Results:
         """The run of exactly these settings, if there is one."""
         return self._rows.get(_key(settings))
 
+    def rows(self) -> list[Row]:
+        """All runs."""
+        return list(self._rows.values())
+
     def add(self, settings: Row, values: Row) -> Row:
         """Append a run, in one piece."""
         row = {"settings": settings, **values}
@@ -239,6 +263,10 @@ class Progress:
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._start = total, 0, time.monotonic()
+
+    def skip(self) -> None:
+        """Another run had been made before."""
+        self._done += 1
 
     def say(self, text: str) -> None:
         """Another run has ended, well or badly."""

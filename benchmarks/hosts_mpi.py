@@ -1,0 +1,143 @@
+"""The known settings of Open MPI by name, and jobs under any launcher, limited in time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from apts_mpi.errors import InputError
+from benchmarks.launch import ENVIRONMENT, ROOT, RunFailed, _reason, _running
+
+# Ranks that wait give their core to the kernel's network work and to each other.
+_YIELD = {"mpi_yield_when_idle": "1"}
+# Messages up to this length are sent at once; above, a handshake sends one way at a time.
+_EAGER = {
+    "btl_tcp_eager_limit": "8388608",
+    "btl_tcp_rndv_eager_limit": "8388608",
+    "btl_tcp_sndbuf": "4194304",
+    "btl_tcp_rcvbuf": "4194304",
+}
+
+
+def _allreduce(algorithm: int) -> dict[str, str]:
+    """One of the "tuned" component's algorithms at every size; "han" would go before it."""
+    return {
+        "coll": "^han",
+        "coll_tuned_use_dynamic_rules": "1",
+        "coll_tuned_allreduce_algorithm": str(algorithm),
+    }
+
+
+# MCA parameters of Open MPI 5. An MPI library that is not Open MPI reads none of them.
+SETTINGS: dict[str, dict[str, str]] = {
+    "defaults": {},
+    "yield": _YIELD,
+    "eager": {**_YIELD, **_EAGER},
+    "doubling": {**_YIELD, **_allreduce(3)},
+    "ring": {**_YIELD, **_allreduce(4), **_EAGER},
+    "rabenseifner": {**_YIELD, **_allreduce(6), **_EAGER},
+    "tuned": {**_YIELD, **_allreduce(3), **_EAGER},
+}
+TUNED = SETTINGS["tuned"]
+
+
+def named(name: str) -> dict[str, str]:
+    """The settings of this name.
+
+    Raises:
+        InputError: there are none.
+    """
+    if name not in SETTINGS:
+        raise InputError(f"MPI settings {name!r} are none of {', '.join(SETTINGS)}")
+    return SETTINGS[name]
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with these MCA parameters and none other of ``SETTINGS``.
+
+    They come by environment, so that mpirun and srun take the same, and a job script may have
+    them as the lines of ``export_line``. What else the user has set is left alone.
+    """
+    known = {_variable(name) for options in SETTINGS.values() for name in options}
+    kept = {name: value for name, value in os.environ.items() if name not in known}
+    given = {name: value for name, value in ENVIRONMENT.items() if name not in known}
+    return {**given, **kept, **{_variable(name): value for name, value in settings.items()}}
+
+
+def export_line(settings: Mapping[str, str]) -> str:
+    """A line of shell that sets these MCA parameters; a comment where there are none."""
+    if not settings:
+        return "# Open MPI's defaults: nothing to set"
+    return "export " + " ".join(f"{_variable(name)}={value}" for name, value in settings.items())
+
+
+def _variable(name: str) -> str:
+    return f"OMPI_MCA_{name}"
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    told: str,
+    env: Mapping[str, str],
+    timeout: float,
+    heard: Callable[[str], object] = lambda line: None,
+) -> None:
+    """Run a launcher's command from the checkout's root, as ``launch.mpirun`` does.
+
+    Args:
+        told: names the job in complaints.
+        timeout: seconds after which the whole job is ended.
+        heard: called with every line of its output; where it answers True, the clock starts anew.
+
+    Raises:
+        RunFailed: it did not end with status 0, or not in time.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    _running.add(process)
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        process.terminate()  # the launcher passes it on to the ranks
+
+    def clock() -> threading.Timer:
+        timer = threading.Timer(timeout, end)
+        timer.start()
+        return timer
+
+    timer = clock()
+    last: deque[str] = deque(maxlen=200)
+    status = None
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line.strip())
+            if heard(line.strip()) is True:
+                timer.cancel()
+                timer = clock()
+        status = process.wait(timeout=30)
+    finally:
+        timer.cancel()
+        _running.discard(process)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if late.is_set():
+        raise RunFailed(f"no end within {timeout:g} s: {told}")
+    if status != 0:
+        raise RunFailed(f"status {status}: {told}: {_reason(list(last))}")
