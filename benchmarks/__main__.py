@@ -16,8 +16,14 @@ COMMANDS = {
     "convex": "does the initial radius matter? One process, convex problems",
     "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
     "cost": "what the method adds to the evaluations it makes: time and memory",
+    "micro": "Allreduce and Bcast by size, through our layer and bare, and the MPI settings",
+    "network": "time to an accuracy over links of 100 Mbit/s and more; DistributedDataParallel too",
+    "project": "a cost model, proved on what was measured, then beyond this machine",
     "published": "MNIST against the authors' published curves, 2 to 6 ranks",
+    "report": "one HTML page and a Markdown summary of results",
     "sensitivity": "every parameter alone over its whole range; learning rates beside it",
+    "strong": "communication against compute, the same work on more and more ranks",
+    "weak": "communication against compute, the same work a rank on more and more ranks",
 }
 
 EPILOG = """\
