@@ -26,6 +26,8 @@ COMMANDS = {
     "weak": "communication against compute, the same work a rank on more and more ranks",
 }
 
+MODULES = {"micro": "micro", "strong": "scaling.strong", "weak": "scaling.weak"}
+
 EPILOG = """\
 Each command writes a Markdown table, a plot, and the runs as JSON lines. Needs matplotlib
 (pip install 'apts_mpi[bench]'). Options of a command: python -m benchmarks COMMAND --help
@@ -61,7 +63,7 @@ def parser(command: str) -> Parser:
         )
         if name != command:
             continue
-        module = import_module(f"benchmarks.{name}")
+        module = import_module(f"benchmarks.{MODULES.get(name, f'{name}.command')}")
         one.description = module.__doc__
         module.add_arguments(one)
         one.add_argument(

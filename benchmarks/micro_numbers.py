@@ -155,9 +155,14 @@ def slowness(tables: Mapping[tuple[str, str], Table]) -> dict[str, float]:
 
 
 def best_setting(slower: Mapping[str, float]) -> str | None:
-    """The setting with the fewest options of those that are as good as the best."""
+    """The fastest setting, or one with a part of its options only that is nearly as fast."""
     if not slower:
         return None
-    limit = NEAR * min(slower.values())
-    good = [mpi for mpi in slower if slower[mpi] <= limit]
-    return min(good, key=lambda mpi: (len(SETTINGS.get(mpi, ())), slower[mpi]))
+    best = min(slower, key=slower.__getitem__)
+    options = SETTINGS.get(best, {}).items()
+    near = [
+        mpi
+        for mpi in slower
+        if slower[mpi] <= NEAR * slower[best] and SETTINGS.get(mpi, {}).items() <= options
+    ]
+    return min(near, key=lambda mpi: (len(SETTINGS.get(mpi, {})), slower[mpi]))

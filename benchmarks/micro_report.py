@@ -194,7 +194,8 @@ def draw(path: Path, found: Mapping[Place, Mapping[tuple[str, str], Table]]) -> 
                 grid[i][j].set_axis_off()
                 continue
             _panel(grid[i][j], tables[operation, shown])
-            grid[i][j].set_title(f"{operation}, {place},\nMPI settings: {shown}")
+            title = f"{operation}, {place}\nMPI settings: {shown}"
+            grid[i][j].set_title(title.replace(" made on one machine", ""))
     save(figure, path)
     plt.close(figure)
 

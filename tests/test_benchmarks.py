@@ -17,8 +17,8 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 from apts_mpi.errors import InputError
 from benchmarks import tables
 from benchmarks.__main__ import main
-from benchmarks.authors import ADAM, EXTRACT, read_reference
 from benchmarks.launch import MPIRUN_MISSING, Results, RunFailed, launcher, mpirun
+from benchmarks.published.authors import ADAM, EXTRACT, read_reference
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_mpirun = pytest.mark.skipif(launcher() is None, reason=MPIRUN_MISSING)
@@ -28,7 +28,8 @@ SMALL_MNIST = """
 import sys
 import numpy as np
 from apts_mpi.data import Source, write_shards
-from benchmarks import __main__, published
+from benchmarks import __main__
+from benchmarks.published import command as published
 
 def shard(folder, out, shards):
     rng = np.random.default_rng(0)

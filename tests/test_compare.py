@@ -16,12 +16,13 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 from test_benchmarks import cells_of, needs_mpirun, rows_of, run
 
 from apts_mpi.errors import InputError
-from benchmarks import compare, compare_jobs
 from benchmarks.__main__ import main
-from benchmarks.compare_figure import joined
-from benchmarks.compare_jobs import batches, command
-from benchmarks.compare_plan import Group, groups, read_plan
-from benchmarks.compare_report import entries, fewer, rank_losses, verdicts
+from benchmarks.compare import command as compare
+from benchmarks.compare import jobs as compare_jobs
+from benchmarks.compare.figure import joined
+from benchmarks.compare.jobs import batches, command
+from benchmarks.compare.plan import Group, groups, read_plan
+from benchmarks.compare.report import entries, fewer, rank_losses, verdicts
 from benchmarks.launch import Results, Row, RunFailed, mpirun
 
 SMALL = """

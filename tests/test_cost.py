@@ -11,12 +11,13 @@ import torch
 from test_benchmarks import cells_of, rows_of
 
 from apts_mpi.comm import Comm
-from benchmarks import cost, cost_worker
 from benchmarks.__main__ import main
-from benchmarks.cost_cases import METHODS, NETWORKS, SOLVERS, Network
-from benchmarks.cost_measure import Contest, measure, replay
-from benchmarks.cost_memory import PeakVectors, bytes_held
-from benchmarks.cost_report import report, vectors_allowed, verdicts
+from benchmarks.cost import command as cost
+from benchmarks.cost import worker as cost_worker
+from benchmarks.cost.cases import METHODS, NETWORKS, SOLVERS, Network
+from benchmarks.cost.measure import Contest, measure, replay
+from benchmarks.cost.memory import PeakVectors, bytes_held
+from benchmarks.cost.report import report, vectors_allowed, verdicts
 from benchmarks.launch import Row
 
 TINY = Network(6, (5,), 15.0, 2)

@@ -206,6 +206,7 @@ def test_the_best_setting_has_few_options() -> None:
     slower = slowness(tables(defaults=3.0, tuned=1.0))
     assert slower == pytest.approx({"defaults": 3.0, "tuned": 1.0})
     assert best_setting(slowness(tables(defaults=3.0, tuned=1.0, **{"yield": 1.02}))) == "yield"
+    assert best_setting({"ring": 1.0, "doubling": 1.02}) == "ring"  # other options, not fewer
     assert best_setting({}) is None
     lines = best_lines(tables(defaults=3.0, tuned=1.0))
     assert lines[0].endswith("is tuned: 3.00 times as fast as the defaults")

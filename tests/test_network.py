@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from apts_mpi.errors import InputError
-from benchmarks import network_report
 from benchmarks.__main__ import main
 from benchmarks.hosts import missing
 from benchmarks.launch import ROOT, Results, Row, launcher
-from benchmarks.network_jobs import figures, make
-from benchmarks.network_plan import Network, Plan, read_plan, run_of
-from benchmarks.network_report import best_batch, best_rate, tuning, wanted
+from benchmarks.network import report as network_report
+from benchmarks.network.jobs import figures, make
+from benchmarks.network.plan import Network, Plan, read_plan, run_of
+from benchmarks.network.report import best_batch, best_rate, tuning, wanted
 
 TINY = """
 data = "digits"

@@ -19,7 +19,10 @@ from apts_mpi.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.launch import Row
-from benchmarks.model import (
+from benchmarks.project.command import CONFIG
+from benchmarks.project.fit import costs_of, fits_of, line
+from benchmarks.project.grid import MEASURED, pays_to, project
+from benchmarks.project.model import (
     ALGORITHMS,
     SCALARS_BYTES,
     Costs,
@@ -31,13 +34,10 @@ from benchmarks.model import (
     ring,
     work_of,
 )
-from benchmarks.model_spread import Spread, normal_maximum, sample_maximum, spread
-from benchmarks.project import CONFIG
-from benchmarks.project_fit import costs_of, fits_of, line
-from benchmarks.project_grid import MEASURED, pays_to, project
-from benchmarks.project_plan import read_plan
-from benchmarks.project_predict import predict
-from benchmarks.project_rows import network, read, scaling
+from benchmarks.project.plan import read_plan
+from benchmarks.project.predict import predict
+from benchmarks.project.rows import network, read, scaling
+from benchmarks.project.spread import Spread, normal_maximum, sample_maximum, spread
 
 N = 118_282
 ETHERNET = Link(latency=30e-6, per_byte=1 / 120e6, reduction=2e-10)

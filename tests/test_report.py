@@ -20,22 +20,20 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 
 from apts_mpi.clock import PHASES
 from apts_mpi.errors import InputError
-from benchmarks import (
-    report,
-    report_accuracy,
-    report_micro,
-    report_network,
-    report_numbers,
-    report_project,
-    report_scaling,
-    report_write,
-)
 from benchmarks.__main__ import main
 from benchmarks.launch import RESULTS, Row
-from benchmarks.report_page import Section, Table
-from benchmarks.report_rows import read
-from benchmarks.report_runs import points, runs
-from benchmarks.report_series import Network, Series, networks
+from benchmarks.report import accuracy as report_accuracy
+from benchmarks.report import command as report
+from benchmarks.report import micro as report_micro
+from benchmarks.report import network as report_network
+from benchmarks.report import numbers as report_numbers
+from benchmarks.report import project as report_project
+from benchmarks.report import scaling as report_scaling
+from benchmarks.report import write as report_write
+from benchmarks.report.page import Section, Table
+from benchmarks.report.rows import read
+from benchmarks.report.runs import points, runs
+from benchmarks.report.series import Network, Series, networks
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SAMPLES = 60_000

@@ -12,9 +12,9 @@ from apts_mpi.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.launch import ROOT, Results, Row, launcher, words
-from benchmarks.scaling import is_done, like_mnist
-from benchmarks.scaling_plan import Method, Plan, jobs, ranks_of, read_plan, run_of
-from benchmarks.scaling_report import cases, efficiency, overhead
+from benchmarks.scaling.command import is_done, like_mnist
+from benchmarks.scaling.plan import Method, Plan, jobs, ranks_of, read_plan, run_of
+from benchmarks.scaling.report import cases, efficiency, overhead
 
 TINY = """
 data = "digits"

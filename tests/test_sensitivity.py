@@ -15,14 +15,15 @@ from test_compare import Done, FakeMpi
 from apts_mpi import cli
 from apts_mpi.config import TrainConfig
 from apts_mpi.errors import InputError
-from benchmarks import compare_jobs, sensitivity
 from benchmarks.__main__ import main
-from benchmarks.compare_jobs import command
+from benchmarks.compare import jobs as compare_jobs
+from benchmarks.compare.jobs import command
 from benchmarks.launch import Row
-from benchmarks.sensitivity_figure import order
-from benchmarks.sensitivity_plan import Plan, Sweep, read_plan, shown, wanted
-from benchmarks.sensitivity_report import spreads, verdicts
-from benchmarks.sensitivity_values import Swept, swept
+from benchmarks.sensitivity import command as sensitivity
+from benchmarks.sensitivity.figure import order
+from benchmarks.sensitivity.plan import Plan, Sweep, read_plan, shown, wanted
+from benchmarks.sensitivity.report import spreads, verdicts
+from benchmarks.sensitivity.values import Swept, swept
 
 SMALL = """
 data = "digits"

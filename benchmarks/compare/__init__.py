@@ -1,0 +1,1 @@
+"""The method as it is against tuned baselines."""

@@ -1,0 +1,1 @@
+"""Convex problems and the initial radius."""

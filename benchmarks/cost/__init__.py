@@ -1,0 +1,1 @@
+"""What the method adds to its evaluations."""

@@ -1,0 +1,81 @@
+"""Training runs between hosts, each until it has reached an accuracy.
+
+``mpirun ... python -m benchmarks.network.worker FILE``; FILE is a JSON list of runs: arguments, the
+target, and a folder, to which every rank writes ``rank-R.json``. Rank 0 says ``ended NUMBER`` after
+each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from apts_mpi.__main__ import guarded
+from apts_mpi.cli import train_settings
+from apts_mpi.clock import PHASES
+from apts_mpi.comm import Comm
+from apts_mpi.report import versions
+from apts_mpi.training import Training
+
+TIMED = tuple(phase for phase in PHASES if phase not in ("evaluation", "other"))
+
+
+class Reached(Exception):
+    """The target is; all ranks see the same accuracy."""
+
+
+def work(path: Path) -> int:
+    """Make the runs of a file in turn, on every rank."""
+    for number, run in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        comm = Comm()
+        values = reach(run["arguments"], run["target"], comm)
+        folder = Path(run["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f".rank-{comm.rank}"
+        beside.write_text(json.dumps(values), encoding="utf-8")
+        beside.replace(folder / f"rank-{comm.rank}.json")
+        comm.agree(None)  # all have written
+        if comm.rank == 0:
+            print(f"ended {number}", flush=True)
+    return 0
+
+
+def reach(arguments: list[str], target: float, comm: Comm) -> dict[str, Any]:
+    """One run on this rank: its seconds, work and bytes by outer iteration, without evaluation."""
+    training = Training(train_settings(arguments), comm)
+    rows: list[tuple[float, float, int, int, float | None]] = []
+
+    def heard(row: dict[str, Any], lap: dict[str, float]) -> None:
+        traffic = comm.traffic
+        accuracy = row.get("test_accuracy")
+        spent = sum(lap[phase] for phase in TIMED)
+        rows.append(
+            (spent, row["epoch"], traffic.bytes_allreduced, traffic.vector_allreduces, accuracy)
+        )
+        if accuracy is not None and accuracy >= target:
+            raise Reached
+
+    sent = comm.traffic.bytes_allreduced
+    with suppress(Reached):
+        training.run(heard)
+    names = ("iteration_seconds", "epoch", "bytes", "messages", "test_accuracy")
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns["bytes"] = [nbytes - sent for nbytes in columns["bytes"]]
+    return {
+        **columns,
+        "parameters": training.network.n,
+        "samples": training.train.total,
+        "local_steps": training.config.local_steps,
+        "rank_batch": training.config.batch,
+        "host": comm.host,
+        "threads": training.threads,
+        "device": training.device.type,
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: work(Path(sys.argv[1]))))

@@ -1,0 +1,1 @@
+"""The cost model, its proof and its projections."""

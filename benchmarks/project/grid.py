@@ -1,0 +1,135 @@
+"""Projections: the cost model where nothing was measured. Every number from here is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.project.fit import costs_of
+from benchmarks.project.model import Costs, Link, Parts, iteration, work_of
+from benchmarks.project.plan import Accelerator, Method, Plan
+from benchmarks.project.rows import Measured
+
+MEASURED = "measured"  # who computes: a core as it was measured
+FLOPS = 6  # a parameter and sample: 2 forward, 4 backward
+# Bytes of memory that pass a parameter: in a local step those of Adam (four vectors read, three
+# written); in joining and judging some ten vectors are read and five written.
+STEP_BYTES, JOIN_BYTES = 28, 60
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One method, size, network and computer, by ranks from 1 up.
+
+    Attributes:
+        compute: MEASURED or the accelerator's name. parts: of an outer iteration.
+        epoch: seconds. efficiency: of one rank's epoch by the method's own plan for one rank.
+        limit: ranks to which it pays (``pays_to``).
+    """
+
+    method: str
+    parameters: int
+    network: str
+    compute: str
+    parts: dict[int, Parts]
+    epoch: dict[int, float]
+    efficiency: dict[int, float]
+    limit: int
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A network reached from a device: messages are copied to its host before and back after.
+
+    Attributes:
+        link: the network. copy: bytes a second.
+    """
+
+    link: Link
+    copy: float
+
+    def seconds(self, nbytes: float, ranks: int) -> float:
+        """Of an Allreduce."""
+        return self.link.seconds(nbytes, ranks) + 2 * nbytes / self.copy
+
+    def barrier(self, ranks: int) -> float:
+        """Of a barrier; nothing is copied."""
+        return self.link.barrier(ranks)
+
+
+def project(plan: Plan, alone: Sequence[Measured]) -> list[Projection]:
+    """All of a plan.
+
+    Args:
+        alone: configurations measured on one rank.
+
+    Raises:
+        InputError: there are none.
+    """
+    devices = (None, plan.accelerator) if plan.accelerator else (None,)
+    found = []
+    for device in devices:
+        for parameters in plan.parameters:
+            for method in plan.methods:
+                costs = {
+                    ranks: _costs(method, shape[0], parameters, alone, device)
+                    for ranks in (1, *plan.ranks)
+                    if (shape := method.shape(ranks, plan.samples)) is not None
+                }
+                for network in plan.networks:
+                    transfer = Staged(network.link, device.copy) if device else network.link
+                    parts, epoch = {}, {}
+                    for ranks, own in costs.items():
+                        shape = method.shape(ranks, plan.samples)
+                        assert shape is not None, "it has costs"
+                        work = work_of(method.costs, parameters, *shape)
+                        parts[ranks] = iteration(work, own, transfer, ranks)
+                        each = ranks * work.batch * work.evaluations
+                        epoch[ranks] = parts[ranks].total * plan.samples / each
+                    found.append(
+                        Projection(
+                            method=method.label,
+                            parameters=parameters,
+                            network=network.name,
+                            compute=device.name if device else MEASURED,
+                            parts=parts,
+                            epoch=epoch,
+                            efficiency={n: epoch[1] / (n * t) for n, t in epoch.items()},
+                            limit=pays_to(epoch, plan.pays),
+                        )
+                    )
+    return found
+
+
+def pays_to(epoch: Mapping[int, float], gain: float) -> int:
+    """The ranks up to which every doubling makes an epoch at least ``gain`` times as fast.
+
+    Args:
+        epoch: seconds by ranks: 1, 2, 4, ...
+    """
+    last = 1
+    for ranks in sorted(epoch)[1:]:
+        if not epoch[last] / epoch[ranks] >= gain:
+            break
+        last = ranks
+    return last
+
+
+def _costs(
+    method: Method,
+    batch: int,
+    parameters: int,
+    alone: Sequence[Measured],
+    device: Accelerator | None,
+) -> Costs:
+    """What a rank takes by itself; on a device, data and the rest take as long as measured."""
+    costs, _ = costs_of(method.costs, "", batch, parameters, alone)
+    if device is None:
+        return costs
+    return replace(
+        costs,
+        gradient=FLOPS * parameters / device.flops,
+        evaluation=device.launch,
+        step=STEP_BYTES * parameters / device.memory,
+        join=JOIN_BYTES * parameters / device.memory,
+    )

@@ -1,0 +1,1 @@
+"""MNIST against the authors' curves."""

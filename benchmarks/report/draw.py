@@ -1,0 +1,235 @@
+"""Drawings of the report: SVG that reads at phone width, on light and on dark ground."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apts_mpi.clock import PHASES
+from benchmarks import figures
+from benchmarks.report.numbers import Estimate, digits, size
+
+# Stand for the page's own colours, which change with its ground; in a file of its own they are as
+# written here.
+INK, LINE, PAPER = "#1c1c21", "#d3d3da", "#fdfdfe"
+_VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)"}
+WIDTH, HEIGHT = 4.3, 3.5  # inches: at phone width the type is still 9 pixels high
+
+_LABEL = 32  # characters
+
+_LOOK = {
+    **{"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False},
+    **{"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK},
+    **{"xtick.color": INK, "ytick.color": INK, "grid.color": LINE, "grid.alpha": 1.0},
+    **{"grid.linewidth": 0.6, "axes.axisbelow": True, "hatch.linewidth": 0.7},
+    **{"legend.fontsize": 8, "legend.handlelength": 1.8, "legend.columnspacing": 1.2},
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is told from others: colour, and besides it marker and dashes."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+_STYLES = {
+    "apts": Style(INK, "o", "-"),
+    "apts-scaled": Style(INK, "o", "-"),
+    "apts-sr1": Style(figures.GREEN, "s", (0, (5, 1))),
+    "apts-auto": Style(figures.GREEN, "s", (0, (5, 1))),
+    "apts-first-order": Style(figures.PURPLE, "D", (0, (1, 1))),
+    "adam": Style(figures.BLUE, "^", "--"),
+    "sgd": Style(figures.SKY, "v", "-."),
+    "ddp-adam": Style(figures.SKY, "v", "-."),
+    "local-sgd": Style(figures.ORANGE, "P", ":"),
+    "diloco": Style(figures.RED, "X", (0, (3, 1, 1, 1, 1, 1))),
+}
+PHASE_LOOK = {  # colour, hatch
+    "gradient": (figures.BLUE, ""),
+    "algebra": (figures.SKY, "///"),
+    "data": (figures.GREEN, "|||"),
+    "wait": (figures.ORANGE, "xxx"),
+    "allreduce": (figures.RED, "\\\\\\"),
+    "broadcast": (figures.PURPLE, "+++"),
+    "other": ("#999999", ""),
+    "evaluation": ("none", "---"),
+}
+assert set(PHASE_LOOK) == set(PHASES)
+
+
+def style(name: str, number: int = 0) -> Style:
+    """The look of a method, of an unknown one by its number."""
+    known = _STYLES.get(name)
+    if known is not None:
+        return known
+    every = list(_STYLES.values())
+    return every[number % len(every)]
+
+
+def styles(names: Sequence[str]) -> dict[str, Style]:
+    """Looks of lines that are told apart by more than a method, all different."""
+    every = list(dict.fromkeys(_STYLES.values()))
+    wanted = {name: _STYLES.get(name) for name in names}
+    free = [one for one in every if one not in wanted.values()] or every
+    chosen, used = {}, 0
+    for name, known in wanted.items():
+        chosen[name] = known or free[used % len(free)]
+        used += known is None
+    return chosen
+
+
+def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> str:
+    """One drawing as an ``<svg>`` element; the same drawing gives the same text.
+
+    Args:
+        draw: draws on the axes it is given. height: in inches.
+    """
+    plt = figures.pyplot()
+    drawn = io.StringIO()
+    with plt.rc_context(_LOOK), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts count, not ours
+        figure, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+        try:
+            draw(ax)
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+        finally:
+            plt.close(figure)
+    text = drawn.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    return re.sub(r"^[ \t]+", "", text, flags=re.MULTILINE).strip()
+
+
+def inline(text: str, name: str, label: str) -> str:
+    """A drawing within the page: colours are the page's, ids its own.
+
+    Args:
+        label: its text alternative, escaped.
+    """
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, variable)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    text = text.replace("url(#", f"url(#{name}-")
+    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", _opening(label), text, count=1)
+
+
+def _opening(label: str) -> Callable[[re.Match[str]], str]:
+    # width and height are left out, so that it is as wide as its place.
+    return lambda found: (
+        f'<svg {found[1]} role="img" aria-label="{label}" preserveAspectRatio="xMidYMid">'
+    )
+
+
+def alone(text: str) -> str:
+    """A drawing in a file of its own: on white."""
+    end = text.index(">", text.index("<svg")) + 1
+    return f'{text[:end]}\n<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}\n'
+
+
+# ---- axes ----------------------------------------------------------------------------------
+
+
+def legend(ax: Any, *, columns: int = 3, **options: Any) -> None:
+    """A legend below the axes, where it hides nothing."""
+    handles, labels = ax.get_legend_handles_labels()
+    columns = columns if max(map(len, options.get("labels", labels)), default=0) < 22 else 2
+    if "handles" not in options and not handles:
+        return
+    given = {"handles": handles, "labels": labels, **options}
+    given["labels"] = list(map(short, given["labels"]))
+    ax.figure.legend(loc="outside lower center", ncols=columns, **given)
+
+
+def ranks_axis(ax: Any, ranks: Sequence[int]) -> None:
+    """A logarithmic axis of numbers of ranks, a tick at each that was measured."""
+    ax.set_xscale("log", base=2)
+    few = sorted(set(ranks))
+    shown = few if len(few) <= 8 else few[:: -(-len(few) // 8)]
+    ax.set_xticks(shown, [str(n) for n in shown])
+    ax.minorticks_off()
+    ax.set_xlim(min(few) / 1.25, max(few) * 1.25)
+    ax.set_xlabel("ranks N")
+
+
+def log_axis(axis: Any, form: Callable[[float], str] = digits) -> None:
+    """Plain numbers on a logarithmic axis, 1, 2 and 5 of a decade where it spans few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if low > 0 and high / low < 10:  # widen, so that there are ticks enough to read from
+        middle = (low * high) ** 0.5
+        low, high = min(low, middle / 2.2), max(high, middle * 2.2)
+        axis.set_view_interval(low, high, ignore=True)
+    narrow = low > 0 and high / low < 60
+    few = 6 if axis.axis_name == "x" else 9  # labels with units are wide
+    subs = (1, 2, 5) if narrow else (1,)
+    axis.set_major_locator(LogLocator(10, subs=subs, numticks=9 if narrow else few))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _short(form(value))))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _short(text: str) -> str:
+    """Without zeros that say nothing: ``1.00 s`` is ``1 s``."""
+    return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda m: "" if m[1] == "." else m[1], text)
+
+
+def bytes_axis(axis: Any) -> None:
+    """Sizes with their units on a logarithmic axis."""
+    log_axis(axis, size)
+
+
+def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = False) -> None:
+    """A measured median with its interval."""
+    bars = None
+    if value.low is not None and value.high is not None and not hollow:
+        bars = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+    ax.errorbar(
+        [x],
+        [value.value],
+        yerr=bars,
+        fmt=look.marker,
+        ms=6,
+        mfc="none" if hollow else look.colour,
+        mec=look.colour if hollow else INK,
+        mew=1.0 if hollow else 0.5,
+        ecolor=look.colour,
+        elinewidth=1.2,
+        capsize=2.5,
+    )
+
+
+def handle(look: Style, label: str, *, line: bool = False) -> Any:
+    """A legend's entry for a look: its marker, or its line with the marker."""
+    from matplotlib.lines import Line2D
+
+    return Line2D(
+        [],
+        [],
+        color=look.colour,
+        ls=look.dash if line else "none",
+        lw=1.4,
+        marker=look.marker,
+        ms=6,
+        mec=INK,
+        mew=0.5,
+        label=label,
+    )
+
+
+def short(label: str) -> str:
+    """A label that leaves room for the drawing; tables have the whole of it."""
+    return label if len(label) <= _LABEL else label[: _LABEL - 3] + "..."
+
+
+def spread_out(number: int, of: int, width: float = 0.16) -> float:
+    """A factor beside 1 that sets one of several marks apart on a logarithmic axis."""
+    return float(2 ** (width * (number - (of - 1) / 2) / max(1, of - 1) * 2)) if of > 1 else 1.0

@@ -1,0 +1,201 @@
+"""Runs of ``strong`` and ``weak`` put together from their rows, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from apts_mpi.clock import COMMUNICATION, PHASES
+from benchmarks.launch import Row
+from benchmarks.report.numbers import Array, Estimate, median
+
+COMPUTE = ("gradient", "algebra")
+TIMED = tuple(phase for phase in PHASES if phase != "evaluation")  # what an iteration's time is
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of so many ranks.
+
+    Attributes:
+        settings: but for rank and phase. phases: seconds by phase, an array of ranks by
+            iterations. cpu: seconds of processor time, by rank. evaluations: sample gradients of
+            all ranks. samples: of the training set. nbytes: payload that a rank hands over, mean.
+            messages: of the parameters' length. rows: those of its ranks' first phase, for the
+            set-up.
+    """
+
+    settings: Row
+    phases: dict[str, Array]
+    cpu: Array
+    evaluations: float
+    samples: float
+    nbytes: float
+    messages: float
+    rows: tuple[Row, ...]
+
+    @cached_property
+    def iterations(self) -> Array:
+        """Seconds of every outer iteration: those of the slowest rank, evaluation left out."""
+        whole: Array = np.sum([self.phases[phase] for phase in TIMED], axis=0)
+        longest: Array = whole.max(axis=0)
+        return longest
+
+    @property
+    def per_evaluation(self) -> float:
+        """Sample gradients of all ranks in an outer iteration."""
+        return self.evaluations / len(self.iterations)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of work that were measured."""
+        return self.evaluations / self.samples
+
+
+@dataclass(frozen=True)
+class Point:
+    """A configuration: the runs that differ in nothing but the repetition."""
+
+    settings: Row
+    runs: tuple[Run, ...]
+
+    @property
+    def ranks(self) -> int:
+        """How many."""
+        return int(self.settings["ranks"])
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+        return str(self.settings["method"])
+
+    @property
+    def first(self) -> Row:
+        """A row of it, for the set-up."""
+        return self.runs[0].rows[0]
+
+    @property
+    def oversubscribed(self) -> bool:
+        """More ranks than cores: wall times mean little."""
+        return any(row["oversubscribed"] for run in self.runs for row in run.rows)
+
+    @cached_property
+    def cost(self) -> list[Array]:
+        """Rank-seconds a sample gradient, of every iteration of every run."""
+        return [run.iterations * self.ranks / run.per_evaluation for run in self.runs]
+
+    @cached_property
+    def per_epoch(self) -> Estimate:
+        """Seconds an epoch."""
+        return median(self.cost).times(self.runs[0].samples / self.ranks)
+
+    @cached_property
+    def per_gradient(self) -> Estimate:
+        """Rank-seconds a sample gradient: seconds that a rank takes for one of its own."""
+        return median(self.cost)
+
+    @cached_property
+    def per_iteration(self) -> Estimate:
+        """Seconds an outer iteration."""
+        return median([run.iterations for run in self.runs])
+
+    @cached_property
+    def phase_cost(self) -> dict[str, float]:
+        """Rank-seconds a sample gradient by phase, evaluation too: sums over sums."""
+        work = sum(run.evaluations for run in self.runs)
+        return {
+            phase: float(sum(run.phases[phase].sum() for run in self.runs)) / work
+            for phase in PHASES
+        }
+
+    @property
+    def slowest(self) -> float:
+        """Rank-seconds a sample gradient if every rank took as long as the slowest: sums."""
+        spent = sum(float(run.iterations.sum()) for run in self.runs) * self.ranks
+        return spent / sum(run.evaluations for run in self.runs)
+
+    def share(self, *phases: str) -> float:
+        """Part of the ranks' time, evaluation left out, that phases take."""
+        spent = self.phase_cost
+        whole = sum(spent[phase] for phase in TIMED)
+        return sum(spent[phase] for phase in phases) / whole if whole else 0.0
+
+    @property
+    def communication(self) -> float:
+        """Part of the ranks' time that is transfer."""
+        return self.share(*COMMUNICATION)
+
+    @property
+    def compute(self) -> float:
+        """Part of the ranks' time that is compute."""
+        return self.share(*COMPUTE)
+
+    def an_epoch(self, name: str) -> float:
+        """Bytes, messages or CPU seconds of a rank in an epoch of work."""
+        total = {
+            "bytes": sum(run.nbytes for run in self.runs),
+            "messages": sum(run.messages for run in self.runs),
+            "cpu": sum(float(run.cpu.mean()) for run in self.runs),
+        }[name]
+        return total / sum(run.epochs for run in self.runs)
+
+
+def runs(rows: Iterable[Row]) -> tuple[list[Run], int]:
+    """The runs whose rows are all there, and how many are left out as theirs are not."""
+    grouped: dict[str, list[Row]] = {}
+    for row in rows:
+        settings = {k: v for k, v in row["settings"].items() if k not in ("rank", "phase")}
+        grouped.setdefault(json.dumps([settings, row["run"]], sort_keys=True), []).append(row)
+    made = [_run(some) for some in grouped.values()]
+    return [run for run in made if run is not None], made.count(None)
+
+
+def _run(rows: Sequence[Row]) -> Run | None:
+    by = {(row["settings"]["rank"], row["settings"]["phase"]): row for row in rows}
+    settings = {k: v for k, v in rows[0]["settings"].items() if k not in ("rank", "phase")}
+    ranks = range(settings["ranks"])
+    wanted = [(rank, phase) for rank in ranks for phase in PHASES]
+    if any(key not in by for key in wanted) or len({len(row["seconds"]) for row in rows}) != 1:
+        return None
+    phases = {
+        phase: np.array([by[rank, phase]["seconds"] for rank in ranks], dtype=np.float64)
+        for phase in PHASES
+    }
+    if not any(phases[phase].any() for phase in TIMED):
+        return None
+    firsts = tuple(by[rank, PHASES[0]] for rank in ranks)
+    return Run(
+        settings,
+        phases,
+        cpu=np.array([row["cpu_seconds"] for row in firsts], dtype=np.float64),
+        evaluations=float(firsts[0]["evaluations"]),
+        samples=float(firsts[0]["samples"]),
+        nbytes=float(np.mean([_sent([by[rank, phase] for phase in PHASES]) for rank in ranks])),
+        messages=float(max(row["messages"] for row in rows)),
+        rows=firsts,
+    )
+
+
+def _sent(rows: Sequence[Row]) -> float:
+    """Payload of a rank: the phases' bytes, or what every one of them gives as the run's."""
+    each = [float(row["bytes"]) for row in rows]
+    return each[0] if len(set(each)) == 1 else sum(each)
+
+
+def points(found: Iterable[Run]) -> list[Point]:
+    """Runs by configuration."""
+    grouped: dict[str, list[Run]] = {}
+    for run in found:
+        grouped.setdefault(json.dumps(but(run.settings, "repetition"), sort_keys=True), []).append(
+            run
+        )
+    return [Point(json.loads(key), tuple(some)) for key, some in grouped.items()]
+
+
+def but(settings: Row, *names: str) -> Row:
+    """Settings without some."""
+    return {k: v for k, v in settings.items() if k not in names}

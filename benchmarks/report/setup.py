@@ -1,0 +1,153 @@
+"""Section of the set-up: machines, versions, configurations, files; all that a reader needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.launch import Row
+from benchmarks.report.numbers import LEVEL, RESAMPLES
+from benchmarks.report.page import Section, Table, Text
+from benchmarks.report.rows import KINDS, Rows
+
+# Names in rows, in the order of the table; those that no row has are left out.
+_MACHINE = {
+    "host": "host",
+    "cores": "cores of a host that may be used",
+    "host_cores": "cores of a host",
+    "device": "device",
+    "threads": "threads a rank",
+    "threads_per_rank": "threads a rank",
+    "binding": "cores of a rank (binding)",
+    "parameters": "parameters",
+    "samples": "samples of the training set",
+    "local_steps": "local steps an outer iteration",
+    "oversubscribed": "more ranks than cores",
+    "commit": "commit",
+    "date": "date",
+}
+_SETTINGS = ("method", "data", "hidden", "ranks", "hosts", "link", "mpi", "batch", "lr")
+
+
+def section(rows: Rows) -> Section:
+    """The set-up of all rows."""
+    return Section(
+        "Set-up",
+        [
+            Text("Everything that the results say of how they came about, by benchmark."),
+            _values(rows),
+            _versions(rows),
+            _files(rows),
+        ],
+    )
+
+
+def _present(rows: Rows) -> list[str]:
+    return [kind for kind in KINDS if rows[kind]]
+
+
+def _values(rows: Rows) -> Table:
+    kinds = _present(rows)
+    lines = []
+    for name in _SETTINGS:
+        cells = [_all(_setting(row, name) for row in rows[kind]) for kind in kinds]
+        lines.append([name, *cells])
+    for name, told in _MACHINE.items():
+        cells = [_all(row.get(name) for row in rows[kind]) for kind in kinds]
+        lines.append([told, *cells])
+    lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
+    return Table("Settings and machines", ["what", *kinds], lines, text=1 + len(kinds))
+
+
+def _setting(row: Row, name: str) -> object:
+    """A setting, or what stands beside the settings where it tells no rows apart."""
+    return row["settings"].get(name, row.get(name))
+
+
+def _all(values: Any) -> str:
+    """Every different value, numbers in order."""
+    found = {_word(value): value for value in values if value is not None}
+    if not found:
+        return "-"
+
+    def order(word: str) -> tuple[bool, float, str]:
+        value = found[word]
+        number = isinstance(value, (int, float))
+        return (not number, float(value) if number else 0.0, word)
+
+    return "; ".join(sorted(found, key=order))
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _versions(rows: Rows) -> Table:
+    kinds = _present(rows)
+
+    def versions(row: Row) -> Row:
+        found = row.get("versions")
+        return found if isinstance(found, dict) else {}
+
+    names = sorted({name for row in rows.everything for name in versions(row)})
+    lines = [
+        [name, *(_all(versions(row).get(name) for row in rows[kind]) for kind in kinds)]
+        for name in names
+    ]
+    return Table("Versions", ["what", *kinds], lines, text=1 + len(kinds))
+
+
+def _files(rows: Rows) -> Table:
+    lines = [
+        [
+            source.name,
+            "; ".join(f"{kind} {count}" for kind, count in source.rows.items()),
+            source.checksum,
+        ]
+        for source in rows.sources
+    ]
+    return Table("Files", ["file", "rows", "SHA-256, its start"], lines, text=3)
+
+
+def method() -> Section:
+    """How numbers came about."""
+    return Section(
+        "How to read this",
+        [
+            Text(
+                f"Numbers are medians; brackets hold {100 * LEVEL:.0f} percent intervals of "
+                f"percentile bootstraps ({RESAMPLES} resamples, seeded; scipy.stats.bootstrap). "
+                "What is drawn anew are whole runs, as iterations of a run are alike, and single "
+                "iterations where there is one run only. Of few runs such intervals tend to be too "
+                "narrow. "
+                "Where brackets hold least and most instead, the heading says so."
+            ),
+            Text(
+                "Ratios (speedup, efficiency, shares) are of medians or of sums; no ratio is an "
+                "average of ratios. The base case stands beside every speedup in seconds."
+            ),
+            Text(
+                "Work: an epoch is as many sample gradients as the training set has samples, of "
+                "all ranks together. Compute: forward and backward passes (gradient) and what an "
+                "optimizer does besides (algebra). Communication: transfer in Allreduce and Bcast. "
+                "Wait: for the slowest rank, before a transfer. Bytes are payload that a rank "
+                "hands over; MB are 1,000,000 bytes. Messages are those of the parameters' length."
+            ),
+        ],
+    )
+
+
+def span(rows: Sequence[Row]) -> str:
+    """From which days and commits rows are."""
+    dates = sorted({str(row["date"]) for row in rows if row.get("date")})
+    commits = sorted({str(row["commit"]) for row in rows if row.get("commit")})
+    told = []
+    if dates:
+        told.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
+    if commits:
+        told.append(f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}")
+    return "; ".join(told)

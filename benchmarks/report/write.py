@@ -1,0 +1,220 @@
+"""The report as one HTML page, and as Markdown with its pictures beside it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+from apts_mpi.errors import InputError
+from benchmarks import tables
+from benchmarks.report import draw as report_draw
+from benchmarks.report.page import Finding, Page, Part, Picture, Section, Table, Text, slug
+from benchmarks.report.style import STYLE
+
+FIGURES = "report_figures"  # folder of the Markdown's pictures, beside it
+
+
+def write(page: Page, out: Path) -> None:
+    """Write report.html, report.md and the pictures, and say so.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    try:
+        (out / FIGURES).mkdir(parents=True, exist_ok=True)
+        for picture in page.pictures:
+            path = out / FIGURES / f"{picture.name}.svg"
+            path.write_text(report_draw.alone(picture.svg), encoding="utf-8")
+        (out / "report.html").write_text(to_html(page), encoding="utf-8")
+        print(f"written: {out / 'report.html'}")
+        tables.write(out / "report.md", *to_markdown(page))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written to: {error}") from None
+
+
+def anchors(page: Page) -> dict[int, str]:
+    """A name of its own for every section, by its id()."""
+    named: dict[int, str] = {}
+    for section in page.sections:
+        for one in section.walk():
+            name, number = slug(one.title), 2
+            while name in named.values():
+                name, number = f"{slug(one.title)}-{number}", number + 1
+            named[id(one)] = name
+    return named
+
+
+# ---- HTML ----------------------------------------------------------------------------------
+
+
+def to_html(page: Page) -> str:
+    """The page, with everything it needs within."""
+    named = anchors(page)
+    escape = html.escape
+    contents = "\n".join(
+        f'<li><a href="#{named[id(one)]}">{escape(one.title)}</a></li>' for one in page.sections
+    )
+    glance = "\n".join(_glance(page, named))
+    lead = "\n".join(f"<p>{escape(text)}</p>" for text in page.lead)
+    body = "\n".join(_section(section, named, 2) for section in page.sections)
+    summary = f'<h2 id="glance">At a glance</h2>\n<div class="glance">\n{glance}\n</div>'
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{escape(page.title)}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<a class="skip" href="#report">Skip to the report</a>
+<header>
+<h1>{escape(page.title)}</h1>
+{lead}
+</header>
+<nav aria-label="Contents">
+<ul>
+{contents}
+</ul>
+</nav>
+<main id="report">
+{summary if glance else ""}
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _glance(page: Page, named: dict[int, str]) -> Iterator[str]:
+    """Warnings, then the key findings of every section."""
+    for warning, some in groupby(page.glance, key=lambda pair: pair[1].warning):
+        for _, own in groupby(some, key=lambda pair: id(pair[0])):
+            told = list(own)
+            section = told[0][0]
+            lines = "".join(f"<li>{_marked(one)}</li>" for _, one in told)
+            link = f'<a href="#{named[id(section)]}">{html.escape(section.title)}</a>'
+            kind = "finding warning" if warning else "finding"
+            yield f'<div class="{kind}"><p>{link}</p><ul>{lines}</ul></div>'
+
+
+def _section(section: Section, named: dict[int, str], level: int) -> str:
+    parts = "\n".join(_parts(section.parts))
+    below = "\n".join(_section(one, named, level + 1) for one in section.below)
+    title = html.escape(section.title)
+    heading = f'<h{level} id="{named[id(section)]}">{title}</h{level}>'
+    if section.folded is not None:
+        opened = "" if section.folded else " open"
+        return f"<details{opened}>\n<summary>{heading}</summary>\n{parts}\n{below}\n</details>"
+    return f"<section>\n{heading}\n{parts}\n{below}\n</section>"
+
+
+def _parts(parts: list[Part]) -> Iterator[str]:
+    """Neighbouring pictures stand side by side where there is room."""
+    for drawn, some in groupby(parts, key=lambda part: isinstance(part, Picture)):
+        if drawn:
+            yield '<div class="pictures">\n' + "\n".join(map(_part, some)) + "\n</div>"
+        else:
+            yield from map(_part, some)
+
+
+def _part(part: Part) -> str:
+    if isinstance(part, Text):
+        return f"<p>{html.escape(part.text)}</p>"
+    if isinstance(part, Finding):
+        return _finding(part)
+    if isinstance(part, Table):
+        return _table(part)
+    drawing = report_draw.inline(part.svg, part.name, html.escape(part.alt))
+    told = "\n".join(map(_finding, part.findings))
+    return (
+        f'<figure id="{part.name}">\n<p class="title">{html.escape(part.title)}</p>\n{drawing}\n'
+        f'<figcaption>{told}\n<p class="caption">{html.escape(part.caption)}</p></figcaption>\n'
+        "</figure>"
+    )
+
+
+def _marked(finding: Finding) -> str:
+    text = html.escape(finding.text)
+    return f"<strong>Warning:</strong> {text}" if finding.warning else text
+
+
+def _finding(finding: Finding) -> str:
+    kind = "finding warning" if finding.warning else "finding"
+    return f'<p class="{kind}">{_marked(finding)}</p>'
+
+
+def _table(table: Table) -> str:
+    def row(tag: str, cells: list[str]) -> str:
+        done = []
+        for i, cell in enumerate(cells):
+            scope = ' scope="col"' if tag == "th" else ""
+            kind = ' class="n"' if i >= table.text else ' class="long"' * (len(cell) > 44)
+            done.append(f"<{tag}{scope}{kind}>{html.escape(cell)}</{tag}>")
+        return f"<tr>{''.join(done)}</tr>"
+
+    head = row("th", list(table.header))
+    body = "\n".join(row("td", list(cells)) for cells in table.rows)
+    caption = html.escape(table.caption)
+    # The box scrolls, not the page; with a tabindex the keyboard scrolls it too.
+    drawn = (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">\n'
+        f'<table aria-label="{caption}">\n'
+        f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+    if not table.folded:
+        return f'<p class="heading">{caption}</p>\n{drawn}'
+    return f"<details><summary>{caption}</summary>\n{drawn}\n</details>"
+
+
+# ---- Markdown ------------------------------------------------------------------------------
+
+
+def to_markdown(page: Page) -> list[str]:
+    """Its paragraphs."""
+    parts = [f"# {_plain(page.title)}", *map(_plain, page.lead)]
+    if page.glance:
+        told = "\n".join(f"- {_said(one)}" for _, one in page.glance)
+        parts += ["## At a glance", told]
+    for section in page.sections:
+        parts += _markdown(section, 2)
+    return parts
+
+
+def _markdown(section: Section, level: int) -> list[str]:
+    parts = [f"{'#' * level} {_plain(section.title)}"]
+    for part in section.parts:
+        if isinstance(part, Text):
+            parts.append(_plain(part.text))
+        elif isinstance(part, Finding):
+            parts.append(_said(part))
+        elif isinstance(part, Table):
+            rows = [[_plain(cell) for cell in row] for row in part.rows]
+            header = list(map(_plain, part.header))
+            parts += [f"{_plain(part.caption)}:", tables.markdown(header, rows, text=part.text)]
+        else:
+            parts += [
+                f"**{_plain(part.title)}**",
+                f"![{_plain(part.alt)}]({FIGURES}/{part.name}.svg)",
+                *map(_said, part.findings),
+                _plain(part.caption),
+            ]
+    for one in section.below:
+        parts += _markdown(one, level + 1)
+    return parts
+
+
+def _said(finding: Finding) -> str:
+    return f"**Warning:** {_plain(finding.text)}" if finding.warning else _plain(finding.text)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown takes as text."""
+    for letter in "\\`*|#":
+        text = text.replace(letter, f"\\{letter}")
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+    return text.replace("~~", "\\~~")

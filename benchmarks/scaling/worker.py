@@ -1,0 +1,107 @@
+"""Runs of ``scaling`` in one MPI job, every rank's seconds by phase and outer iteration.
+
+``mpirun -n N python -m benchmarks.scaling.worker FILE``; FILE is a JSON list of runs: arguments,
+the outer iterations that do not count, whether every other one is made with the clock off, and a
+folder, to which every rank writes ``rank-R.json``. Rank 0 says ``ended NUMBER`` after each.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from apts_mpi.__main__ import guarded
+from apts_mpi.cli import train_settings
+from apts_mpi.clock import PHASES
+from apts_mpi.comm import Comm
+from apts_mpi.report import versions
+from apts_mpi.training import Training
+
+
+def work(path: Path) -> int:
+    """Make the runs of a file in turn, on every rank."""
+    for number, run in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+        comm = Comm()
+        measured = measure(run, comm)
+        folder = Path(run["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f".rank-{comm.rank}"
+        beside.write_text(json.dumps(measured), encoding="utf-8")
+        beside.replace(folder / f"rank-{comm.rank}.json")
+        comm.agree(None)  # all have written
+        if comm.rank == 0:
+            print(f"ended {number}", flush=True)
+    return 0
+
+
+class Record:
+    """What is kept of the outer iterations that count; its times are this rank's."""
+
+    def __init__(self, comm: Comm, warm_up: int, *, alternate: bool) -> None:
+        self._comm, self._warm_up, self._alternate = comm, warm_up, alternate
+        self.laps: list[dict[str, float]] = []
+        self.walls: list[float] = []
+        self.evaluations = 0.0
+        self._begin = self._end = self._state()
+        self._last = time.perf_counter()
+
+    def _state(self) -> tuple[float, int, int]:
+        traffic = self._comm.traffic
+        return time.process_time(), traffic.bytes_allreduced, traffic.vector_allreduces
+
+    def heard(self, row: dict[str, Any], lap: dict[str, float]) -> None:
+        """An outer iteration has ended."""
+        now = time.perf_counter()
+        self._end = self._state()
+        if row["iteration"] <= self._warm_up:
+            self._begin = self._end
+        else:
+            self.laps.append(lap)
+            self.walls.append(now - self._last)
+            self.evaluations += row["gradient_evaluations"]
+        if self._alternate:  # outside of any phase, and by a number that is the same on all ranks
+            self._comm.clock.switch(row["iteration"] % 2 == 0)
+        self._last = time.perf_counter()
+
+    def values(self) -> dict[str, Any]:
+        """Seconds by phase, one for every outer iteration; and what was sent meanwhile."""
+        cpu, sent, messages = (
+            now - before for now, before in zip(self._end, self._begin, strict=True)
+        )
+        return {
+            "phases": {name: [lap[name] for lap in self.laps] for name in PHASES},
+            "walls": self.walls,
+            "cpu_seconds": cpu,
+            "evaluations": self.evaluations,
+            "bytes": sent,
+            "messages": messages,
+        }
+
+
+def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
+    """One run on this rank: its record and its set-up."""
+    training = Training(train_settings(run["arguments"]), comm)
+    record = Record(comm, run["warm_up"], alternate=run["alternate"])
+    training.run(record.heard)
+    return {
+        **record.values(),
+        "samples": training.train.total,
+        "parameters": training.network.n,
+        "host": comm.host,
+        "host_cores": comm.host_cores,
+        "threads": training.threads,
+        "binding": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "device": training.device.type,
+        "oversubscribed": training.oversubscribed,
+        "optimizer": training.config.optimizer,
+        "local_steps": training.config.local_steps,
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: work(Path(sys.argv[1]))))

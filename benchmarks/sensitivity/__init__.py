@@ -1,0 +1,1 @@
+"""Every parameter over its range."""
