@@ -22,23 +22,27 @@ MOST_RANKS = 1 << (24 - DIGIT_BITS)  # so that a sum of digits stays below 2^24,
 _LIMIT = 2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS)
 
 
-def encode(value: float, digits: np.ndarray) -> None:
-    """Write ``value`` to ``digits``, (DIGITS,) float32; not finite or too large becomes NaN."""
+_SHIFTS = range(0, DIGITS * DIGIT_BITS, DIGIT_BITS)
+_MASK = (1 << DIGIT_BITS) - 1
+
+
+def encode(value: float) -> list[float]:
+    """The DIGITS digits of a value; one that is not finite or too large becomes NaN."""
     if not abs(value) < _LIMIT:
-        digits.fill(math.nan)
-        return
+        return [math.nan] * DIGITS
     fixed = int(math.ldexp(abs(value), FRACTION_BITS))
-    sign = -1.0 if value < 0 else 1.0
-    for i in range(DIGITS):
-        digits[i] = sign * (fixed & ((1 << DIGIT_BITS) - 1))
-        fixed >>= DIGIT_BITS
+    if value < 0:
+        return [-float(fixed >> shift & _MASK) for shift in _SHIFTS]
+    return [float(fixed >> shift & _MASK) for shift in _SHIFTS]
 
 
-def decode(digits: np.ndarray) -> float:
+def decode(digits: Sequence[float]) -> float:
     """The value of (a sum of) encoded ``digits``; NaN if any summand was."""
-    if not np.isfinite(digits).all():
+    if not math.isfinite(sum(digits)):
         return math.nan
-    fixed = sum(int(digit) << (DIGIT_BITS * i) for i, digit in enumerate(digits))
+    fixed = 0
+    for digit in reversed(digits):
+        fixed = (fixed << DIGIT_BITS) + int(digit)
     return math.ldexp(float(fixed), -FRACTION_BITS)
 
 
@@ -71,14 +75,15 @@ class FusedMessage:
             raise ValueError(f"{len(scalars)} scalars do not fit a message made for {self.scalars}")
         if self._staging is not None:
             self._staging.copy_(self.vector)
-        tail = self.host[self.n :].reshape(self.scalars, DIGITS)
-        tail.fill(0.0)
-        for i, value in enumerate(scalars):
-            encode(value, tail[i])
+        digits = [digit for value in scalars for digit in encode(value)]
+        tail = self.host[self.n :]
+        tail[: len(digits)] = digits
+        tail[len(digits) :] = 0.0
 
     def unload(self, count: int) -> list[float]:
         """After the sum: bring the vector back to its device; return the first scalars."""
         if self._staging is not None:
             self.vector.copy_(self._staging)
-        tail = self.host[self.n :].reshape(self.scalars, DIGITS)
-        return [decode(tail[i]) for i in range(count)]
+        # As plain numbers: single elements of an array are slow to work with.
+        digits = self.host[self.n : self.n + count * DIGITS].tolist()
+        return [decode(digits[i : i + DIGITS]) for i in range(0, len(digits), DIGITS)]

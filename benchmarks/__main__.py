@@ -26,7 +26,7 @@ COMMANDS = {
     "weak": "communication against compute, the same work a rank on more and more ranks",
 }
 
-MODULES = {"micro": "micro", "strong": "scaling.strong", "weak": "scaling.weak"}
+MODULES = {"strong": "scaling.strong", "weak": "scaling.weak"}
 
 EPILOG = """\
 Each command writes a Markdown table, a plot, and the runs as JSON lines. Needs matplotlib

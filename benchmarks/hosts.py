@@ -30,8 +30,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from apts_mpi.errors import InputError
-from benchmarks.hosts_mpi import SETTINGS, TUNED, environment, supervise
-from benchmarks.launch import MPIRUN_MISSING, RunFailed, launcher
+from benchmarks.hosts_mpi import SETTINGS, TUNED, environment
+from benchmarks.launch import MPIRUN_MISSING, RunFailed, launcher, supervise
 
 __all__ = ["SETTINGS", "TUNED", "Hosts", "bits_per_second", "clear_leftovers", "missing"]
 

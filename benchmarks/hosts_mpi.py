@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from apts_mpi.errors import InputError
-from benchmarks.launch import ENVIRONMENT, ROOT, RunFailed, _reason, _running
+from benchmarks.launch import ENVIRONMENT
 
 # Ranks that wait give their core to the kernel's network work and to each other.
 _YIELD = {"mpi_yield_when_idle": "1"}
@@ -77,67 +73,3 @@ def export_line(settings: Mapping[str, str]) -> str:
 
 def _variable(name: str) -> str:
     return f"OMPI_MCA_{name}"
-
-
-def supervise(
-    command: Sequence[str],
-    *,
-    told: str,
-    env: Mapping[str, str],
-    timeout: float,
-    heard: Callable[[str], object] = lambda line: None,
-) -> None:
-    """Run a launcher's command from the checkout's root, as ``launch.mpirun`` does.
-
-    Args:
-        told: names the job in complaints.
-        timeout: seconds after which the whole job is ended.
-        heard: called with every line of its output; where it answers True, the clock starts anew.
-
-    Raises:
-        RunFailed: it did not end with status 0, or not in time.
-    """
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=dict(env),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
-    _running.add(process)
-    late = threading.Event()
-
-    def end() -> None:
-        late.set()
-        process.terminate()  # the launcher passes it on to the ranks
-
-    def clock() -> threading.Timer:
-        timer = threading.Timer(timeout, end)
-        timer.start()
-        return timer
-
-    timer = clock()
-    last: deque[str] = deque(maxlen=200)
-    status = None
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            last.append(line.strip())
-            if heard(line.strip()) is True:
-                timer.cancel()
-                timer = clock()
-        status = process.wait(timeout=30)
-    finally:
-        timer.cancel()
-        _running.discard(process)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    if late.is_set():
-        raise RunFailed(f"no end within {timeout:g} s: {told}")
-    if status != 0:
-        raise RunFailed(f"status {status}: {told}: {_reason(list(last))}")

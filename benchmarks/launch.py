@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +81,42 @@ def mpirun(
     Raises:
         RunFailed: it did not end with status 0, or not in time.
     """
-    start_ranks = words(launch, ranks)
-    process = subprocess.Popen(
-        [*start_ranks, sys.executable, *arguments],
-        cwd=ROOT,
+    supervise(
+        [*words(launch, ranks), sys.executable, *arguments],
+        told=" ".join(arguments),
         env={**ENVIRONMENT, **os.environ},
+        timeout=timeout,
+        heard=heard,
+    )
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    told: str,
+    env: Mapping[str, str],
+    timeout: float,
+    heard: Callable[[str], object] = lambda line: None,
+) -> None:
+    """Run a launcher's command from the checkout's root, as ``launch.mpirun`` does.
+
+    Args:
+        told: names the job in complaints.
+        timeout: seconds after which the whole job is ended.
+        heard: called with every line of its output; where it answers True, the clock starts anew.
+
+    Raises:
+        RunFailed: it did not end with status 0, or not in time.
+    """
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(env),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         start_new_session=True,
     )
     _running.add(process)
@@ -97,7 +124,7 @@ def mpirun(
 
     def end() -> None:
         late.set()
-        process.terminate()  # mpirun passes it on to the ranks
+        process.terminate()  # the launcher passes it on to the ranks
 
     def clock() -> threading.Timer:
         timer = threading.Timer(timeout, end)
@@ -106,6 +133,7 @@ def mpirun(
 
     timer = clock()
     last: deque[str] = deque(maxlen=200)
+    status = None
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -121,9 +149,9 @@ def mpirun(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if late.is_set():
-        raise RunFailed(f"no end within {timeout:g} s: {' '.join(arguments)}")
+        raise RunFailed(f"no end within {timeout:g} s: {told}")
     if status != 0:
-        raise RunFailed(f"status {status}: {' '.join(arguments)}: {_reason(list(last))}")
+        raise RunFailed(f"status {status}: {told}: {_reason(list(last))}")
 
 
 def words(launch: str | None, ranks: int) -> list[str]:

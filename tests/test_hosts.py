@@ -14,7 +14,7 @@ import pytest
 
 from apts_mpi.errors import InputError
 from benchmarks import hosts as hosts_module
-from benchmarks import hosts_mpi
+from benchmarks import hosts_mpi, launch
 from benchmarks.hosts import SETTINGS, TUNED, Hosts, bits_per_second, clear_leftovers, missing
 from benchmarks.launch import ROOT, RunFailed
 
@@ -144,11 +144,11 @@ def test_settings_replace_each_other_and_nothing_else(monkeypatch: pytest.Monkey
 def test_a_job_that_stays_is_ended() -> None:
     start = time.monotonic()
     with pytest.raises(RunFailed, match=r"no end within 0.5 s: sleeper"):
-        hosts_mpi.supervise(["sleep", "30"], told="sleeper", env=os.environ, timeout=0.5)
+        launch.supervise(["sleep", "30"], told="sleeper", env=os.environ, timeout=0.5)
     assert time.monotonic() - start < 10
     command = ["sh", "-c", "echo the reason; exit 3"]
     with pytest.raises(RunFailed, match="status 3: failer: the reason"):
-        hosts_mpi.supervise(command, told="failer", env=os.environ, timeout=10)
+        launch.supervise(command, told="failer", env=os.environ, timeout=10)
 
 
 def test_mpi_between_hosts_takes_the_lines_time(root: None) -> None:

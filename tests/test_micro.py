@@ -13,14 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apts_mpi.errors import InputError
-from benchmarks import micro
 from benchmarks.__main__ import main
 from benchmarks.hockney import Hockney, fit
 from benchmarks.hosts_mpi import SETTINGS
 from benchmarks.launch import Row, launcher
-from benchmarks.micro_numbers import best_setting, compare, slowness, told, verdicts
-from benchmarks.micro_plan import CONFIG, Plan, read
-from benchmarks.micro_report import best_lines, osu, report
+from benchmarks.micro import command as micro
+from benchmarks.micro.numbers import best_setting, compare, slowness, told, verdicts
+from benchmarks.micro.plan import CONFIG, Plan, read
+from benchmarks.micro.report import best_lines, osu, report
 
 SIZES = [4**k for k in range(1, 14)]
 TINY = """

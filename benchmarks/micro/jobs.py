@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from statistics import median
 
 from benchmarks.hosts import Hosts
-from benchmarks.hosts_mpi import environment, named, supervise
-from benchmarks.launch import Progress, Results, Row, RunFailed, origin, words
-from benchmarks.micro_plan import MARK, Plan
+from benchmarks.hosts_mpi import environment, named
+from benchmarks.launch import Progress, Results, Row, RunFailed, origin, supervise, words
+from benchmarks.micro.plan import MARK, Plan
 from benchmarks.options import job_folder
 
 Start = Callable[[str, Callable[[str], object], list[str]], None]
@@ -43,7 +43,7 @@ def measure(
     with job_folder(None), _starting(plan, launch, timeout) as start:
         for mpi in order:
             job = _Job(plan, mpi, results, progress)
-            arguments = ["-m", "benchmarks.micro_worker", job.ask(todo[mpi])]
+            arguments = ["-m", "benchmarks.micro.worker", job.ask(todo[mpi])]
             try:
                 start(mpi, job.hear, arguments)
                 job.check(len(todo[mpi]))

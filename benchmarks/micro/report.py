@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.figures import BLACK, BLUE, ORANGE, SKY, pyplot, save
 from benchmarks.hosts_mpi import SETTINGS, export_line
 from benchmarks.launch import Row
-from benchmarks.micro_numbers import (
+from benchmarks.micro.numbers import (
     EXTRA,
     LONG,
     SHARE,
@@ -23,7 +23,7 @@ from benchmarks.micro_numbers import (
     told,
     verdicts,
 )
-from benchmarks.micro_plan import THROUGH, Plan
+from benchmarks.micro.plan import THROUGH, Plan
 from benchmarks.tables import markdown, write
 
 INTRODUCTION = f"""\

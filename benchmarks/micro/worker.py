@@ -20,7 +20,7 @@ from mpi4py import MPI
 from apts_mpi.comm import Comm
 from apts_mpi.message import FusedMessage
 from apts_mpi.report import versions
-from benchmarks.micro_plan import MARK, SCALARS
+from benchmarks.micro.plan import MARK, SCALARS
 
 Call = Callable[[], object]
 

@@ -16,9 +16,9 @@ from apts_mpi.errors import InputError
 from benchmarks.hosts import bits_per_second, missing
 from benchmarks.hosts_mpi import SETTINGS
 from benchmarks.launch import Results, Row
-from benchmarks.micro_jobs import measure
-from benchmarks.micro_plan import CONFIG, Plan, read
-from benchmarks.micro_report import report
+from benchmarks.micro.jobs import measure
+from benchmarks.micro.plan import CONFIG, Plan, read
+from benchmarks.micro.report import report
 from benchmarks.options import names
 
 

@@ -1,0 +1,1 @@
+"""Allreduce and Bcast by size."""
