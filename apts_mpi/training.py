@@ -219,7 +219,8 @@ class Training:
             epochs = work / self.train.total
             accepted += result.accepted
             row = _row(iterations, epochs, result)
-            row["seconds"], row["seconds_wait"] = sum(lap.values()), lap["wait"]
+            row["seconds"] = sum(lap.values())
+            row["seconds_data"], row["seconds_wait"] = lap["data"], lap["wait"]
             row["seconds_communication"] = sum(lap[phase] for phase in COMMUNICATION)
             last = epochs >= config.epochs or iterations == config.iterations
             if result.gradient_evaluations == 0.0:  # the same batch again, and nothing to try
@@ -264,7 +265,8 @@ class Training:
                 x, y = self.train.x, self.train.y
             else:
                 chosen = torch.from_numpy(index).to(self.device)
-                x, y = self.train.x[chosen], self.train.y[chosen]
+                # Twice as fast as indexing, for the same values.
+                x, y = (part.index_select(0, chosen) for part in (self.train.x, self.train.y))
         network, clock = self.network, self.clock
 
         def objective(with_gradient: bool) -> float:

@@ -81,9 +81,9 @@ def launch(tmp_path: Path, cache: Path) -> Launch:
 
 @pytest.fixture
 def program(launch: Launch) -> Callable[..., Finished]:
-    """Run a function of ``mpi_programs.py`` on some ranks; it asserts by itself."""
+    """Run functions of ``mpi_programs.py`` on some ranks; they assert by themselves."""
 
-    def run(ranks: int, name: str, *arguments: str, timeout: float = 60) -> Finished:
-        return launch(ranks, TESTS / "mpi_programs.py", name, *arguments, timeout=timeout)
+    def run(ranks: int, *names: str, timeout: float = 60) -> Finished:
+        return launch(ranks, TESTS / "mpi_programs.py", *names, timeout=timeout)
 
     return run

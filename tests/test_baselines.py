@@ -49,22 +49,32 @@ def read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return json.loads((run / "summary.json").read_text()), timeless
 
 
-@pytest.mark.parametrize("name", FLAGS)
-def test_it_trains_the_digits_and_repeats_from_its_config(
-    launch: Launch, tmp_path: Path, name: str
+def test_they_train_the_digits_and_repeat_from_their_configs(
+    launch: Launch, tmp_path: Path
 ) -> None:
-    flags = ("--optimizer", name, *FLAGS[name])
-    done = launch(2, "-m", "apts_mpi", *flags, "--out", "a", timeout=90)
+    lines = []  # in one job, as ranks start slowly
+    for name, flags in FLAGS.items():
+        lines.append(["--optimizer", name, *flags, "--out", f"{name}-a"])
+        lines.append(["--config", f"{name}-a/config.toml", "--out", f"{name}-b"])
+    (tmp_path / "lines.json").write_text(json.dumps(lines))
+    worker = TESTS.parent / "benchmarks" / "worker.py"
+    done = launch(2, worker, "lines.json", timeout=120)
     assert done.status == 0, done.err
-    again = launch(2, "-m", "apts_mpi", "--config", "a/config.toml", "--out", "b", timeout=90)
-    assert again.status == 0, again.err
-    summary, rows = read(tmp_path / "a")
-    repeated, rows_repeated = read(tmp_path / "b")
+    assert "radius" not in done.err
+    assert "rejected" not in done.out
+    for name in FLAGS:
+        check(tmp_path / f"{name}-a", tmp_path / f"{name}-b", name)
+
+
+def check(first: Path, again: Path, name: str) -> None:
+    """That a run did what its optimizer does, and that the second one is the first again."""
+    summary, rows = read(first)
+    repeated, rows_repeated = read(again)
     assert rows == rows_repeated
     for key in ("train_loss", "test_loss", "test_accuracy", "bytes_allreduced"):
         assert summary[key] == repeated[key]
-    settings = (tmp_path / "a" / "config.toml").read_text()
-    assert settings == (tmp_path / "b" / "config.toml").read_text()
+    settings = (first / "config.toml").read_text()
+    assert settings == (again / "config.toml").read_text()
     assert "\nbatch = 250\n" in settings
     assert re.search(r"^lr = 0\.\d+$", settings, flags=re.MULTILINE)
 
@@ -78,9 +88,6 @@ def test_it_trains_the_digits_and_repeats_from_its_config(
     assert summary["epochs"] == pytest.approx(len(rows) * local_steps / 3, rel=0.01)
     assert set(rows[0]) >= {"iteration", "epoch", "loss", "gradient_evaluations"}
     assert not set(rows[0]) & {"radius", "rho", "global_accepted", "local_tried"}
-    assert "radius" not in done.err
-    assert "rejected" not in done.out
-    assert re.search(rf"outer iterations +{len(rows)}\n", done.out)
 
 
 def test_a_learning_rate_that_is_too_large_ends_all_with_one_line(launch: Launch) -> None:
@@ -118,7 +125,9 @@ def test_drawing_minibatches_is_the_datas_time(
     summary = training.run()
     assert summary["seconds_data"] >= 20 * 0.1
     assert summary["seconds_compute"] < 1.0
-    assert sum(row["seconds"] for row in read_rows(tmp_path / "run")) < 1.0
+    rows = read_rows(tmp_path / "run")
+    assert sum(row["seconds_data"] for row in rows) >= 20 * 0.1
+    assert sum(row["seconds"] - row["seconds_data"] for row in rows) < 1.0
 
 
 def test_minibatches_overlap_and_some_are_empty(launch: Launch, tmp_path: Path) -> None:

@@ -158,12 +158,15 @@ def damage_not_hdf5(shards: Path) -> str:
     return "train-00001-of-00002.h5"
 
 
-@pytest.mark.parametrize("damage", [damage_truncate, damage_missing, damage_flip, damage_not_hdf5])
+@pytest.mark.parametrize(
+    ("damage", "ranks"),
+    [(damage_truncate, 4), (damage_missing, 2), (damage_flip, 2), (damage_not_hdf5, 2)],
+)
 def test_a_damaged_shard_ends_all_ranks_with_one_line(
-    launch: Launch, shards: Path, tmp_path: Path, damage: Any
+    launch: Launch, shards: Path, tmp_path: Path, damage: Any, ranks: int
 ) -> None:
     name = damage(shards)
-    done = train(launch, 4, "--data", "d2", "--out", "run", timeout=60)
+    done = train(launch, ranks, "--data", "d2", "--out", "run", timeout=60)
     assert done.status == 2
     assert len(done.told) == 1, done.err
     assert name in done.told[0]
@@ -178,7 +181,7 @@ def test_more_ranks_than_samples_are_refused(launch: Launch, tmp_path: Path) -> 
     np.savez(tmp_path / "few.npz", x=rng.normal(size=(5, 3)), y=np.array([0, 1, 0, 1, 1]))
     made = train(launch, 0, "shard", "arrays", "--from", "few.npz", "--out", "few", "--shards", "1")
     assert made.status == 0, made.err
-    done = train(launch, 8, "--data", "few")
+    done = train(launch, 6, "--data", "few")
     assert done.status == 2
     assert len(done.told) == 1
 
