@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 RANKS ?= 8
+OUT ?= bench
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,9 +37,12 @@ lint: venv  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: venv  ## the benchmarks that fit this machine
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks convex
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks corrections
+bench: venv  ## scaling, messages, cost model and their report in OUT=bench, 15 minutes on 2 cores
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks strong --repetitions 3 --out $(OUT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks weak --repetitions 3 --out $(OUT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks micro --out $(OUT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks project --out $(OUT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks report $(OUT)/*.jsonl --out $(OUT)
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
