@@ -38,6 +38,8 @@ from apts_mpi.optimizers import outer_iteration
 from apts_mpi.report import Console, RunDirectory, summarise, versions
 from apts_mpi.trace import Trace, refusal
 
+Lap = dict[str, float]  # seconds by phase
+
 REPLICA_CHECK_EVERY = 50  # outer iterations
 
 
@@ -102,8 +104,11 @@ class Training:
             rank=comm.rank,
         )
         self._indices = iter(self.batches)
+        self.seconds_pacing = 0.0  # what finding the local steps has taken
         if config.local_steps == AUTO:
+            start = time.perf_counter()
             self.config = config = self._paced(config)
+            self.seconds_pacing = time.perf_counter() - start
         whole = self.batches.whole
         self._optimize, self._averaged = outer_iteration(config, self.network, comm, whole=whole)
         path = Path(config.out) if config.out else default_out(config, comm)
@@ -193,13 +198,14 @@ class Training:
     # ---- the loop --------------------------------------------------------------------------
 
     def run(
-        self, heard: Callable[[dict[str, Any], dict[str, float]], object] = lambda row, lap: None
+        self, heard: Callable[[dict[str, Any], Lap, Lap], object] = lambda row, lap, rest: None
     ) -> dict[str, Any]:
         """Train; returns the summary, the same on every rank.
 
         Args:
-            heard: called after every outer iteration with its row of the metrics and this rank's
-                seconds by phase, those of its evaluation and of writing the row included.
+            heard: called after every outer iteration with its row of the metrics, this rank's
+                seconds by phase, and those of what came between it and the next: evaluation,
+                checks, writing.
         """
         config, comm = self.config, self.comm
         directory = self.directory
@@ -235,7 +241,7 @@ class Training:
             self.console.progress(row)
             if iterations % REPLICA_CHECK_EVERY == 0 or last:
                 comm.check_replicas(self.network.vector)
-            heard(row, {phase: lap[phase] + more for phase, more in self.clock.lap().items()})
+            heard(row, lap, self.clock.lap())
         self.console.stop()
         train_loss, _ = self._evaluate(self.train)
         summary = summarise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shlex
@@ -284,6 +285,11 @@ class Results:
 
 def _key(settings: Row) -> str:
     return json.dumps(settings, sort_keys=True)
+
+
+def digest(values: object) -> str:
+    """8 hex digits of JSON values, for settings that results are looked up by."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]
 
 
 class Progress:

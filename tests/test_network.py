@@ -61,9 +61,9 @@ def values(seconds: float | None, epochs: float | None) -> Row:
 def test_a_rate_is_best_by_work_and_a_minibatch_by_the_clock(plan: Plan, results: Results) -> None:
     network, ddp = plan.networks[0], plan.method("ddp-adam")
     work = {(50, 3e-3): 2.0, (50, 1e-2): 1.0, (100, 3e-3): 3.0, (100, 1e-2): None}
-    for settings in tuning(network, ddp, 2):
+    for settings in tuning(plan, network, ddp):
         results.add(settings, values(1.0, work[settings["batch"], settings["lr"]]))
-    assert [best_rate(results, network, ddp, 2, batch) for batch in (50, 100)] == [1e-2, 3e-3]
+    assert [best_rate(plan, results, network, ddp, batch) for batch in (50, 100)] == [1e-2, 3e-3]
 
     def pairs(name: str, repetition: int) -> list[tuple[int | None, float | None]]:
         method = plan.method(name)
@@ -156,7 +156,7 @@ def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
     if reason is not None:
         pytest.skip(reason)
     network, ddp = plan.networks[0], plan.method("ddp-adam")
-    for settings in tuning(network, ddp, 2):  # as if tuned, and the minibatch chosen
+    for settings in tuning(plan, network, ddp):  # as if tuned, and the minibatch chosen
         results.add(settings, values(1.0, 1.0 if settings["batch"] == 100 else None))
     arguments = ["network", "--config", str(tmp_path / "plan.toml"), "--out", str(tmp_path)]
     assert main([*arguments, "--repetitions", "1", "--timeout", "60"]) == 0

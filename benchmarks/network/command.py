@@ -12,14 +12,15 @@ import argparse
 import itertools
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
 from benchmarks.hosts import Hosts, missing
-from benchmarks.launch import ROOT, Progress, Results, Row, RunFailed, origin
+from benchmarks.launch import ROOT, Progress, Results, Row, RunFailed, origin, whole_numbers
 from benchmarks.network import report as network_report
 from benchmarks.network.jobs import make
 from benchmarks.network.plan import UNLIMITED, Method, Network, Plan, read_plan, run_of
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="TOML of methods, networks, links, hosts (default benchmarks/network.toml)",
     )
+    parser.add_argument("--hosts", type=whole_numbers, help="run these of the file, '2'")
     parser.add_argument("--links", type=names, help="run these of the file, '1gbit,unlimited'")
     parser.add_argument("--methods", type=names, help="run these of the file (default all)")
     parser.add_argument("--networks", help="run these of the file: '128,128 1024,784'")
@@ -64,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """Run what is missing, and write the tables; returns the exit status."""
-    plan = chosen(read_plan(parsed.config), parsed)
+    whole = read_plan(parsed.config)
+    plan = chosen(whole, parsed)
     out = Path(parsed.out)
     reason = None if parsed.report_only else missing()
     if reason is not None:
@@ -79,8 +82,8 @@ def run(parsed: argparse.Namespace) -> int:
             if not shards.exists():
                 source = load_source(plan.data, path=original)
                 write_shards(source, shards, shards=1, exist_ok=True)
-            failed = _Work(plan, results, shards, parsed.timeout).all()
-    network_report.write(out / "network.md", plan, results)
+            failed = _Work(plan, whole, results, shards, parsed.timeout).all()
+    network_report.write(out / "network.md", whole, results)
     return 1 if failed else 0
 
 
@@ -91,7 +94,8 @@ def chosen(plan: Plan, parsed: argparse.Namespace) -> Plan:
         InputError: it asks for what is not in it.
     """
     changes: Row = {}
-    for name, given in (("links", parsed.links), ("methods", parsed.methods)):
+    options = (("hosts", parsed.hosts), ("links", parsed.links), ("methods", parsed.methods))
+    for name, given in options:
         if given:
             known = {getattr(item, "name", item): item for item in getattr(plan, name)}
             _within(f"--{name}", given, known)
@@ -102,28 +106,34 @@ def chosen(plan: Plan, parsed: argparse.Namespace) -> Plan:
         changes["networks"] = tuple(known_networks[w] for w in parsed.networks.split())
     if parsed.repetitions:
         changes["repetitions"] = parsed.repetitions
+    if not 0 < parsed.timeout < 1e6:
+        raise InputError(f"--timeout {parsed.timeout:g}: must be positive")
     return Plan(**{**vars(plan), **changes})
 
 
-def _within(option: str, given: tuple[str, ...], known: Row) -> None:
-    unknown = [word for word in given if word not in known]
+def _within(option: str, given: Sequence[object], known: Mapping[Any, object]) -> None:
+    unknown = [str(word) for word in given if word not in known]
     if unknown:
-        raise InputError(f"{option} {','.join(unknown)}: none of {', '.join(known)}")
+        raise InputError(f"{option} {','.join(unknown)}: none of {', '.join(map(str, known))}")
 
 
 class _Work:
     """The runs in their order: rates tuned without links, then link by link, in random order."""
 
-    def __init__(self, plan: Plan, results: Results, shards: Path, timeout: float) -> None:
-        self.plan, self.results, self.shards, self.timeout = plan, results, shards, timeout
+    def __init__(
+        self, plan: Plan, whole: Plan, results: Results, shards: Path, timeout: float
+    ) -> None:
+        # Of the plan are the runs that are made; in the whole one what they depend on is found.
+        self.plan, self.whole, self.results = plan, whole, results
+        self.shards, self.timeout = shards, timeout
         self.failed = 0
         self._progress = Progress(sum(1 for _ in self._expected()))
 
     def all(self) -> int:
         """Make all that are missing; returns how many failed."""
+        for network in self.plan.networks:
+            self._tune(network)
         for hosts in self.plan.hosts:
-            for network in self.plan.networks:
-                self._tune(network, hosts)
             links = [(link, network) for link in self.plan.links for network in self.plan.networks]
             random.Random(0).shuffle(links)
             for link, network in links:
@@ -133,15 +143,15 @@ class _Work:
     def _expected(self) -> Iterator[str]:
         """A name for every run there will be, those done before included."""
         plan = self.plan
-        for _, network, method in itertools.product(plan.hosts, plan.networks, plan.methods):
-            yield from (str(settings) for settings in network_report.tuning(network, method, 1))
+        for network, method in itertools.product(plan.networks, plan.methods):
+            yield from map(str, network_report.tuning(plan, network, method))
             more = max(len(method.batches), 1) + plan.repetitions - 1
-            yield from [method.name] * (len(plan.links) * more)
+            yield from [method.name] * (len(plan.hosts) * len(plan.links) * more)
 
-    def _tune(self, network: Network, hosts: int) -> None:
+    def _tune(self, network: Network) -> None:
         """Work to the target for every rate and minibatch, on this machine alone."""
         for method in self.plan.methods:
-            for settings in network_report.tuning(network, method, hosts):
+            for settings in network_report.tuning(self.whole, network, method):
                 self._one(network, method, settings, None)
 
     def _link(self, link: str, network: Network, count: int) -> None:
@@ -170,7 +180,7 @@ class _Work:
     ) -> None:
         for repetition in repetitions:
             for settings in network_report.wanted(
-                self.plan, self.results, link, network, method, count, repetition
+                self.whole, self.results, link, network, method, count, repetition
             ):
                 self._one(network, method, settings, hosts)
 

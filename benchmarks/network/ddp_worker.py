@@ -8,6 +8,7 @@ figures are as our own runs have them; evaluation is not timed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -29,7 +30,7 @@ def train(run: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
     """One run on this rank, until the target or the end.
 
     Args:
-        run: data, hidden, batch (of all ranks), lr, epochs, target, seed, evaluate_every (steps).
+        run: data, hidden, batch (of all ranks), lr, epochs, target, seed, evaluate_every (epochs).
     """
     torch.set_num_threads(1)
     directory = Path(run["data"])
@@ -54,7 +55,7 @@ def train(run: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
     steps = round(run["epochs"] * total / (own * ranks))
     seconds: list[float] = []
     accuracies: list[float | None] = []
-    indices = iter(batches)
+    indices, evaluated_at = iter(batches), -math.inf
     dist.barrier()
     for step in range(1, steps + 1):
         start = time.perf_counter()
@@ -65,7 +66,9 @@ def train(run: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
         optimizer.step()
         seconds.append(time.perf_counter() - start)
         accuracies.append(None)
-        if step % run["evaluate_every"] == 0 or step == steps:
+        epoch = step * own * ranks / total
+        if step == steps or epoch - evaluated_at >= run["evaluate_every"]:
+            evaluated_at = epoch
             accuracies[-1] = accuracy(module, parts["test"])
             if accuracies[-1] >= run["target"]:
                 break
@@ -81,6 +84,7 @@ def train(run: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
         "samples": total,
         "local_steps": None,
         "rank_batch": own,
+        "oversubscribed": ranks > len(os.sched_getaffinity(0)),
         "host": os.uname().nodename,
         "threads": 1,
         "device": "cpu",

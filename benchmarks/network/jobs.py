@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +20,7 @@ from benchmarks.launch import ROOT, Row, RunFailed, mpirun
 from benchmarks.network.plan import Plan, Run
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-PORT = "29500"  # in namespaces of their own, so always free
+PORT = "29500"  # between hosts, whose ports are their own
 
 
 def make(run: Run, plan: Plan, shards: Path, hosts: Hosts | None, timeout: float) -> Row:
@@ -42,13 +44,13 @@ def make(run: Run, plan: Plan, shards: Path, hosts: Hosts | None, timeout: float
 
 
 def figures(measured: list[Row], target: float) -> Row:
-    """What is kept of all ranks' records of a run; the clock is the slowest rank's at each step."""
+    """What is kept of all ranks' records of a run; the clock is that of the rank furthest on."""
     own = dict(measured[0])
+    # A rank that is late makes another wait in the next iteration: maxima of single iterations
+    # would count that twice.
+    clocks = [itertools.accumulate(m["iteration_seconds"]) for m in measured]
+    seconds = [max(passed) for passed in zip(*clocks, strict=True)]
     each = [max(column) for column in zip(*(m["iteration_seconds"] for m in measured), strict=True)]
-    passed, seconds = 0.0, []
-    for value in each:
-        passed += value
-        seconds.append(passed)
     accuracies = own.pop("test_accuracy")
     epoch, nbytes, messages = (own.pop(key) for key in ("epoch", "bytes", "messages"))
     own["iteration_seconds"] = [float(f"{value:.4g}") for value in each[:500]]
@@ -74,15 +76,19 @@ def figures(measured: list[Row], target: float) -> Row:
     }
 
 
+def _every(plan: Plan, shards: Path) -> float:
+    """Epochs between evaluations, a little less so that rounding does not skip one."""
+    return 0.9 * plan.evaluate_every / read_info(shards).samples
+
+
 def _ours(
     run: Run, plan: Plan, shards: Path, place: Path, hosts: Hosts | None, timeout: float
 ) -> None:
     assert run.arguments is not None
-    total = read_info(shards).samples
     piece: dict[str, Any] = {
         "arguments": [
             *("--data", str(shards), "--out", str(place / "out"), *run.arguments),
-            *("--evaluate-every", f"{0.9 * plan.evaluate_every / total:g}"),
+            *("--evaluate-every", f"{_every(plan, shards):g}"),
         ],
         "target": plan.target,
         "folder": str(place),
@@ -95,16 +101,27 @@ def _ours(
         hosts.mpirun(worker, timeout=timeout, settings=SETTINGS[plan.mpi], variables=ONE_THREAD)
 
 
+def _free_port() -> str:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+
 def _ddp(
     run: Run, plan: Plan, shards: Path, place: Path, hosts: Hosts | None, timeout: float
 ) -> None:
     """PyTorch's ranks, one a host, started by hand: it needs no launcher."""
     assert run.ddp is not None
-    told = {**run.ddp, "data": str(shards), "target": plan.target, "folder": str(place)}
+    every = {"evaluate_every": _every(plan, shards)}
+    told = {**run.ddp, **every, "data": str(shards), "target": plan.target, "folder": str(place)}
     (place / "run.json").write_text(json.dumps(told), encoding="utf-8")
     ranks = run.settings["hosts"]
     address = "127.0.0.1" if hosts is None else hosts.addresses[0]
-    where = {"MASTER_ADDR": address, "MASTER_PORT": PORT, "WORLD_SIZE": str(ranks)}
+    where = {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": PORT if hosts else _free_port(),
+        "WORLD_SIZE": str(ranks),
+    }
     interface = "lo" if hosts is None else INTERFACE
     command = [sys.executable, "-m", "benchmarks.network.ddp_worker", str(place / "run.json")]
     log = (place / "log").open("w+", encoding="utf-8")

@@ -10,7 +10,7 @@ from apts_mpi.errors import InputError
 from benchmarks.checked import check, load, typed
 from benchmarks.hosts import bits_per_second
 from benchmarks.hosts_mpi import SETTINGS
-from benchmarks.launch import Row
+from benchmarks.launch import Row, digest
 
 DDP = "ddp-adam"
 UNLIMITED = "unlimited"
@@ -63,6 +63,11 @@ class Plan:
     def method(self, name: str) -> Method:
         """By name."""
         return next(method for method in self.methods if method.name == name)
+
+    def key(self, network: Network, method: Method) -> str:
+        """What decides a run's figures besides its settings, in 8 hex digits."""
+        values = (self.data, self.target, self.evaluate_every, self.mpi, network.epochs)
+        return digest([*values, *method.arguments])
 
 
 _METHOD = {"name": str, "arguments": [str], "batches": [int], "learning_rates": [float]}
@@ -129,10 +134,8 @@ def run_of(plan: Plan, network: Network, method: Method, settings: Row) -> Run:
     ranks, seed = settings["hosts"], settings["repetition"]
     batch, lr = settings["batch"], settings["lr"]
     if method.name == DDP:
-        every = max(1, round(plan.evaluate_every / batch))
         ddp = {"hidden": network.hidden, "batch": batch, "lr": lr, "epochs": network.epochs}
-        return Run(settings, None, {**ddp, "seed": seed, "evaluate_every": every})
-    # Every outer iteration of more samples than that is evaluated, as the epochs are counted after.
+        return Run(settings, None, {**ddp, "seed": seed})
     arguments = [
         *("--hidden", network.hidden, "--epochs", f"{network.epochs:g}", "--seed", str(seed)),
         *("--device", "cpu", "--threads", "1", *method.arguments),

@@ -46,6 +46,15 @@ class Run:
         return longest
 
     @property
+    def seconds(self) -> float:
+        """Of all iterations together, on the rank furthest on.
+
+        Not the sum of ``iterations``: a rank that is late makes another wait in the next one, which
+        would count twice.
+        """
+        return float(np.sum([self.phases[phase] for phase in TIMED], axis=0).sum(axis=1).max())
+
+    @property
     def per_evaluation(self) -> float:
         """Sample gradients of all ranks in an outer iteration."""
         return self.evaluations / len(self.iterations)
@@ -85,8 +94,8 @@ class Point:
 
     @cached_property
     def cost(self) -> list[Array]:
-        """Rank-seconds a sample gradient, of every iteration of every run."""
-        return [run.iterations * self.ranks / run.per_evaluation for run in self.runs]
+        """Rank-seconds a sample gradient, of every run."""
+        return [np.array([run.seconds * self.ranks / run.evaluations]) for run in self.runs]
 
     @cached_property
     def per_epoch(self) -> Estimate:

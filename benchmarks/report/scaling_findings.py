@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.launch import Row
 from benchmarks.report import scaling_figures as figures
-from benchmarks.report.numbers import Estimate, percent, seconds, times
+from benchmarks.report.numbers import Estimate, median, percent, seconds, times
 from benchmarks.report.page import Finding
 from benchmarks.report.runs import COMPUTE, TIMED, Point
 from benchmarks.report.series import Network, Series
@@ -162,11 +162,14 @@ def hindrances(series: Series) -> list[str]:
 
 
 def clock_finding(row: Row) -> Finding:
-    """What measuring phases costs: medians with the clock on and off."""
+    """What measuring phases costs: neighbouring iterations with the clock on and off."""
     s = row["settings"]
-    cost = float(np.median(row["on"]) / np.median(row["off"])) - 1
+    cost = median([100.0 * (np.array(row["on"]) / np.array(row["off"]) - 1.0)])
+    between = ""
+    if cost.low is not None and cost.high is not None:
+        between = f" (95 percent interval {cost.low:.2f} to {cost.high:.2f})"
     return Finding(
-        f"Measuring the phases costs {100 * cost:.2f} percent of the time at N = {s['ranks']} "
-        f"({s['method']}; medians of {len(row['on'])} outer iterations with the clock and "
-        f"{len(row['off'])} without, in turn)."
+        f"Measuring the phases costs {cost.value:.2f} percent{between} of the time at "
+        f"N = {s['ranks']} ({s['method']}; median of {len(row['on'])} pairs of outer iterations, "
+        "one with the clock and one without)."
     )

@@ -41,7 +41,7 @@ class Series:
         alone over that beside others.
         """
         base = self.base
-        if base is None or point.oversubscribed:
+        if base is None or point.oversubscribed or not _same_work(base, point):
             return None
         return Estimate(1.0) if point is base else quotient(base.cost, point.cost)
 
@@ -80,6 +80,15 @@ class Network:
     def points(self) -> list[Point]:
         """Those of all methods."""
         return [point for series in self.series for point in series.points]
+
+
+def _same_work(base: Point, point: Point) -> bool:
+    """Whether an outer iteration is as much work, in all (strong) or a rank (weak).
+
+    The control batch and rounded local steps make a little difference.
+    """
+    one, many = (p.runs[0].per_evaluation for p in (base, point))
+    return any(abs(one / work - 1.0) < 0.1 for work in (many, many / point.ranks))
 
 
 def networks(found: Sequence[Point], kind: str) -> list[Network]:

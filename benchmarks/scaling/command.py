@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import os
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -16,7 +18,17 @@ from apts_mpi.data import load_source, write_shards
 from apts_mpi.data.sources import Source
 from apts_mpi.errors import InputError
 from benchmarks.compare.jobs import ENDED
-from benchmarks.launch import ROOT, Progress, Results, Row, RunFailed, mpirun, origin, whole_numbers
+from benchmarks.launch import (
+    ENVIRONMENT,
+    ROOT,
+    Progress,
+    Results,
+    Row,
+    RunFailed,
+    mpirun,
+    origin,
+    whole_numbers,
+)
 from benchmarks.options import job_folder, names
 from benchmarks.published.command import find_mnist
 from benchmarks.scaling import report as scaling_report
@@ -58,7 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
         "shared/data/mnist beside the checkout)",
     )
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="keeps the shards; all nodes must see it (default a temporary folder; in an "
+        "allocation of several nodes a folder in --out)",
     )
     parser.add_argument("--fresh", action="store_true", help="forget all runs that are done")
     parser.add_argument(
@@ -74,7 +90,9 @@ def run(parsed: argparse.Namespace, kind: str) -> int:
         changes["networks"] = tuple(parsed.networks.split())
     if parsed.repetitions:
         changes["repetitions"] = parsed.repetitions
-    plan = type(plan)(**{**vars(plan), **changes})
+    plan = dataclasses.replace(plan, **changes)
+    if not 0 < parsed.timeout < 1e6:
+        raise InputError(f"--timeout {parsed.timeout:g}: must be positive")
     unknown = set(parsed.methods or ()) - {method.name for method in plan.methods}
     if unknown:
         raise InputError(f"--methods {','.join(sorted(unknown))}: none of {parsed.config}")
@@ -82,13 +100,14 @@ def run(parsed: argparse.Namespace, kind: str) -> int:
     results = Results(out / f"{kind}.jsonl", fresh=parsed.fresh and not parsed.report_only)
     failed = 0
     if not parsed.report_only:
-        todo = [
-            batch
-            for runs in jobs(plan, kind, methods=parsed.methods)
-            if (batch := [one for one in runs if not is_done(one, results)])
-        ]
-        with job_folder(parsed.work) as folder:
-            shards = cut(plan.data, folder, parsed.mnist)
+        with job_folder(parsed.work or shared_folder(out)) as folder:
+            name, shards = cut(plan.data, folder, parsed.mnist)
+            plan = dataclasses.replace(plan, data=name)
+            todo = [
+                batch
+                for runs in jobs(plan, kind, methods=parsed.methods, how=how(parsed.launch))
+                if (batch := [one for one in runs if not is_done(one, results)])
+            ]
             failed = make(todo, shards, folder, results, parsed.timeout, parsed.launch)
     scaling_report.write(out / f"{kind}.md", results.rows(), kind)
     return 1 if failed else 0
@@ -101,8 +120,24 @@ def is_done(run: Run, results: Results) -> bool:
     return results.get({**run.settings, "rank": 0, "phase": PHASES[-1]}) is not None
 
 
-def cut(data: str, folder: Path, mnist: Path | None) -> Path:
-    """Shards of the data, made where they are not there; one, of which every rank reads a part.
+def how(launch: str | None) -> str:
+    """What of the way that ranks are started decides times: launcher, MPI's settings, cores."""
+    settings = sorted(
+        f"{name}={value}"
+        for name, value in {**ENVIRONMENT, **os.environ}.items()
+        if name.startswith(("OMPI_MCA_", "UCX_"))
+    )
+    return " ".join([launch or "mpirun", str(origin()["cores"]), *settings])
+
+
+def shared_folder(out: Path) -> Path | None:
+    """A folder that all nodes of an allocation see; None where this machine's own is enough."""
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    return None if nodes == "1" else out / "work"
+
+
+def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:
+    """Name and shards of the data, made where they are not there; every rank reads its part.
 
     Where MNIST is not found and was not asked for by name, random samples of its shape stand in:
     they take the same time.
@@ -121,7 +156,7 @@ def cut(data: str, folder: Path, mnist: Path | None) -> Path:
     path = folder / f"{source.name}-1"
     if not path.exists():
         write_shards(source, path, shards=1, exist_ok=True)
-    return path
+    return source.name, path
 
 
 def like_mnist() -> Source:
@@ -144,6 +179,7 @@ def make(
     """Make runs, an MPI job for every list of them, rows written as each ends; returns failures."""
     progress = Progress(sum(map(len, todo)))
     failed = 0
+    lost: list[str] = []  # runs that failed on all ranks alike, so that others went on
     for number, runs in enumerate(todo):
         with tempfile.TemporaryDirectory(dir=folder) as name:
             place = Path(name)
@@ -167,7 +203,11 @@ def make(
                 found = ENDED.search(line)
                 if found is None or int(found[1]) != ended:
                     return False
-                told = record(runs[ended], place / f"run{ended}", results)
+                if found[2]:
+                    lost.append(found[2])
+                    told = f"failed: {found[2]}"
+                else:
+                    told = record(runs[ended], place / f"run{ended}", results)
                 progress.say(f"{_words(runs[ended])}: {told}")
                 ended += 1
                 return True
@@ -184,7 +224,7 @@ def make(
             except RunFailed as error:
                 failed += len(runs) - ended
                 print(f"job {number + 1}: {error}", flush=True)
-    return failed
+    return failed + len(lost)
 
 
 def record(run: Run, folder: Path, results: Results) -> str:
@@ -194,13 +234,21 @@ def record(run: Run, folder: Path, results: Results) -> str:
     measured = [
         json.loads((folder / f"rank-{rank}.json").read_text(encoding="utf-8")) for rank in ranks
     ]
-    slowest = [max(each) for each in zip(*(m["walls"] for m in measured), strict=True)]
+    columns = zip(*(m["walls"] for m in measured), strict=True)
+    slowest = [None if None in each else max(each) for each in columns]
     if run.settings["benchmark"] == SPLIT:
         own = {k: v for k, v in measured[0].items() if k not in ("phases", "walls")}
-        # The clock was off in the second iteration, and in every other one from there.
-        off, on = (slowest[(run.warm_up + odd) % 2 :: 2] for odd in (1, 0))
+        # On in odd iterations, counted from 1. The last one's time has the run's end in it.
+        turns = list(enumerate(slowest, start=run.warm_up + 1))[:-1]
+        pairs = [
+            (one, two) if number % 2 else (two, one)
+            for (number, one), (_, two) in zip(turns[::2], turns[1::2], strict=False)
+            if one is not None and two is not None
+        ]
+        on, off = (list(column) for column in zip(*pairs, strict=True))
         results.add(run.settings, {"on": on, "off": off, **own, **made})
-        return f"the clock costs {100 * scaling_report.overhead(on, off):.2f} %"
+        cost = scaling_report.shown(scaling_report.overhead(on, off), ".2f")
+        return f"the clock costs {cost} %"
     name = uuid.uuid4().hex[:12]
     for rank in reversed(ranks):  # rank 0's last
         own = dict(measured[rank])
@@ -212,7 +260,8 @@ def record(run: Run, folder: Path, results: Results) -> str:
                 {**run.settings, "rank": rank, "phase": phase},
                 {"run": name, "seconds": seconds, **own, **made},
             )
-    return f"{1e3 * float(np.median(slowest)):.1f} ms an outer iteration"
+    known = [value for value in slowest if value is not None]
+    return f"{1e3 * float(np.median(known)):.1f} ms an outer iteration"
 
 
 def _words(run: Run) -> str:

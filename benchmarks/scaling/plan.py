@@ -13,12 +13,13 @@ from pathlib import Path
 
 from apts_mpi.errors import InputError
 from benchmarks.checked import check, load, typed
-from benchmarks.launch import Row
+from benchmarks.launch import Row, digest
 
 LEAST_ITERATIONS = 8  # outer ones that count, so that there is a spread
 SPLITS = ("steps", "batch")
 SPLIT = "split"  # rows of runs with the clock on and off in turn, which tell what it costs
-SPLIT_ITERATIONS = 60
+# Rare messages, and the most frequent ones; outer iterations of each.
+SPLIT_METHODS = {"apts-scaled": 101, "adam": 601}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +114,11 @@ class Run:
     warm_up: int
 
 
-def run_of(plan: Plan, method: Method, settings: Row) -> Run:
+def run_of(plan: Plan, method: Method, settings: Row, how: str = "") -> Run:
     """The run of a method; with ``split`` the work of an outer iteration is that of one rank.
 
     Args:
-        settings: of its rows, ``batch`` being that of one rank alone.
+        settings: of its rows, ``batch`` being that of one rank alone. how: as in ``jobs``.
     """
     batch, ranks = settings["batch"], settings["ranks"]
     steps = method.local_steps
@@ -136,15 +137,19 @@ def run_of(plan: Plan, method: Method, settings: Row) -> Run:
     ]
     if steps:
         arguments += ["--local-steps", str(steps)]
-    return Run({**settings, "batch": own}, tuple(arguments), plan.warm_up)
+    key = digest([how, plan.warm_up, *arguments])
+    return Run({**settings, "batch": own, "plan": key}, tuple(arguments), plan.warm_up)
 
 
 def jobs(
-    plan: Plan, benchmark: str, *, methods: tuple[str, ...] | None = None
+    plan: Plan, benchmark: str, *, methods: tuple[str, ...] | None = None, how: str = ""
 ) -> Iterator[list[Run]]:
     """All runs, those of one MPI job together; jobs and the runs within in random order.
 
     The order is the same every time, so that a plan that was interrupted goes on as it would have.
+
+    Args:
+        how: the ranks are started, which tells runs apart too.
     """
     chance = random.Random(0)
     chosen = [m for m in plan.methods if methods is None or m.name in methods]
@@ -161,12 +166,13 @@ def jobs(
                         **{"hidden": network, "ranks": ranks, "batch": batch},
                         "repetition": repetition,
                     },
+                    how,
                 )
                 for method, network in itertools.product(chosen, plan.networks)
                 for batch in method.batches
             ]
             if benchmark == "strong" and repetition == 0:
-                runs += [_split(run) for run in runs if run.settings["method"] == "apts-scaled"]
+                runs += [_split(run) for run in runs if run.settings["method"] in SPLIT_METHODS]
             chance.shuffle(runs)
             yield runs
 
@@ -174,7 +180,8 @@ def jobs(
 def _split(run: Run) -> Run:
     """The same run, longer, for measuring what the clock costs."""
     arguments = list(run.arguments)
-    arguments[arguments.index("--iterations") + 1] = str(run.warm_up + SPLIT_ITERATIONS)
+    iterations = run.warm_up + SPLIT_METHODS[run.settings["method"]]
+    arguments[arguments.index("--iterations") + 1] = str(iterations)
     arguments += ["--evaluate-every", "1000000"]  # which could come with every other iteration
     return Run({**run.settings, "benchmark": SPLIT}, tuple(arguments), run.warm_up)
 

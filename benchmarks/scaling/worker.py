@@ -18,15 +18,21 @@ from apts_mpi.__main__ import guarded
 from apts_mpi.cli import train_settings
 from apts_mpi.clock import PHASES
 from apts_mpi.comm import Comm
+from apts_mpi.errors import AgreedError
 from apts_mpi.report import versions
-from apts_mpi.training import Training
+from apts_mpi.training import REPLICA_CHECK_EVERY, Lap, Training
 
 
 def work(path: Path) -> int:
     """Make the runs of a file in turn, on every rank."""
     for number, run in enumerate(json.loads(path.read_text(encoding="utf-8"))):
         comm = Comm()
-        measured = measure(run, comm)
+        try:
+            measured = measure(run, comm)
+        except AgreedError as error:  # of all ranks together: the other runs go on
+            if comm.rank == 0:
+                print(f"ended {number} {error}", flush=True)
+            continue
         folder = Path(run["folder"])
         folder.mkdir(parents=True, exist_ok=True)
         beside = folder / f".rank-{comm.rank}"
@@ -43,8 +49,8 @@ class Record:
 
     def __init__(self, comm: Comm, warm_up: int, *, alternate: bool) -> None:
         self._comm, self._warm_up, self._alternate = comm, warm_up, alternate
-        self.laps: list[dict[str, float]] = []
-        self.walls: list[float] = []
+        self.laps: list[Lap] = []
+        self.walls: list[float | None] = []  # None where a check of the replicas is in it
         self.evaluations = 0.0
         self._begin = self._end = self._state()
         self._last = time.perf_counter()
@@ -53,15 +59,18 @@ class Record:
         traffic = self._comm.traffic
         return time.process_time(), traffic.bytes_allreduced, traffic.vector_allreduces
 
-    def heard(self, row: dict[str, Any], lap: dict[str, float]) -> None:
-        """An outer iteration has ended."""
+    def heard(self, row: dict[str, Any], lap: Lap, rest: Lap) -> None:
+        """An outer iteration has ended, and what came after it: evaluation, checks, writing."""
         now = time.perf_counter()
         self._end = self._state()
         if row["iteration"] <= self._warm_up:
             self._begin = self._end
         else:
-            self.laps.append(lap)
-            self.walls.append(now - self._last)
+            # What evaluation and checks send and wait for is theirs, not the iteration's.
+            between = sum(rest.values()) - rest["other"]
+            self.laps.append({**lap, "evaluation": between, "other": lap["other"] + rest["other"]})
+            checked = row["iteration"] % REPLICA_CHECK_EVERY == 0
+            self.walls.append(None if checked else now - self._last)
             self.evaluations += row["gradient_evaluations"]
         if self._alternate:  # outside of any phase, and by a number that is the same on all ranks
             self._comm.clock.switch(row["iteration"] % 2 == 0)
@@ -89,6 +98,7 @@ def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
     training.run(record.heard)
     return {
         **record.values(),
+        "dataset": training.info.name,
         "samples": training.train.total,
         "parameters": training.network.n,
         "host": comm.host,
