@@ -12,7 +12,7 @@ VERSION = next(
 )
 
 TESTS = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "scipy>=1.10"]
-BENCHMARKS = ["matplotlib>=3.8", "scipy>=1.10"]
+BENCHMARKS = ["matplotlib>=3.10", "scipy>=1.15"]
 LINT = ["ruff>=0.8", "mypy>=1.13"]
 
 setup(

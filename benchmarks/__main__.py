@@ -28,9 +28,12 @@ COMMANDS = {
 
 MODULES = {"strong": "scaling.strong", "weak": "scaling.weak"}
 
+LIBRARIES = ("matplotlib", "scipy")
+
 EPILOG = """\
-Each command writes a Markdown table, a plot, and the runs as JSON lines. Needs matplotlib
-(pip install 'apts_mpi[bench]'). Options of a command: python -m benchmarks COMMAND --help
+Commands write Markdown tables, plots, and the runs as JSON lines, which `report` makes one page of.
+They need matplotlib and scipy (pip install 'apts_mpi[bench]'). Options of a command: python -m
+benchmarks COMMAND --help
 
 exit status: 0 done, 2 bad usage or bad input, 1 a run failed or anything else
 """
@@ -82,6 +85,11 @@ def main(arguments: Sequence[str]) -> int:
         parsed = parser(next(iter(arguments), "")).parse_args(arguments)
         status: int = parsed.run(parsed)
         return status
+    except ModuleNotFoundError as error:
+        if error.name not in LIBRARIES:
+            raise
+        print(f"benchmarks: {error}: pip install 'apts_mpi[bench]'", file=sys.stderr)
+        return 2
     except (InputError, RunFailed) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

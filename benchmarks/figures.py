@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK = (
 )
 COLOURS = (BLACK, BLUE, SKY, GREEN, ORANGE, RED, PURPLE)
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)))
+
+
+def require(*names: str) -> None:
+    """Make sure, before long work, that libraries are there which come after it.
+
+    Raises:
+        InputError: one is not.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise InputError(f"{name} is not installed: pip install 'apts_mpi[bench]'")
 
 
 def pyplot() -> Any:

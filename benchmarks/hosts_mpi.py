@@ -1,4 +1,4 @@
-"""The known settings of Open MPI by name, and jobs under any launcher, limited in time."""
+"""The known settings of Open MPI by name, as a job's environment or a line of a job script."""
 
 from __future__ import annotations
 

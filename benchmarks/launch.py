@@ -99,7 +99,7 @@ def supervise(
     timeout: float,
     heard: Callable[[str], object] = lambda line: None,
 ) -> None:
-    """Run a launcher's command from the checkout's root, as ``launch.mpirun`` does.
+    """Run a launcher's command from the checkout's root, and end all of it where it is late.
 
     Args:
         told: names the job in complaints.

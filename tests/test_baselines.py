@@ -56,12 +56,18 @@ def test_they_train_the_digits_and_repeat_from_their_configs(
     for name, flags in FLAGS.items():
         lines.append(["--optimizer", name, *flags, "--out", f"{name}-a"])
         lines.append(["--config", f"{name}-a/config.toml", "--out", f"{name}-b"])
+    lines.append(["--local-steps", "auto", "--iterations", "3", "--out", "auto-a"])
+    lines.append(["--config", "auto-a/config.toml", "--out", "auto-b"])
     (tmp_path / "lines.json").write_text(json.dumps(lines))
     worker = TESTS.parent / "benchmarks" / "worker.py"
     done = launch(2, worker, "lines.json", timeout=120)
     assert done.status == 0, done.err
-    assert "radius" not in done.err
-    assert "rejected" not in done.out
+    # Local steps that were measured become settings like others: the run repeats from them.
+    assert read(tmp_path / "auto-a")[1] == read(tmp_path / "auto-b")[1]
+    settings = (tmp_path / "auto-a" / "config.toml").read_text()
+    assert re.search(r"^local_steps = [1-9]\d*$", settings, flags=re.MULTILINE)
+    assert "\nbatch = 64\n" in settings
+    assert "local steps of 64 samples" in done.err
     for name in FLAGS:
         check(tmp_path / f"{name}-a", tmp_path / f"{name}-b", name)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import os
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from benchmarks.__main__ import main
 from benchmarks.hosts import missing
 from benchmarks.launch import ROOT, Results, Row, launcher
 from benchmarks.network import report as network_report
+from benchmarks.network.command import chosen
 from benchmarks.network.jobs import figures, make
 from benchmarks.network.plan import Network, Plan, read_plan, run_of
 from benchmarks.network.report import best_batch, best_rate, tuning, wanted
@@ -54,6 +57,12 @@ def results(tmp_path: Path) -> Results:
     return Results(tmp_path / "network.jsonl", fresh=False)
 
 
+KEPT: Row = {
+    **{"rank_batch": 50, "local_steps": 9, "parameters": 1, "threads": 1, "cores": 2},
+    **{"versions": {"torch": "1"}, "commit": "c", "date": "d"},
+}
+
+
 def values(seconds: float | None, epochs: float | None) -> Row:
     return {"seconds_to_target": seconds, "epochs_to_target": epochs}
 
@@ -81,7 +90,7 @@ def test_a_rate_is_best_by_work_and_a_minibatch_by_the_clock(plan: Plan, results
     assert pairs("adam", 0) == pairs("adam", 1) == pairs("ddp-adam", 1) == [(100, 3e-3)]
 
 
-def test_the_clock_of_a_run_is_its_slowest_rank_at_every_step() -> None:
+def test_the_clock_of_a_run_is_that_of_the_rank_furthest_on() -> None:
     common: Row = {
         **{"epoch": [0.5, 1.0, 1.5, 2.0], "bytes": [10, 20, 30, 40], "messages": [1, 2, 3, 4]},
         "test_accuracy": [0.1, None, 0.97, 0.9],
@@ -89,11 +98,12 @@ def test_the_clock_of_a_run_is_its_slowest_rank_at_every_step() -> None:
     one = {**common, "iteration_seconds": [1.0, 2.0, 1.0, 1.0]}
     two = {**common, "iteration_seconds": [2.0, 1.0, 1.0, 3.0]}
     found = figures([one, two], 0.97)
-    assert found["seconds_to_target"] == 2.0 + 2.0 + 1.0
+    # Rank 1 is late in the first, rank 0 waits for it in the second: three seconds in all.
+    assert found["seconds_to_target"] == 3.0 + 1.0
     assert (found["epochs_to_target"], found["messages_to_target"]) == (1.5, 3)
     assert found["bytes_to_target"] == 30
-    assert found["seconds_per_epoch"] == pytest.approx(8.0 / 2.0)
-    assert found["curve"]["seconds"] == [2.0, 5.0, 8.0]
+    assert found["seconds_per_epoch"] == pytest.approx(7.0 / 2.0)
+    assert found["curve"]["seconds"] == [2.0, 4.0, 7.0]
     assert figures([one], 0.98)["seconds_to_target"] is None
 
 
@@ -189,14 +199,71 @@ def test_a_job_that_fails_between_hosts_ends_with_a_line(tmp_path: Path, plan: P
     assert "\n" not in str(caught.value)
 
 
+def test_a_part_of_the_plan_is_run_and_the_whole_is_told(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    options = argparse.Namespace(
+        hosts=None, links=None, methods=("adam",), networks=None, repetitions=1, timeout=60.0
+    )
+    part = chosen(plan, options)
+    assert [method.name for method in part.methods] == ["adam"]
+    assert part.repetitions == 1
+    # It waits for what it takes its rate from.
+    adam = plan.method("adam")
+    assert list(wanted(plan, results, "1gbit", plan.networks[0], adam, 2, 0)) == []
+    for change in ({"methods": ("no",)}, {"links": ("fast",)}, {"hosts": (3,)}, {"timeout": 0.0}):
+        with pytest.raises(InputError, match="--"):
+            chosen(plan, argparse.Namespace(**{**vars(options), **change}))
+
+
+def test_a_run_that_diverged_has_not_reached_the_target(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    network = plan.networks[0]
+    for repetition in range(2):
+        (settings,) = wanted(plan, results, "1gbit", network, plan.method("apts"), 2, repetition)
+        row = {**values(None, None), "diverged": "the loss is not finite"}
+        if repetition == 0:
+            row = {**values(2.0, 1.0), **KEPT}
+        results.add(settings, row)
+    network_report.write(tmp_path / "network.md", plan, results)
+    assert "(1 of 2 did not reach it)" in (tmp_path / "network.md").read_text()
+
+
+def test_other_settings_are_other_runs(plan: Plan) -> None:
+    network, method = plan.networks[0], plan.method("apts")
+    keys = [
+        made.key(network, method)
+        for made in (
+            plan,
+            dataclasses.replace(plan, target=0.98),
+            dataclasses.replace(plan, mpi="ring"),
+            dataclasses.replace(plan, evaluate_every=100),
+        )
+    ]
+    keys.append(plan.key(dataclasses.replace(network, epochs=1.0), method))
+    keys.append(plan.key(network, dataclasses.replace(method, arguments=("--batch", "9"))))
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_rate_at_the_edge_of_what_was_tried_is_marked(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    network, ddp = plan.networks[0], plan.method("ddp-adam")
+    for settings in tuning(plan, network, ddp):
+        results.add(settings, values(1.0, 1.0))
+    for settings in list(wanted(plan, results, "1gbit", network, ddp, 2, 0)):
+        results.add(settings, {**values(1.0, 1.0), **KEPT})
+    network_report.write(tmp_path / "network.md", plan, results)
+    assert "50*" in (tmp_path / "network.md").read_text()
+
+
 def test_the_table_says_how_many_did_not_reach_it(
     tmp_path: Path, plan: Plan, results: Results
 ) -> None:
     network = plan.networks[0]
-    kept: Row = {"rank_batch": 50, "local_steps": 9, "parameters": 1, "threads": 1, "cores": 2}
-    kept |= {"versions": {"torch": "1"}, "commit": "c", "date": "d"}
     for repetition, seconds in enumerate((2.0, None)):
         (settings,) = wanted(plan, results, "1gbit", network, plan.method("apts"), 2, repetition)
-        results.add(settings, {**values(seconds, seconds), **kept})
+        results.add(settings, {**values(seconds, seconds), **KEPT})
     network_report.write(tmp_path / "network.md", plan, results)
     assert "(1 of 2 did not reach it)" in (tmp_path / "network.md").read_text()

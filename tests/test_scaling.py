@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,22 @@ from apts_mpi.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.launch import ROOT, Results, Row, launcher, words
-from benchmarks.scaling.command import is_done, like_mnist
-from benchmarks.scaling.plan import Method, Plan, jobs, ranks_of, read_plan, run_of
-from benchmarks.scaling.report import cases, efficiency, overhead
+from benchmarks.report.runs import Point, points, runs
+from benchmarks.report.series import Series, networks
+from benchmarks.scaling import command
+from benchmarks.scaling.command import cut, how, is_done, like_mnist, record, shared_folder
+from benchmarks.scaling.plan import (
+    SPLIT,
+    SPLIT_METHODS,
+    Method,
+    Plan,
+    Run,
+    jobs,
+    ranks_of,
+    read_plan,
+    run_of,
+)
+from benchmarks.scaling.report import overhead
 
 TINY = """
 data = "digits"
@@ -147,44 +161,111 @@ def rows(ranks: int, each: Row, *, work: float, repetition: int = 0, **more: obj
             },
             "seconds": [each.get(phase, [0.0] * ranks)[rank]] * 3,
             **{"evaluations": 3 * work, "cpu_seconds": 1.5, "oversubscribed": False},
-            **{"samples": 100, "local_steps": None, **more},
+            **{"samples": 100, "local_steps": None, "run": f"{ranks}-{repetition}"},
+            **{"bytes": 10, "messages": 3, "parameters": 7, **more},
         }
         for rank in range(ranks)
         for phase in PHASES
     ]
 
 
+def only(found: list[Row]) -> tuple[Series, dict[int, Point]]:
+    """The one series that rows make, and its points by ranks."""
+    (network,) = networks(points(runs(found)[0]), "strong")
+    (series,) = network.series
+    return series, {point.ranks: point for point in series.points}
+
+
 def test_efficiency_is_time_on_one_rank_over_n_times_that_on_n_for_the_same_work() -> None:
     one = rows(1, {"gradient": [8.0], "evaluation": [100.0]}, work=1000.0)
     two = rows(2, {"gradient": [4.0, 3.0], "wait": [0.0, 1.0], "allreduce": [1.0] * 2}, work=1000.0)
-    found = cases(one + two)
-    assert [case.ranks for case in found] == [1, 2]
-    assert efficiency(found[1], found, "strong") == pytest.approx(8.0 / (2 * 5.0))
-    assert found[1].per_work() == pytest.approx(5.0 / 1000.0)
-    assert found[1].share("allreduce") == pytest.approx(0.2)
-    assert found[1].share("wait") == pytest.approx(0.1)
+    series, found = only(one + two)
+    efficiency = series.efficiency(found[2])
+    assert efficiency is not None
+    assert efficiency.value == pytest.approx(8.0 / (2 * 5.0))
+    assert found[2].per_epoch.value == pytest.approx(100 * 5.0 / 1000.0)
+    assert found[2].share("allreduce") == pytest.approx(0.2)
+    assert found[2].share("wait") == pytest.approx(0.1)
     # Evaluation belongs to no outer iteration.
-    assert found[0].iterations() == [[8.0] * 3]
+    assert found[1].per_iteration.value == 8.0
 
 
-def test_the_slowest_rank_is_the_iterations_time() -> None:
-    (case,) = cases(rows(2, {"gradient": [4.0, 3.0], "data": [0.0, 2.0]}, work=1.0))
-    assert case.iterations() == [[5.0] * 3]
+def test_a_late_rank_that_makes_the_other_wait_is_counted_once() -> None:
+    found = rows(2, {}, work=1.0)
+    late = {0: [3.0, 1.0, 1.0], 1: [1.0, 3.0, 1.0]}  # rank 1 waits in the second for the first's
+    for row in found:
+        if row["settings"]["phase"] == "gradient":
+            row["seconds"] = late[row["settings"]["rank"]]
+    (run,), _ = runs(found)
+    assert run.seconds == 5.0
+    assert run.iterations.tolist() == [3.0, 3.0, 1.0]
 
 
-def test_from_shared_cores_no_efficiency_is_drawn() -> None:
+@pytest.mark.parametrize("change", [{"oversubscribed": True}, {"evaluations": 3 * 16.0}])
+def test_no_efficiency_is_drawn_from_shared_cores_or_other_work(change: Row) -> None:
     one = rows(1, {"gradient": [8.0]}, work=10.0)
-    two = rows(2, {"gradient": [4.0, 4.0]}, work=10.0, oversubscribed=True)
-    found = cases(one + two)
-    assert efficiency(found[1], found, "strong") is None
+    series, found = only(one + rows(2, {"gradient": [4.0, 4.0]}, work=10.0, **change))
+    assert series.efficiency(found[2]) is None
 
 
 def test_of_a_run_that_broke_off_nothing_is_told() -> None:
-    assert cases(rows(2, {"gradient": [4.0, 4.0]}, work=10.0)[:-1]) == []
+    found, left_out = runs(rows(2, {"gradient": [4.0, 4.0]}, work=10.0)[:-1])
+    assert (found, left_out) == ([], 1)
 
 
-def test_what_the_clock_costs_is_told_by_medians_of_turns() -> None:
-    assert overhead([1.01, 1.01, 9.0], [1.0, 1.0, 1.0]) == pytest.approx(0.01)
+def test_what_the_clock_costs_is_told_by_neighbours() -> None:
+    cost = overhead([1.01, 2.02, 9.0, 3.03, 4.04], [1.0, 2.0, 3.0, 3.0, 4.0])
+    assert cost.value == pytest.approx(1.0)
+
+
+def test_turns_with_the_clock_on_are_not_taken_for_those_without(tmp_path: Path) -> None:
+    run = Run({"benchmark": SPLIT, "method": "m", "ranks": 1, "repetition": 0}, (), 2)
+    # Iterations 3 to 9 count: on in odd ones; the check of the replicas and the end are left out.
+    walls = [5.0, 1.0, None, 1.0, 5.0, 2.0, 99.0]
+    (tmp_path / "rank-0.json").write_text(json.dumps({"phases": {}, "walls": walls}))
+    results = Results(tmp_path / "results.jsonl", fresh=True)
+    record(run, tmp_path, results)
+    (row,) = results.rows()
+    assert (row["on"], row["off"]) == ([5.0, 5.0], [1.0, 2.0])
+
+
+def test_another_plan_or_launcher_is_another_run() -> None:
+    base: Row = {"hidden": "32", "ranks": 1, "repetition": 0, "batch": 250}
+    method = plan().methods[0]
+    keys = [
+        run_of(plan(), method, base).settings["plan"],
+        run_of(plan(samples=500_000), method, base).settings["plan"],
+        run_of(plan(warm_up=9), method, base).settings["plan"],
+        run_of(plan(), dataclasses.replace(method, local_steps=20), base).settings["plan"],
+        run_of(plan(), method, base, how("srun -n {ranks}")).settings["plan"],
+    ]
+    assert len(set(keys)) == len(keys)
+    assert run_of(plan(), method, base).settings["plan"] == keys[0]
+
+
+def test_on_several_nodes_the_shards_are_where_all_see_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
+    assert shared_folder(tmp_path) is None
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
+    assert shared_folder(tmp_path) == tmp_path / "work"
+
+
+def test_random_samples_stand_in_under_their_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "find_mnist", no_mnist)
+    monkeypatch.setattr(command, "write_shards", lambda *given, **named: None)
+    name, _ = cut("mnist", tmp_path, None)
+    assert name == "mnist-shaped"
+    assert "timing random samples" in capsys.readouterr().out
+    with pytest.raises(InputError, match="not here"):
+        cut("mnist", tmp_path, tmp_path)
+
+
+def no_mnist(given: Path | None) -> Path:
+    raise InputError("MNIST is not here")
 
 
 def test_random_samples_have_the_shape_of_mnist() -> None:
@@ -196,8 +277,10 @@ def test_random_samples_have_the_shape_of_mnist() -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(launcher() is None, reason="no mpirun")
 def test_strong_runs_writes_all_rows_and_does_not_run_twice(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for method in SPLIT_METHODS:
+        monkeypatch.setitem(SPLIT_METHODS, method, 11)
     (tmp_path / "plan.toml").write_text(TINY)
     arguments = ["strong", "--config", str(tmp_path / "plan.toml"), "--out", str(tmp_path)]
     assert main([*arguments, "--timeout", "60"]) == 0
@@ -205,7 +288,9 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert told.count("ms an outer iteration") == 4
     results = Results(tmp_path / "strong.jsonl", fresh=False)
     plan = read_plan(tmp_path / "plan.toml", strong=True)
-    assert all(is_done(run, results) for batch in jobs(plan, "strong") for run in batch)
+    assert all(
+        is_done(run, results) for batch in jobs(plan, "strong", how=how(None)) for run in batch
+    )
     timed = [row for row in results.rows() if row["settings"]["benchmark"] == "strong"]
     assert len(timed) == 2 * (1 + 2) * len(PHASES)
     for row in timed:
@@ -214,16 +299,18 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
         assert len(row["seconds"]) >= 8
         assert row["bytes"] > 0
         assert row["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
-    gradient = [r for r in timed if r["settings"]["phase"] == "gradient"]
+        assert row["dataset"] == "digits"
+    gradient = [row for row in timed if row["settings"]["phase"] == "gradient"]
     assert all(sum(row["seconds"]) > 0 for row in gradient)
     split = [row for row in results.rows() if row["settings"]["benchmark"] == "split"]
-    assert len(split) == 2
-    assert all(len(row["on"]) == len(row["off"]) == 30 for row in split)
+    assert len(split) == 2 * 2
+    assert all(len(row["on"]) == len(row["off"]) == 5 for row in split)
     text = (tmp_path / "strong.md").read_text()
     assert "apts-scaled" in text
     assert "What the clock costs" in text
-    # Now nothing is left to do, which a launcher that cannot work shows.
-    assert main([*arguments, "--launch", "false {ranks}"]) == 0
+    # Now nothing is left to do, which a launch that cannot work would show.
+    monkeypatch.setattr(command, "mpirun", None)
+    assert main(arguments) == 0
 
 
 def test_a_job_that_fails_is_told_and_the_status_says_so(

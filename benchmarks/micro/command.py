@@ -13,6 +13,7 @@ import os
 from pathlib import Path
 
 from apts_mpi.errors import InputError
+from benchmarks import figures
 from benchmarks.hosts import bits_per_second, missing
 from benchmarks.hosts_mpi import SETTINGS
 from benchmarks.launch import Results, Row
@@ -66,6 +67,7 @@ def run(parsed: argparse.Namespace) -> int:
     """Measure what is missing, write all that is there."""
     if not 0 < parsed.timeout < 1e6:
         raise InputError("--timeout must be positive")
+    figures.require("scipy", "matplotlib")
     plan = planned(parsed)
     out = Path(parsed.out)
     results = Results(out / "micro.jsonl", fresh=False)

@@ -116,8 +116,16 @@ class _Job:
         if "error" in values:
             self.error = values["error"]
         elif "versions" in values:
-            self._shared |= {"versions": values["versions"], **origin()}
-        else:
+            self._shared |= {**values["setup"], "versions": values["versions"], **origin()}
+            self._shared["oversubscribed"] = self._plan.ranks > self._shared["cores"] * (
+                1 if self._plan.link != "none" else self._plan.hosts
+            )
+            if values["on"] != self._plan.hosts:
+                self.error = (
+                    f"the ranks are on {values['on']} hosts, not {self._plan.hosts}: give as many "
+                    "--ranks as the allocation has tasks, or a --launch that spreads them"
+                )
+        elif not self.error:
             self._add(values)
         return True
 

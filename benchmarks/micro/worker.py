@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -99,7 +100,11 @@ def main(argument: str) -> None:
     if ranks != asked["ranks"]:
         say(rank, {"error": f"the launcher started jobs of {ranks} ranks, not {asked['ranks']}"})
         sys.exit(1)
-    say(rank, {"versions": versions()})
+    comm = comms[0]
+    (hosts,) = comm.sum_scalars([float(comm.local_rank == 0)])
+    binding = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    setup = {"host": comm.host, "threads": 1, "binding": binding, "device": "cpu"}
+    say(rank, {"versions": versions(), "on": round(hosts), "setup": setup})
     gc.disable()
     for operation, ways, size in asked["todo"]:
         seconds = Contest(comms, operation, size).measure(ways, asked["limits"])

@@ -1,8 +1,9 @@
 """What the cost model says of configurations that were measured, without having seen them.
 
-A prediction takes nothing from the configuration it predicts: what a rank does by itself comes from
+A prediction takes no time from the configuration it predicts: what a rank does by itself comes from
 runs on one rank, messages from ``micro``, and how much ranks that share a machine slow each other
-down from other methods' runs.
+down from other methods' runs. Its numbers are given: of ranks and samples, of the evaluations and
+messages that L-SR1 and first order made, and of the local steps that apts-auto chose.
 """
 
 from __future__ import annotations

@@ -185,6 +185,8 @@ def network(rows: Iterable[Row]) -> list[Measured]:
     grouped: dict[str, list[Row]] = {}
     for row in rows:
         settings = row["settings"]
+        if "diverged" in row:
+            continue
         if settings["benchmark"] == "network" and settings.get("method") not in OUTSIDE:
             grouped.setdefault(_key(settings, ("repetition",)), []).append(row)
     found = []

@@ -171,8 +171,10 @@ def findings(case: Case) -> list[Finding]:
                 key=True,
             )
         )
-    ours, bare = case.ways.get("comm-untimed"), case.ways.get("mpi4py")
-    if ours and bare:
+    for way, what in (("comm", "as it trains"), ("comm-untimed", "without barriers and clocks")):
+        ours, bare = case.ways.get(way), case.ways.get("mpi4py")
+        if not (ours and bare):
+            continue
         both = sorted(set(ours) & set(bare))
         long = [bare[b] / ours[b] for b in both if b > LONG]
         short = [ours[b] - bare[b] for b in both if b <= LONG]
@@ -184,7 +186,7 @@ def findings(case: Case) -> list[Finding]:
             worst = 1e6 * max(0.0, max(short))
             told.append(f"at most {digits(worst)} µs more up to 64 KiB")
         if told:
-            found.append(Finding(f"comm-untimed: {'; '.join(told)}."))
+            found.append(Finding(f"{case.title}, {way} ({what}): {'; '.join(told)}."))
     return found
 
 

@@ -17,6 +17,7 @@ from apts_mpi.clock import PHASES
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.data.sources import Source
 from apts_mpi.errors import InputError
+from benchmarks import figures
 from benchmarks.compare.jobs import ENDED
 from benchmarks.launch import (
     ENVIRONMENT,
@@ -84,6 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
 
 def run(parsed: argparse.Namespace, kind: str) -> int:
     """Make the runs that are missing, and write the tables; returns the exit status."""
+    figures.require("scipy")
     plan = read_plan(parsed.config, strong=kind == "strong")
     changes: Row = {"ranks": ranks_of(plan, parsed.ranks)}
     if parsed.networks:
