@@ -132,12 +132,12 @@ def run_of(plan: Plan, method: Method, settings: Row, how: str = "") -> Run:
     iterations = plan.warm_up + max(LEAST_ITERATIONS, math.ceil(total / each))
     arguments = [
         *("--hidden", settings["hidden"], "--batch", str(own), "--iterations", str(iterations)),
-        *("--epochs", "1000000", "--device", "cpu", "--threads", "1"),
-        *("--seed", str(settings["repetition"]), *method.arguments),
+        *("--epochs", "1000000", "--device", "cpu", "--threads", "1", *method.arguments),
     ]
     if steps:
         arguments += ["--local-steps", str(steps)]
-    key = digest([how, plan.warm_up, *arguments])
+    key = digest([how, plan.warm_up, *arguments])  # the same for all repetitions
+    arguments += ["--seed", str(settings["repetition"])]
     return Run({**settings, "batch": own, "plan": key}, tuple(arguments), plan.warm_up)
 
 
