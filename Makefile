@@ -38,10 +38,10 @@ lint: venv  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: venv  ## scaling, messages, cost model and their report in OUT=bench, 15 minutes on 2 cores
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks strong --repetitions 3 --out $(OUT)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks weak --repetitions 3 --out $(OUT)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks micro --out $(OUT)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks project --out $(OUT)
+	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks strong --repetitions 3 --out $(OUT)
+	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks weak --repetitions 3 --out $(OUT)
+	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks micro --out $(OUT)
+	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks project --out $(OUT)
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks report $(OUT)/*.jsonl --out $(OUT)
 
 clean:  ## remove the environment and caches

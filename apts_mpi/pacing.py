@@ -24,7 +24,7 @@ _S0 = 2.0 / 3.0  # of the training set
 _LEAST, _MOST = 1.0 / 12.0, 1.0 / 2.0  # of it in an outer iteration: outside was not measured
 _FEWEST_STEPS = 5
 _SCALAR_MESSAGES = 2  # of an outer iteration, besides the vector
-_TURNS, _SECONDS = 5, 0.2  # after the first message so many more, or as many as this time allows
+_TURNS, _SECONDS = 5, 0.02  # after the first message so many more, or as many as this time allows
 
 
 def local_steps(*, message: float, gradient: float, samples: int, ranks: int, batch: int) -> int:

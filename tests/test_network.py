@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.hosts import missing
-from benchmarks.launch import ROOT, Results, Row, launcher
+from benchmarks.launch import ROOT, Results, Row, RunFailed, launcher
 from benchmarks.network import report as network_report
 from benchmarks.network.command import chosen
 from benchmarks.network.jobs import figures, make
@@ -193,9 +194,11 @@ def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
 def test_a_job_that_fails_between_hosts_ends_with_a_line(tmp_path: Path, plan: Plan) -> None:
     settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 0}
     run = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings)
-    (tmp_path / "no").mkdir()
-    with pytest.raises(Exception, match=r"DistributedDataParallel: .*no") as caught:
-        make(run, plan, tmp_path / "no", None, 60.0)
+    shards = tmp_path / "shards"
+    write_shards(load_source("digits"), shards, shards=1)
+    (shards / "train-00000-of-00001.h5").write_text("not a shard")
+    with pytest.raises(RunFailed, match=r"DistributedDataParallel: .*train-00000") as caught:
+        make(run, plan, shards, None, 60.0)
     assert "\n" not in str(caught.value)
 
 
