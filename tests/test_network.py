@@ -196,9 +196,9 @@ def test_a_job_that_fails_between_hosts_ends_with_a_line(tmp_path: Path, plan: P
     run = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings)
     shards = tmp_path / "shards"
     write_shards(load_source("digits"), shards, shards=1)
-    (shards / "train-00000-of-00001.h5").write_text("not a shard")
-    with pytest.raises(RunFailed, match=r"DistributedDataParallel: .*train-00000") as caught:
-        make(run, plan, shards, None, 60.0)
+    bad = dataclasses.replace(run, ddp={**(run.ddp or {}), "hidden": "wide"})
+    with pytest.raises(RunFailed, match=r"DistributedDataParallel: .*'wide'") as caught:
+        make(bad, plan, shards, None, 60.0)
     assert "\n" not in str(caught.value)
 
 
