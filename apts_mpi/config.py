@@ -285,6 +285,7 @@ class TrainConfig:
             if value is not None:
                 # JSON's strings, numbers, booleans and lists of numbers are TOML's too.
                 value = list(value) if isinstance(value, tuple) else value
+                value = "auto" if item.name == "local_steps" and value == AUTO else value
                 text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
                 lines.append(f"{item.name} = {'inf' if value == math.inf else text}")
         return "\n".join(lines) + "\n"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
+from torch import Tensor
 
 from apts_mpi.comm import Comm
 from apts_mpi.message import FusedMessage
@@ -40,15 +41,16 @@ def local_steps(*, message: float, gradient: float, samples: int, ranks: int, ba
     return min(max(round(within / together), _FEWEST_STEPS), 1000)
 
 
-def measure(comm: Comm, n: int, evaluate: Callable[[], object]) -> tuple[float, float]:
+def measure(comm: Comm, vector: Tensor, evaluate: Callable[[], object]) -> tuple[float, float]:
     """Seconds of an outer iteration's messages and of a gradient evaluation, on the slowest rank.
 
     Every rank calls it, and all get the same numbers.
 
     Args:
-        n: length of the vector. evaluate: one gradient evaluation on this rank.
+        vector: (n,) parameters, as long and on the same device as what is sent.
+        evaluate: one gradient evaluation on this rank.
     """
-    message = FusedMessage(n, 6)
+    message = FusedMessage(len(vector), 6, vector.device)
 
     def messages() -> None:
         comm.sum_message(message, (0.0,))

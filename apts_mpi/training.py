@@ -180,7 +180,7 @@ class Training:
         assert config.batch is not None, "completed settings have one"
         x, y = self.train.x[: config.batch], self.train.y[: config.batch]
         message, gradient = pacing.measure(
-            self.comm, self.network.n, lambda: len(y) and self.network.loss_and_gradient(x, y)
+            self.comm, self.network.vector, lambda: len(y) and self.network.loss_and_gradient(x, y)
         )
         steps = pacing.local_steps(
             message=message,

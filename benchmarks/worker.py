@@ -9,8 +9,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from apts_mpi.__main__ import guarded
+
+if TYPE_CHECKING:
+    from apts_mpi.comm import Comm
+
+
+def leave(folder: Path, values: dict[str, Any], comm: Comm) -> None:
+    """Every rank writes what it has measured to ``rank-R.json``; all return when all have."""
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".rank-{comm.rank}"
+    beside.write_text(json.dumps(values), encoding="utf-8")
+    beside.replace(folder / f"rank-{comm.rank}.json")
+    comm.agree(None)
 
 
 def work(path: Path) -> int:

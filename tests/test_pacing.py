@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +47,7 @@ def test_dear_messages_mean_more_steps_and_dear_gradients_fewer() -> None:
 
 def test_measured_are_the_messages_and_the_gradient() -> None:
     calls = []
-    message, gradient = measure(Comm(), 1000, lambda: calls.append(1))
+    message, gradient = measure(Comm(), torch.zeros(1000), lambda: calls.append(1))
     assert 0.0 < message < 1.0
     assert 0.0 <= gradient < message
     assert len(calls) >= 3
@@ -56,6 +57,7 @@ def test_auto_is_for_the_scaled_solver_and_becomes_a_number_with_minibatches_of_
     config = TrainConfig(local_steps=AUTO)
     assert config.completed(2, 60_000).batch == 64
     assert TrainConfig(local_steps=AUTO, batch=32).completed(2, 60_000).batch == 32
+    assert 'local_steps = "auto"' in config.to_toml()
     for other in ({"optimizer": "diloco"}, {"optimizer": "adam"}, {"local_solver": "sr1"}):
         with pytest.raises(InputError, match="--local-steps auto"):
             TrainConfig(local_steps=AUTO, **other)  # type: ignore[arg-type]

@@ -93,8 +93,8 @@ def _ours(
         "target": plan.target,
         "folder": str(place),
     }
-    (place / "runs.json").write_text(json.dumps([piece]), encoding="utf-8")
-    worker = ["-m", "benchmarks.network.worker", str(place / "runs.json")]
+    (place / "run.json").write_text(json.dumps(piece), encoding="utf-8")
+    worker = ["-m", "benchmarks.network.worker", str(place / "run.json")]
     if hosts is None:
         mpirun(run.settings["hosts"], worker, timeout=timeout)
     else:

@@ -1,8 +1,7 @@
-"""Training runs between hosts, each until it has reached an accuracy.
+"""A training run between hosts, until it has reached an accuracy.
 
-``mpirun ... python -m benchmarks.network.worker FILE``; FILE is a JSON list of runs: arguments, the
-target, and a folder, to which every rank writes ``rank-R.json``. Rank 0 says ``ended NUMBER`` after
-each.
+``mpirun ... python -m benchmarks.network.worker FILE``; FILE is JSON of a run: arguments, the
+target, and a folder, to which every rank writes ``rank-R.json``.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from apts_mpi.cli import train_settings
 from apts_mpi.comm import Comm
 from apts_mpi.report import versions
 from apts_mpi.training import Lap, Training
+from benchmarks.worker import leave
 
 
 class Reached(Exception):
@@ -26,18 +26,9 @@ class Reached(Exception):
 
 
 def work(path: Path) -> int:
-    """Make the runs of a file in turn, on every rank."""
-    for number, run in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-        comm = Comm()
-        values = reach(run["arguments"], run["target"], comm)
-        folder = Path(run["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".rank-{comm.rank}"
-        beside.write_text(json.dumps(values), encoding="utf-8")
-        beside.replace(folder / f"rank-{comm.rank}.json")
-        comm.agree(None)  # all have written
-        if comm.rank == 0:
-            print(f"ended {number}", flush=True)
+    """Make the run of a file, on every rank."""
+    run, comm = json.loads(path.read_text(encoding="utf-8")), Comm()
+    leave(Path(run["folder"]), reach(run["arguments"], run["target"], comm), comm)
     return 0
 
 

@@ -21,6 +21,7 @@ from apts_mpi.comm import Comm
 from apts_mpi.errors import AgreedError
 from apts_mpi.report import versions
 from apts_mpi.training import REPLICA_CHECK_EVERY, Lap, Training
+from benchmarks.worker import leave
 
 
 def work(path: Path) -> int:
@@ -33,12 +34,7 @@ def work(path: Path) -> int:
             if comm.rank == 0:
                 print(f"ended {number} {error}", flush=True)
             continue
-        folder = Path(run["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".rank-{comm.rank}"
-        beside.write_text(json.dumps(measured), encoding="utf-8")
-        beside.replace(folder / f"rank-{comm.rank}.json")
-        comm.agree(None)  # all have written
+        leave(Path(run["folder"]), measured, comm)
         if comm.rank == 0:
             print(f"ended {number}", flush=True)
     return 0
