@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from apts_mpi.data.batches import Batches
+from apts_mpi.data.batches import Batches, Leg, Place
+from apts_mpi.data.partitioning import part
 
 repeatable = settings(max_examples=200, deadline=None, derandomize=True)
 sizes = st.integers(1, 200)
@@ -83,11 +84,10 @@ def test_the_order_depends_on_seed_rank_and_pass_only(samples: int, seed: int, r
     assert len({tuple(other) for other in (first, *others)}) == 4, "each of the three matters"
 
 
-def test_iterating_goes_through_the_passes_and_begins_anew_each_time() -> None:
+def test_iterating_goes_through_the_passes() -> None:
     batches = Batches(10, largest=10, batch=4, seed=3)
     expected = [b.tolist() for number in range(3) for b in batches.one_pass(number)]
-    for _ in range(2):
-        assert [b.tolist() for b in islice(batches, 9)] == expected
+    assert [b.tolist() for b in islice(batches, 9)] == expected
     assert len({tuple(b) for b in expected}) == 9, "every pass is shuffled anew"
 
 
@@ -106,3 +106,68 @@ def test_a_part_smaller_than_its_number_of_batches_has_empty_ones() -> None:
     assert sum(map(len, parts)) >= 2
     assert any(len(part) == 0 for part in parts)
     assert set(np.concatenate(parts).tolist()) == {0, 1}
+
+
+def ranks_of(ranks: int, shards: list[int], batch: int, place: Place | None) -> list[Batches]:
+    """The sequences of all ranks, at a place of an earlier run or at the start."""
+    edges = [part(shards, rank, ranks) for rank in range(ranks)]
+    largest = max(stop - start for start, stop in edges)
+    made = [
+        Batches(stop - start, largest=largest, batch=batch, seed=7, rank=rank)
+        for rank, (start, stop) in enumerate(edges)
+    ]
+    for batches in made if place else ():
+        assert place is not None
+        batches.go_to(place, shards, ranks)
+    return made
+
+
+@repeatable
+@given(
+    shards=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    batch=st.integers(1, 20),
+    runs=st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), min_size=1, max_size=4),
+)
+def test_a_pass_resumed_on_other_numbers_of_ranks_draws_every_sample_once(
+    shards: list[int], batch: int, runs: list[tuple[int, int]]
+) -> None:
+    place: Place | None = None
+    drawn: list[int] = []
+    for ranks, draws in [*runs, (2, 10**6)]:  # the last run draws to the end of the pass
+        made = ranks_of(ranks, shards, batch, place)
+        for _ in range(draws):
+            if place is not None and place.number > 0:
+                break
+            for rank, batches in enumerate(made):
+                drawn += (part(shards, rank, ranks)[0] + next(batches)).tolist()
+            places = {batches.place(ranks) for batches in made}
+            assert len(places) == 1, "all ranks are at the same place"
+            place = places.pop()
+    assert place == Place(1), "the pass has ended on all ranks"
+    assert sorted(drawn) == list(range(sum(shards)))
+
+
+@repeatable
+@given(shards=st.lists(st.integers(1, 40), min_size=2, max_size=2), draws=st.integers(0, 30))
+def test_on_as_many_ranks_the_sequence_goes_on_as_it_would_have(
+    shards: list[int], draws: int
+) -> None:
+    count = ranks_of(3, shards, 3, None)[0].per_pass
+    for begun in (None, Place(2, (Leg(3, count, 1),))):  # also a pass that three ranks began
+        if begun is not None and count == 1:
+            continue
+        uninterrupted = ranks_of(2, shards, 3, begun)
+        for batches in uninterrupted:
+            for _ in range(draws):
+                next(batches)
+        resumed = ranks_of(2, shards, 3, uninterrupted[0].place(2))
+        for one, other in zip(uninterrupted, resumed, strict=True):
+            for _ in range(20):
+                assert next(one).tolist() == next(other).tolist()
+
+
+def test_a_place_of_other_settings_is_refused() -> None:
+    batches = Batches(10, largest=10, batch=3)
+    for leg in (Leg(1, 5, 1), Leg(1, 4, 4), Leg(1, 4, 9)):
+        with pytest.raises(ValueError, match="place in the data"):
+            batches.go_to(Place(0, (leg,)), [10], 1)

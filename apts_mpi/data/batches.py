@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.data.partitioning import part
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Leg:
+    """A stretch of a pass on one number of ranks: how many batches it was cut into, and drew."""
+
+    ranks: int
+    batches: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is in its data: the pass, and its legs so far, one unless it was resumed on
+    another number of ranks within the pass. The same on every rank."""
+
+    number: int = 0
+    legs: tuple[Leg, ...] = ()
+
+    def unseen(self, sizes: Sequence[int], seed: int) -> NDArray[np.bool_]:
+        """Which samples of the training set, in their global order, the pass has not drawn yet.
+
+        Args:
+            sizes: samples of each shard. seed: of the run.
+        """
+        left = np.ones(sum(sizes), dtype=bool)
+        for k, leg in enumerate(self.legs):
+            for rank in range(leg.ranks):
+                start, stop = part(sizes, rank, leg.ranks)
+                own = np.flatnonzero(left[start:stop])
+                pieces = _pieces(own, leg.batches, seed, rank, self.number, k)
+                for piece in pieces[: leg.taken]:
+                    left[start + piece] = False
+        return left
+
 
 class Batches:
-    """An endless sequence of minibatches, shuffled anew for every pass over the part.
+    """An endless iterator over minibatches, shuffled anew for every pass over the part.
 
     Args:
         samples: of this rank. largest: samples of the rank that has most; it sets how many
@@ -33,27 +72,88 @@ class Batches:
     ) -> None:
         self.samples = samples
         self.per_pass = 1 if batch is None else max(math.ceil(largest / batch), 1)
-        self._overlap = overlap / 100.0
+        self._batch, self._overlap = batch, overlap / 100.0
         self._seed, self._rank = seed, rank
+        self._number = self._taken = 0
+        self._earlier: tuple[Leg, ...] = ()
+        self._rest: list[Indices] | None = None  # of the pass that was begun
 
     @property
     def whole(self) -> bool:
         """Whether every batch is the whole part, in its own order."""
         return self.per_pass == 1
 
-    def one_pass(self, number: int) -> Iterator[NDArray[np.int64]]:
+    def one_pass(self, number: int) -> list[Indices]:
         """The minibatches of pass ``number``, as (b,) indices into the part; b may be 0."""
-        if self.whole:
-            yield np.arange(self.samples)
-            return
-        rng = np.random.default_rng((self._seed, self._rank, number))
-        parts = np.array_split(rng.permutation(self.samples), self.per_pass)
-        for part, following in zip(parts, parts[1:] + parts[:1], strict=True):
-            extra = round(self._overlap * len(part))
-            yield np.concatenate((part, following[:extra]))
+        own = np.arange(self.samples)
+        return self._widened(_pieces(own, self.per_pass, self._seed, self._rank, number, 0))
 
-    def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        number = 0
-        while True:
-            yield from self.one_pass(number)
-            number += 1
+    def _widened(self, parts: list[Indices]) -> list[Indices]:
+        if self._overlap == 0.0 or len(parts) == 1:
+            return parts
+        return [
+            np.concatenate((part, following[: round(self._overlap * len(part))]))
+            for part, following in zip(parts, parts[1:] + parts[:1], strict=True)
+        ]
+
+    def __iter__(self) -> Iterator[Indices]:
+        return self
+
+    def __next__(self) -> Indices:
+        if self._rest is None:
+            self._rest = self.one_pass(self._number)
+        batch = self._rest[self._taken]
+        self._taken += 1
+        if self._taken == len(self._rest):
+            self._number, self._taken, self._earlier, self._rest = self._number + 1, 0, (), None
+        return batch
+
+    # ---- the place in the data -------------------------------------------------------------
+
+    def place(self, ranks: int) -> Place:
+        """Where the sequence is, of so many ranks that draw in step."""
+        if self._rest is None:
+            return Place(self._number)
+        here = Leg(ranks, len(self._rest), self._taken)
+        return Place(self._number, (*self._earlier, here))
+
+    def go_to(self, place: Place, sizes: Sequence[int], ranks: int) -> None:
+        """Go on where a run was, on so many ranks, as many as it had or others.
+
+        On as many ranks the sequence is the run's own. On others the rank goes on with what of its
+        part the pass has not drawn, so that no sample of the pass is lost or drawn twice.
+
+        Args:
+            place: of the run. sizes: samples of each shard. ranks: of this run.
+
+        Raises:
+            ValueError: the place cannot be one of a run on these data with these settings.
+        """
+        self._number, self._taken, self._earlier, self._rest = place.number, 0, (), None
+        if not place.legs:
+            return
+        *earlier, last = place.legs
+        same = last.ranks == ranks
+        before = Place(place.number, tuple(earlier) if same else place.legs)
+        unseen = before.unseen(sizes, self._seed)
+        edges = [part(sizes, rank, ranks) for rank in range(ranks)]
+        largest = max(int(unseen[start:stop].sum()) for start, stop in edges)
+        count = 1 if self._batch is None else max(math.ceil(largest / self._batch), 1)
+        taken = last.taken if same else 0
+        if not largest or (same and count != last.batches) or not taken < count:
+            raise ValueError("the place in the data is not one of these settings")
+        start, stop = edges[self._rank]
+        own, k = np.flatnonzero(unseen[start:stop]), len(before.legs)
+        pieces = _pieces(own, count, self._seed, self._rank, place.number, k)
+        self._rest, self._taken, self._earlier = self._widened(pieces), taken, before.legs
+
+
+def _pieces(
+    own: Indices, count: int, seed: int, rank: int, number: int, leg: int
+) -> list[Indices]:
+    """So many minibatches of a rank's samples, in the order of that pass and leg."""
+    if count == 1:
+        return [own]
+    key = (seed, rank, number, leg) if leg else (seed, rank, number)
+    order: Indices = np.random.default_rng(key).permutation(own)
+    return np.array_split(order, count)

@@ -9,7 +9,6 @@ whose metadata blocks carry checksums: a flipped bit in anything that is used is
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import stat
@@ -21,12 +20,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from apts_mpi import sealed
 from apts_mpi.data.info import FORMAT_VERSION, DatasetInfo, Split
 from apts_mpi.errors import InputError
 
 LIBVER = ("v110", "v110")
 INDEX = "index.h5"
-SEAL_SIZE = 512  # bytes of the user block before the HDF5 content of the index
+INDEX_KIND = "apts-mpi-index"
 SPLITS = ("train", "test")
 X_DTYPES = ("|u1", "<f4")
 Y_DTYPE = "<i8"
@@ -42,24 +42,24 @@ def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path, remedy: str = REMEDY) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; all damage met inside becomes one InputError."""
     try:
         # Asked before opening: to open a pipe would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
-            raise fault(path, "is not a file")
+            raise fault(path, "is not a file", remedy)
         path.open("rb").close()  # h5py would not tell a forbidden file from a damaged one
         if not h5py.is_hdf5(path):
-            raise fault(path, "is not an HDF5 file")
+            raise fault(path, "is not an HDF5 file", remedy)
         with h5py.File(path, "r") as file:
             yield file
     except FileNotFoundError as exc:
-        raise fault(path, "is missing") from exc
+        raise fault(path, "is missing", remedy) from exc
     except PermissionError as exc:
         raise fault(path, "may not be read", "change its permissions") from exc
     except DAMAGE as exc:
         detail = " ".join(str(exc).split())[:200] or type(exc).__name__
-        raise fault(path, f"is damaged ({detail})") from exc
+        raise fault(path, f"is damaged ({detail})", remedy) from exc
 
 
 def write_attributes(file: h5py.File, values: Mapping[str, Any]) -> None:
@@ -135,8 +135,8 @@ def read_index(directory: Path) -> DatasetInfo:
     with opened(path) as file:
         likes = dict(format="", format_version=0)
         head = {name: read_attribute(file, path, name, like) for name, like in likes.items()}
-        if head["format"] != "apts-mpi-index":
-            raise fault(path, f"format is {head['format']!r}, not 'apts-mpi-index'")
+        if head["format"] != INDEX_KIND:
+            raise fault(path, f"format is {head['format']!r}, not {INDEX_KIND!r}")
         if head["format_version"] != FORMAT_VERSION:
             raise fault(
                 path,
@@ -206,38 +206,20 @@ def check_shard(
     return x, y
 
 
-def _seal(path: Path) -> bytes:
-    digest = hashlib.sha256(path.read_bytes()[SEAL_SIZE:]).hexdigest()
-    return f"apts-mpi-index sha256 {digest}\n".encode().ljust(SEAL_SIZE, b"\0")
-
-
 def seal(path: Path) -> None:
     """Put the checksum of a finished index into its user block.
 
-    HDF5 keeps the maps of virtual data sets in a heap without checksums, and crashes on some
-    that are damaged: they are only looked at under an unbroken seal.
+    HDF5 keeps the maps of virtual data sets in a heap without checksums: they are only looked at
+    under an unbroken seal.
     """
-    text = _seal(path)
-    with path.open("r+b") as raw:
-        raw.write(text)
+    sealed.seal(path, INDEX_KIND)
 
 
 def check_seal(path: Path) -> None:
     """Compare an index with its checksum."""
     try:
-        with path.open("rb") as raw:
-            found = raw.read(SEAL_SIZE)
-        whole = found == _seal(path)
+        whole = sealed.unbroken(path, INDEX_KIND)
     except OSError as exc:
         raise fault(path, f"cannot be read ({exc.strerror})") from exc
     if not whole:
         raise fault(path, "is damaged (it does not match its checksum)")
-
-
-def sync(path: Path) -> None:
-    """Flush a closed file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

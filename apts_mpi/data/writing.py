@@ -19,23 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from apts_mpi.data.format import (
-    INDEX,
-    LIBVER,
-    SEAL_SIZE,
-    SPLITS,
-    Y_DTYPE,
-    fault,
-    seal,
-    sync,
-    write_attributes,
-)
+from apts_mpi import sealed
+from apts_mpi.data.format import INDEX, LIBVER, SPLITS, Y_DTYPE, fault, seal, write_attributes
 from apts_mpi.data.info import DatasetInfo, Split
 from apts_mpi.data.moments import Moments
 from apts_mpi.data.partitioning import Indices, shard_indices, skewed_indices
 from apts_mpi.data.reading import read_info
 from apts_mpi.data.sources import Source
 from apts_mpi.errors import InputError
+from apts_mpi.sealed import sync
 
 CHUNK = 512 * 1024  # bytes: large enough to stream, small enough that a slice reads little else
 RETIRED = "retired"  # the replaced folder, until the new one is in its place
@@ -210,7 +202,7 @@ def _write_chunked(file: h5py.File, name: str, data: NDArray[Any]) -> None:
 
 
 def _write_index(path: Path, info: DatasetInfo) -> None:
-    with h5py.File(path, "w", libver=LIBVER, userblock_size=SEAL_SIZE) as file:
+    with h5py.File(path, "w", libver=LIBVER, userblock_size=sealed.SIZE) as file:
         write_attributes(file, info.index_attributes())
         file["mean"], file["std"] = info.mean, info.std
         for split, table in info.splits.items():
