@@ -22,7 +22,9 @@ from torch import Tensor
 
 from apts_mpi.clock import Clock
 from apts_mpi.errors import AgreedError, InputError
-from apts_mpi.message import MOST_RANKS, FusedMessage
+from apts_mpi.message import FLAGS, MOST_RANKS, FusedMessage
+
+STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
 _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
 _ROUNDS = 16  # of messages to and fro to compare two clocks; the quickest counts
@@ -76,6 +78,8 @@ class Comm:
         self.host_cores = _cores_of_host(node)
         node.Free()
         self._scalars = FusedMessage(0, 8)
+        self._wishes = np.zeros(FLAGS, dtype=np.float32)  # this rank's
+        self._heard = np.zeros(FLAGS, dtype=bool)  # any rank's
 
     def _wait(self) -> None:
         """Wait for all ranks, so that what follows is transfer alone."""
@@ -101,17 +105,35 @@ class Comm:
         Returns:
             The scalars' exact sums, the same on every rank.
         """
-        message.load(scalars)
-        self.allreduce(message.host)
         self.traffic.vector_allreduces += 1
-        return message.unload(len(scalars))
+        return self._sum(message, scalars)
 
     def sum_scalars(self, scalars: Sequence[float]) -> list[float]:
         """Sum scalars over all ranks, exactly as ``sum_message`` does, one small Allreduce."""
-        self._scalars.load(scalars)
-        self.allreduce(self._scalars.host)
         self.traffic.scalar_allreduces += 1
-        return self._scalars.unload(len(scalars))
+        return self._sum(self._scalars, scalars)
+
+    def _sum(self, message: FusedMessage, scalars: Sequence[float]) -> list[float]:
+        message.load(scalars)
+        message.flags[:] = self._wishes
+        self.allreduce(message.host)
+        np.logical_or(self._heard, message.flags, out=self._heard)
+        return message.unload(len(scalars))
+
+    def wish(self, what: int) -> None:
+        """Ask all ranks for STOP or CHECKPOINT, with the next message that is sent anyway.
+
+        Any thread may call it.
+        """
+        self._wishes[what] = 1.0
+
+    def wished(self, what: int) -> bool:
+        """Whether a message has brought such a wish since the last call; on all ranks the same."""
+        heard = bool(self._heard[what])
+        self._heard[what] = False
+        if heard:
+            self._wishes[what] = 0.0
+        return heard
 
     def maximum(self, scalars: np.ndarray) -> None:
         """Replace float64 scalars in place by their maximum over all ranks."""
@@ -210,13 +232,20 @@ class Comm:
         Raises:
             AgreedError: on every rank, with the line of the lowest rank that failed.
         """
+        line = self.first_error(error)
+        if line is not None:
+            raise AgreedError(line) from error
+
+    def first_error(self, error: Exception | None) -> str | None:
+        """The line of the lowest rank that failed in a step, on every rank; None if none did."""
         lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
         self.allreduce(lowest, MPI.MIN)
         self.traffic.agreements += 1
         failed = int(lowest[0])
-        if failed < self.size:
-            line = str(error).encode()[:_TEXT_LIMIT].decode(errors="ignore")
-            raise AgreedError(self.broadcast_text(line, root=failed)) from error
+        if failed == self.size:
+            return None
+        line = str(error).encode()[:_TEXT_LIMIT].decode(errors="ignore")
+        return self.broadcast_text(line, root=failed)
 
     def require_same(self, what: str, lines: Sequence[str]) -> None:
         """Make sure that all ranks describe something by the same lines.

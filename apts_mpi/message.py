@@ -4,6 +4,8 @@ A sum over ranks of float32 numbers would lose the scalars' digits, and a second
 a second latency. So each scalar rides behind the vector as a fixed-point number cut into digits of
 12 bits, one float32 each: the sum of up to 4,096 ranks is exact in every digit, hence the same on
 all ranks and in any order of summation, and decisions taken from it cannot differ between ranks.
+Last come FLAGS numbers by which a rank asks all others for something besides the method: to stop,
+say. They ride along so that nothing has to be sent to find out that nobody asks.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from torch import Tensor
 
 DIGIT_BITS = 12
 DIGITS = 10
+FLAGS = 2
 FRACTION_BITS = 52  # quantum 2.2e-16, magnitude below 2^68
 MOST_RANKS = 1 << (24 - DIGIT_BITS)  # so that a sum of digits stays below 2^24, exact in float32
 _LIMIT = 2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS)
@@ -52,7 +55,8 @@ class FusedMessage:
     Attributes:
         vector: (n,) float32 on ``device``; on the CPU a view of the message itself, so that
             nothing is copied.
-        host: (n + DIGITS * scalars,) float32, contiguous, what MPI reads and writes.
+        host: (n + DIGITS * scalars + FLAGS,) float32, contiguous, what MPI reads and writes.
+        flags: (FLAGS,) float32, its end; zero or one on a rank, their sums over ranks after.
     """
 
     def __init__(self, n: int, scalars: int, device: torch.device | str = "cpu") -> None:
@@ -60,8 +64,9 @@ class FusedMessage:
         self.scalars = scalars
         device = torch.device(device)
         # Page-locked memory makes the copies to and from a GPU fast.
-        buffer = torch.zeros(n + DIGITS * scalars, pin_memory=device.type == "cuda")
+        buffer = torch.zeros(n + DIGITS * scalars + FLAGS, pin_memory=device.type == "cuda")
         self.host: np.ndarray = buffer.numpy()
+        self.flags = self.host[n + DIGITS * scalars :]
         self._staging: Tensor | None = None
         if device.type == "cpu":
             self.vector = buffer[:n]
@@ -76,7 +81,7 @@ class FusedMessage:
         if self._staging is not None:
             self._staging.copy_(self.vector)
         digits = [digit for value in scalars for digit in encode(value)]
-        tail = self.host[self.n :]
+        tail = self.host[self.n : -FLAGS]
         tail[: len(digits)] = digits
         tail[len(digits) :] = 0.0
 

@@ -22,7 +22,7 @@ from apts_mpi.__main__ import guarded
 from apts_mpi.apts import APTS
 from apts_mpi.comm import Comm
 from apts_mpi.errors import AgreedError, InputError
-from apts_mpi.message import DIGITS, FusedMessage
+from apts_mpi.message import DIGITS, FLAGS, FusedMessage
 
 SAMPLES = 97  # a prime: no number of ranks divides it
 
@@ -306,7 +306,7 @@ def fused_sum() -> None:
     (poisoned,) = comm.sum_message(message, [float("nan") if comm.rank == n - 1 else 1.0])
     assert np.isnan(poisoned)
     assert comm.traffic.vector_allreduces == 2
-    assert comm.traffic.bytes_allreduced == 2 * 4 * (1000 + 3 * DIGITS)
+    assert comm.traffic.bytes_allreduced == 2 * 4 * (1000 + 3 * DIGITS + FLAGS)
 
 
 def agreement() -> None:

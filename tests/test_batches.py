@@ -61,11 +61,11 @@ def test_overlap_adds_its_percentage_from_the_next_batch(
     if plain.per_pass == 1:
         assert both[0].tolist() == own[0].tolist()
         return
-    for i, (part, widened) in enumerate(zip(own, both, strict=True)):
+    for i, (narrow, widened) in enumerate(zip(own, both, strict=True)):
         following = own[(i + 1) % len(own)]
-        extra = min(round(overlap / 100.0 * len(part)), len(following))
-        assert widened[: len(part)].tolist() == part.tolist()
-        assert widened[len(part) :].tolist() == following[:extra].tolist()
+        extra = min(round(overlap / 100.0 * len(narrow)), len(following))
+        assert widened[: len(narrow)].tolist() == narrow.tolist()
+        assert widened[len(narrow) :].tolist() == following[:extra].tolist()
         assert len(set(widened.tolist())) == len(widened), "no sample twice in a batch"
 
 

@@ -15,6 +15,7 @@ from apts_mpi.comm import Comm
 from apts_mpi.message import (
     DIGIT_BITS,
     DIGITS,
+    FLAGS,
     FRACTION_BITS,
     MOST_RANKS,
     FusedMessage,
@@ -117,7 +118,7 @@ def test_a_message_carries_scalars_without_touching_its_vector(
     message.vector.copy_(vector)
     message.load(scalars)
     assert message.host.dtype == np.float32
-    assert message.host.shape == (n + 4 * DIGITS,)
+    assert message.host.shape == (n + 4 * DIGITS + FLAGS,)
     assert np.array_equal(message.host[:n], vector.numpy())
     back = message.unload(4)
     assert torch.equal(message.vector, vector)
@@ -145,5 +146,5 @@ def test_a_poisoned_scalar_leaves_its_neighbours_and_the_vector_alone() -> None:
     assert (first, third) == (0.25, -4.0)
     assert math.isnan(second)
     assert message.vector.tolist() == [1.5, -2.5]
-    assert comm.traffic.bytes_allreduced == 4 * (2 + 3 * DIGITS)
+    assert comm.traffic.bytes_allreduced == 4 * (2 + 3 * DIGITS + FLAGS)
     assert (comm.traffic.vector_allreduces, comm.traffic.scalar_allreduces) == (1, 0)

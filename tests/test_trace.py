@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from trace_programs import FLAGS
 
 import apts_mpi.clock
+from apts_mpi import message
 from apts_mpi.comm import ClockReading, Comm
 from apts_mpi.errors import AgreedError
-from apts_mpi.message import DIGITS
 from apts_mpi.trace import Alignment, Trace, refusal
 
 RANKS = 3
@@ -97,8 +97,10 @@ def test_a_run_of_three_ranks_is_told_whole_and_unchanged(launch: Launch, tmp_pa
         inner = {("local steps", "iteration 2"), ("gradient", "local steps")}
         assert inner | {("loss", "iteration 3"), ("wait", "evaluation")} <= set(pairs)
         sent = [e["args"]["bytes"] for e in own if e["name"] == "allreduce"]
-        scalars = [(size - 4 * n) // (4 * DIGITS) for size in sent if size > 4 * n]
-        assert [s for s in sent if s > 4 * n] == [4 * (n + k * DIGITS) for k in scalars]
+        scalars = [(size - 4 * n) // (4 * message.DIGITS) for size in sent if size > 4 * n]
+        assert [s for s in sent if s > 4 * n] == [
+            4 * (n + k * message.DIGITS + message.FLAGS) for k in scalars
+        ]
         assert len(scalars) == summary["vector_allreduces"]
         assert all(0 < k <= 8 for k in scalars)
         assert all("args" not in e for e in own if e["cat"] not in ("allreduce", "broadcast"))

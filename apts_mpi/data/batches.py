@@ -148,9 +148,7 @@ class Batches:
         self._rest, self._taken, self._earlier = self._widened(pieces), taken, before.legs
 
 
-def _pieces(
-    own: Indices, count: int, seed: int, rank: int, number: int, leg: int
-) -> list[Indices]:
+def _pieces(own: Indices, count: int, seed: int, rank: int, number: int, leg: int) -> list[Indices]:
     """So many minibatches of a rank's samples, in the order of that pass and leg."""
     if count == 1:
         return [own]
