@@ -37,7 +37,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from apts_mpi.comm import Comm
 from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.flat import FlatParameters, closure_objective
-from apts_mpi.iteration import FailureSigns, Iteration
+from apts_mpi.iteration import FailureSigns, Iteration, require_options
 from apts_mpi.joined import JoinedLoss, search_radius
 from apts_mpi.trust_region.local import (
     LOSS_NOISE,
@@ -104,6 +104,17 @@ class APTS:
         radius: Delta, of the correction. global_radius: of the global step, whose one step has
             another reach than N times five. local_radius: of this rank's first local step.
     """
+
+    OWN: ClassVar[tuple[str, ...]] = (
+        "options",
+        "local_radius",
+        "own_loss",
+        "local_model",
+        "weight",
+        "gradient",
+        "shift",
+    )
+    FORGETS: ClassVar[str] = "what is known at the iterate, the local radii and models"
 
     def __init__(
         self,
@@ -396,7 +407,8 @@ class APTS:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
 
-        It is this rank's own: every rank saves its state and loads it again.
+        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
+        the same on all of them.
         """
         return {
             "options": self._options(),
@@ -411,25 +423,30 @@ class APTS:
             "signs": asdict(self._signs),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
         """Restore what ``state_dict`` gave on the same rank.
+
+        Args:
+            resized: the state is of a run with another number of ranks, of any of them: what is a
+                rank's own is not taken over.
 
         Raises:
             ValueError: the state is another rank's, or of other options or another network.
         """
-        own, theirs = self._options(), state["options"]
-        differing = [f"{k} {theirs.get(k)}, not {v}" for k, v in own.items() if theirs.get(k) != v]
-        if differing:
-            raise ValueError(f"the state has {'; '.join(differing)}")
+        besides = {"rank", "ranks", "consistency"} if resized else set()
+        require_options(self._options(), state["options"], besides=besides)
         for name in _NUMBERS:
             setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
-        self._local.model.load_state_dict(state["local_model"])
         self._global.load_state_dict(state["global_model"])
-        self._joined.weight = float(state["weight"])
-        self._joined.g.copy_(state["gradient"])
-        self._joined.shift.copy_(state["shift"])
         self._step.copy_(state["step"])
+        if resized:
+            self.local_radius, self._known = math.nan, False
+        else:
+            self._local.model.load_state_dict(state["local_model"])
+            self._joined.weight = float(state["weight"])
+            self._joined.g.copy_(state["gradient"])
+            self._joined.shift.copy_(state["shift"])
         searched = not math.isnan(self.radius)
         self._joined.joins_gradients = self.consistency or self.global_step or not searched
         self._signs = FailureSigns(**state["signs"])

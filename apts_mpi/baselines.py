@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -45,6 +47,9 @@ class Baseline(ABC):
             ``flat.gradient`` as its gradient: what torch's optimizers work on.
         iterations: done so far.
     """
+
+    OWN: ClassVar[tuple[str, ...]] = ("rank",)
+    FORGETS: ClassVar[str] = "nothing"
 
     def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float) -> None:
         self.flat, self.comm, self.lr = flat, comm, lr
@@ -89,6 +94,48 @@ class Baseline(ABC):
         self.iterations += 1
         return Iteration(loss=total / count, accepted=True, gradient_evaluations=count)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """The iterate itself is evaluated."""
+        return nullcontext()
+
+    @abstractmethod
+    def _optimizers(self) -> dict[str, Optimizer]:
+        """torch's optimizers, by their names in a state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the parameters that a restart needs; tensors and plain numbers.
+
+        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
+        the same on all of them.
+        """
+        states = {
+            # There is one parameter, and no state before the first step.
+            name: dict(optimizer.state_dict()["state"].get(0, {}))
+            for name, optimizer in self._optimizers().items()
+        }
+        return {"rank": [self.comm.rank, self.comm.size], "iterations": self.iterations, **states}
+
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
+        """Restore what ``state_dict`` gave on the same rank.
+
+        Args:
+            resized: the state is of a run with another number of ranks, of any of them.
+
+        Raises:
+            ValueError: the state is another rank's, or of another optimizer or network.
+        """
+        own = [self.comm.rank, self.comm.size]
+        if not resized and state["rank"] != own:
+            raise ValueError(f"the state is of rank and ranks {state['rank']}, not {own}")
+        for name, optimizer in self._optimizers().items():
+            for key, value in state[name].items():
+                if isinstance(value, torch.Tensor) and value.numel() not in (1, self.flat.n):
+                    raise ValueError(f"the state's {key} has {value.numel()} numbers")
+            groups = optimizer.state_dict()["param_groups"]
+            kept = {0: state[name]} if state[name] else {}
+            optimizer.load_state_dict({"state": kept, "param_groups": groups})
+        self.iterations = int(state["iterations"])
+
 
 class GradientAveraging(Baseline):
     """One step of a torch optimizer on the joined minibatch: gradients averaged over all samples.
@@ -114,6 +161,9 @@ class GradientAveraging(Baseline):
         self._optimizer.step()
         return result
 
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {"optimizer": self._optimizer}
+
 
 class LocalSteps(Baseline):
     """H inner steps on the rank's own minibatches, then an outer step along the mean way back.
@@ -126,6 +176,8 @@ class LocalSteps(Baseline):
         inner, outer: their optimizers, over ``theta``. The inner ones keep their state, a rank's
             own, from one iteration to the next.
     """
+
+    OWN: ClassVar[tuple[str, ...]] = ("rank", "inner")
 
     _inner: Optimizer
     _outer: Optimizer
@@ -158,6 +210,9 @@ class LocalSteps(Baseline):
         result = self._average(losses, seen)
         self._outer.step()
         return result
+
+    def _optimizers(self) -> dict[str, Optimizer]:
+        return {"inner": self._inner, "outer": self._outer}
 
 
 class LocalSGD(LocalSteps):

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 log = logging.getLogger("apts_mpi")
 
@@ -41,6 +42,21 @@ class Iteration:
     local_accepted: int = 0
     local_tried: int = 0
     gradient_evaluations: float
+
+
+def require_options(own: dict[str, Any], theirs: dict[str, Any], *, besides: set[str]) -> None:
+    """See that a saved state belongs to an optimizer of these options, but for some of them.
+
+    Raises:
+        ValueError: it does not; the line has what it has and what it should have.
+    """
+    differing = [
+        f"{name} {theirs.get(name)}, not {value}"
+        for name, value in own.items()
+        if name not in besides and theirs.get(name) != value
+    ]
+    if differing:
+        raise ValueError(f"the state has {'; '.join(differing)}")
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar, Protocol
 
 from apts_mpi.apts import APTS
 from apts_mpi.baselines import baseline
@@ -15,12 +15,56 @@ from apts_mpi.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import NoisyRule
 
 
-def outer_iteration(
-    config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: bool
-) -> tuple[Callable[[Draw], Iteration], Callable[[], AbstractContextManager[None]]]:
-    """One outer iteration of the optimizer that the settings name, as a call.
+class Optimizer(Protocol):
+    """What training needs of one.
 
-    Beside it a context in which the network has the parameters that are to be evaluated.
+    Attributes:
+        OWN: entries of its state that this rank alone has; all others are the same on every rank.
+        FORGETS: what of them is lost where a run goes on with another number of ranks.
+    """
+
+    OWN: ClassVar[tuple[str, ...]]
+    FORGETS: ClassVar[str]
+
+    def iterate(self, draw: Draw) -> Iteration:
+        """One outer iteration."""
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the network has the parameters that are to be evaluated."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs besides the parameters."""
+
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
+        """Restore it; ``resized``: of a run with another number of ranks, and of any of them."""
+
+
+class OnOneBatch:
+    """APTS, whose outer iteration is on one batch, behind the call that all optimizers have.
+
+    Args:
+        whole: whether every minibatch is the same, the rank's whole part.
+    """
+
+    OWN: ClassVar[tuple[str, ...]] = APTS.OWN
+    FORGETS: ClassVar[str] = APTS.FORGETS
+
+    def __init__(self, apts: APTS, *, whole: bool) -> None:
+        self._apts, self._whole = apts, whole
+        self.state_dict, self.load_state_dict = apts.state_dict, apts.load_state_dict
+
+    def iterate(self, draw: Draw) -> Iteration:
+        """One outer iteration on the next minibatch."""
+        objective, samples = draw()
+        return self._apts.iterate(objective, samples=samples, same_batch=self._whole)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The iterate itself is evaluated."""
+        return nullcontext()
+
+
+def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: bool) -> Optimizer:
+    """The optimizer that the settings name.
 
     Args:
         config: completed. network: the rank's. comm: the ranks.
@@ -33,11 +77,9 @@ def outer_iteration(
     local_steps = c.local_steps or 1  # not completed where every step is joined
     if c.optimizer in BASELINES:
         assert c.lr is not None, "completed settings have one"
-        lr = c.lr
-        found = baseline(c.optimizer, network, comm, lr=lr, local_steps=local_steps)
-        return found.iterate, nullcontext
+        return baseline(c.optimizer, network, comm, lr=c.lr, local_steps=local_steps)
     if not c.deterministic:
-        stochastic = StochasticAPTS(
+        return StochasticAPTS(
             network,
             comm=comm,
             local_steps=local_steps,
@@ -53,7 +95,6 @@ def outer_iteration(
                 window=c.window or 1,
             ),
         )
-        return stochastic.iterate, stochastic.averaged
     apts = APTS(
         network,
         comm=comm,
@@ -68,9 +109,4 @@ def outer_iteration(
         momentum=c.momentum,
         memory=c.memory,
     )
-
-    def iterate(draw: Draw) -> Iteration:
-        objective, samples = draw()
-        return apts.iterate(objective, samples=samples, same_batch=whole)
-
-    return iterate, nullcontext
+    return OnOneBatch(apts, whole=whole)

@@ -30,14 +30,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatParameters, closure_objective
-from apts_mpi.iteration import Draw, FailureSigns, Iteration
+from apts_mpi.iteration import Draw, FailureSigns, Iteration, require_options
 from apts_mpi.joined import CountedMessages
 from apts_mpi.trust_region.local import Objective
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
@@ -77,6 +77,9 @@ class StochasticAPTS:
         reach: displacement that lowered the loss at the start, the largest Delta there may be.
         average: (n,) float32, weighted average of the iterates.
     """
+
+    OWN: ClassVar[tuple[str, ...]] = ("options", "loss", "samples", "gradient", "local")
+    FORGETS: ClassVar[str] = "the gradient at the iterate"
 
     def __init__(
         self,
@@ -347,7 +350,8 @@ class StochasticAPTS:
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
 
-        It is this rank's own: every rank saves its state and loads it again.
+        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
+        the same on all of them.
         """
         return {
             "options": self._options(),
@@ -361,16 +365,18 @@ class StochasticAPTS:
             "signs": asdict(self._signs),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
         """Restore what ``state_dict`` gave on the same rank.
+
+        Args:
+            resized: the state is of a run with another number of ranks, of any of them: its local
+                metric is taken over, the gradient at the iterate is not.
 
         Raises:
             ValueError: the state is another rank's, or of other options or another network.
         """
-        own, theirs = self._options(), state["options"]
-        differing = [f"{k} {theirs.get(k)}, not {v}" for k, v in own.items() if theirs.get(k) != v]
-        if differing:
-            raise ValueError(f"the state has {'; '.join(differing)}")
+        besides = {"rank", "ranks", "local_steps"} if resized else set()
+        require_options(self._options(), state["options"], besides=besides)
         for name in _NUMBERS:
             setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
@@ -381,3 +387,5 @@ class StochasticAPTS:
         self.average.copy_(state["average"])
         self._local.load_state_dict(state["local"])
         self._signs = FailureSigns(**state["signs"])
+        if resized:
+            self._ready = False

@@ -34,7 +34,7 @@ from apts_mpi.data.batches import Batches
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.iteration import Iteration
-from apts_mpi.optimizers import outer_iteration
+from apts_mpi.optimizers import optimizer
 from apts_mpi.report import Console, RunDirectory, summarise, versions
 from apts_mpi.trace import Trace, refusal
 
@@ -110,7 +110,7 @@ class Training:
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
         whole = self.batches.whole
-        self._optimize, self._averaged = outer_iteration(config, self.network, comm, whole=whole)
+        self.optimizer = optimizer(config, self.network, comm, whole=whole)
         path = Path(config.out) if config.out else default_out(config, comm)
         # Complete, so that the run repeats from it; where to write is the next run's own to choose.
         complete = dataclasses.replace(config, out=None, trace=None, threads=self.threads)
@@ -284,7 +284,7 @@ class Training:
     def _iterate(self, number: int) -> Iteration:
         try:
             with self.clock.phase("algebra", f"iteration {number}"):
-                return self._optimize(self._draw)
+                return self.optimizer.iterate(self._draw)
         except FloatingPointError as error:  # the same on every rank
             raise AgreedError(str(error), status=1) from error
 
@@ -296,7 +296,7 @@ class Training:
     def _evaluate(self, samples: Samples) -> tuple[float, float]:
         """Mean loss and share of right answers over all ranks; every rank evaluates its part."""
         with self.clock.phase("evaluation"):
-            with self._averaged():
+            with self.optimizer.averaged():
                 own, correct = self.network.evaluate(samples.x, samples.y)
             loss, right = self.comm.sum_scalars((own, float(correct)))
         return loss / samples.total, right / samples.total

@@ -20,7 +20,7 @@ from apts_mpi import networks
 from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
 from apts_mpi.flat import FlatNetwork
-from apts_mpi.optimizers import outer_iteration
+from apts_mpi.optimizers import optimizer
 from apts_mpi.report import versions
 from benchmarks.cost.cases import Network
 from benchmarks.cost.memory import PeakVectors, bytes_held
@@ -121,7 +121,8 @@ class Contest:
         config = TrainConfig(local_solver=solver, batch=BATCH).completed(comm.size, SAMPLES)
         self.config = config
         before = bytes_held()
-        self._iterate, self.averaged = outer_iteration(config, self.own, comm, whole=False)
+        own = optimizer(config, self.own, comm, whole=False)
+        self._iterate, self.averaged = own.iterate, own.averaged
         for _ in range(WARM_UP):
             self.iterate()
         self.held = self._vectors(bytes_held() - before)
