@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from torch import Tensor
 from apts_mpi.clock import Clock
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.message import FLAGS, MOST_RANKS, FusedMessage
+
+if TYPE_CHECKING:
+    from apts_mpi.watch import Watch
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
@@ -61,6 +65,7 @@ class Comm:
     Attributes:
         rank, size: of the communicator. local_rank, local_size: among the ranks of this host.
         host: this host's name. traffic: what has been sent so far. clock: where the time went.
+        watch: gets to know of every call that waits for other ranks; None for no watch.
     """
 
     def __init__(self, communicator: MPI.Comm | None = None, *, timed: bool = True) -> None:
@@ -72,6 +77,7 @@ class Comm:
         self.host = socket.gethostname()
         self.clock = Clock(on=timed)
         self.traffic = Traffic()
+        self.watch: Watch | None = None
         node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank: int = node.Get_rank()
         self.local_size: int = node.Get_size()
@@ -81,6 +87,15 @@ class Comm:
         self._wishes = np.zeros(FLAGS, dtype=np.float32)  # this rank's
         self._heard = np.zeros(FLAGS, dtype=bool)  # any rank's
 
+    def _enter(self, call: str) -> None:
+        """Tell the watch that a call begins which waits for other ranks."""
+        if self.watch is not None:
+            self.watch.enter(call)
+
+    def _leave(self) -> None:
+        if self.watch is not None:
+            self.watch.leave()
+
     def _wait(self) -> None:
         """Wait for all ranks, so that what follows is transfer alone."""
         if self.clock.on:
@@ -89,9 +104,11 @@ class Comm:
 
     def allreduce(self, buffer: np.ndarray, op: MPI.Op = MPI.SUM) -> None:
         """Replace a contiguous buffer in place by its sum over all ranks, or by ``op`` of them."""
+        self._enter("allreduce")
         self._wait()
         with self.clock.phase("allreduce", nbytes=buffer.nbytes):
             self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=op)
+        self._leave()
         self.traffic.bytes_allreduced += buffer.nbytes
 
     def sum_message(self, message: FusedMessage, scalars: Sequence[float]) -> list[float]:
@@ -142,9 +159,11 @@ class Comm:
 
     def broadcast(self, buffer: np.ndarray, root: int = 0) -> None:
         """Overwrite a contiguous buffer on every rank by the root's."""
+        self._enter("broadcast")
         self._wait()
         with self.clock.phase("broadcast", nbytes=buffer.nbytes):
             self._mpi.Bcast(buffer, root=root)
+        self._leave()
         self.traffic.broadcasts += 1
         self.traffic.bytes_broadcast += buffer.nbytes
 
@@ -176,6 +195,12 @@ class Comm:
             now: this rank's clock, in seconds; default ``time.perf_counter``.
         """
         now = time.perf_counter if now is None else now
+        self._enter("read_clock")
+        reading = self._read_clock(now)
+        self._leave()
+        return reading
+
+    def _read_clock(self, now: Callable[[], float]) -> ClockReading:
         stamp = np.zeros(1)
         if self.rank == 0:
             moment = now()  # before any other rank's
@@ -203,28 +228,49 @@ class Comm:
             pieces: this rank's, none of them empty, made as they are asked for.
             take: what rank 0 does with each; False where it wants no more, of any rank.
         """
-        asked = np.ones(1, dtype=np.int64)  # 1: the next piece, please; 0: no more
+        turn = np.ones(1, dtype=np.int64)  # the rank whose next piece is wanted
+        own = itertools.chain(pieces, (b"",))  # an empty one is the end
+        piece = b""
         if self.rank > 0:
-            for piece in itertools.chain(pieces, (b"",)):  # an empty one is the end
-                self._mpi.Recv(asked, source=0)
-                if not asked[0]:
-                    return
+            piece = next(own)  # made ahead
+        elif not all(take(each) for each in pieces):
+            turn[0] = self.size  # nobody's
+        while True:
+            self._enter("relay")  # of all ranks for every piece, so that all see it go on
+            self._mpi.Bcast(turn)
+            giver = int(turn[0])
+            if self.rank == giver:
                 self._mpi.Send([piece, MPI.BYTE], dest=0)
-            return
-        wanted = all(take(piece) for piece in pieces)
+            elif self.rank == 0 and giver < self.size:
+                piece = self._receive(giver)
+            self._leave()
+            if giver >= self.size:
+                return
+            if self.rank == giver:
+                piece = next(own, b"")
+            elif self.rank == 0:
+                if not piece:
+                    turn[0] += 1
+                elif not take(piece):
+                    turn[0] = self.size
+
+    def _receive(self, source: int) -> bytes:
         status = MPI.Status()
-        for rank in range(1, self.size):
-            more = True
-            while more:
-                asked[0] = wanted
-                self._mpi.Send(asked, dest=rank)
-                if not wanted:
-                    break
-                self._mpi.Probe(source=rank, status=status)
-                buffer = bytearray(status.Get_count(MPI.BYTE))
-                self._mpi.Recv([buffer, MPI.BYTE], source=rank)
-                more = len(buffer) > 0
-                wanted = not more or take(bytes(buffer))
+        self._mpi.Probe(source=source, status=status)
+        buffer = bytearray(status.Get_count(MPI.BYTE))
+        self._mpi.Recv([buffer, MPI.BYTE], source=source)
+        return bytes(buffer)
+
+    def gather_texts(self, text: str, limit: int = 128) -> list[str]:
+        """Every rank's text, at most ``limit`` bytes of it, on every rank; not counted."""
+        own = np.zeros(limit, dtype=np.uint8)
+        data = np.frombuffer(text.encode()[:limit], dtype=np.uint8)
+        own[: len(data)] = data
+        everyone = np.zeros((self.size, limit), dtype=np.uint8)
+        self._enter("gather_texts")
+        self._mpi.Allgather(own, everyone)
+        self._leave()
+        return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in everyone]
 
     def agree(self, error: InputError | None) -> None:
         """End a step that may have failed on some ranks: all go on, or all raise the same error.
