@@ -33,6 +33,7 @@ setup(
         "torch>=2.2",
         "h5py>=3.10",
         "tqdm>=4.60",
+        "safetensors>=0.4",
         'tomli>=2.0; python_version < "3.11"',
     ],
     extras_require={

@@ -10,6 +10,7 @@ from types import TracebackType
 # besides. wait: for the slowest rank. allreduce, broadcast: transfer. evaluation: on test data.
 PHASES = ("data", "gradient", "algebra", "wait", "allreduce", "broadcast", "evaluation", "other")
 COMMUNICATION = ("allreduce", "broadcast")
+BETWEEN = ("checkpoint",)  # outer iterations; benchmarks, which measure these, write none
 _MOST_SPANS = 1_000_000  # of a rank, some 100 MB
 
 
@@ -40,7 +41,7 @@ class Clock:
 
     def __init__(self, *, on: bool = True) -> None:
         self.on = on
-        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.seconds = dict.fromkeys((*PHASES, *BETWEEN), 0.0)
         self.spans: list[Span] | None = None
         self.dropped = 0
         self._open: list[str] = ["other"]
@@ -61,7 +62,8 @@ class Clock:
         """A context whose time is the phase's, but for that of contexts within.
 
         Args:
-            name: one of PHASES. label, nbytes: for the trace; the default label is the name.
+            name: one of PHASES or BETWEEN. label, nbytes: for the trace; the default label is the
+                name.
         """
         return _Phase(self, name, label, nbytes)
 
@@ -69,7 +71,7 @@ class Clock:
         """Seconds by phase since the last lap."""
         self._switch()
         last, self._lap = self._lap, dict(self.seconds)
-        return {name: self._lap[name] - last[name] for name in PHASES}
+        return {name: seconds - last[name] for name, seconds in self._lap.items()}
 
     def _switch(self) -> float:
         """Book the time until now on the phase that is open; returns now."""

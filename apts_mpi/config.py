@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,9 +58,21 @@ def plan(
     return batch, steps
 
 
-def _option(default: Any, text: str, *, choices: tuple[str, ...] = (), kind: type = str) -> Any:
-    """A field with what the command line needs to know of it; ``kind`` is its value's type."""
-    return field(default=default, metadata={"help": text, "choices": choices, "kind": kind})
+def _option(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    kind: type = str,
+    free: bool = False,
+) -> Any:
+    """A field with what the command line needs to know of it.
+
+    Args:
+        kind: type of its value. free: whether a run that is resumed may be given another value.
+    """
+    metadata = {"help": text, "choices": choices, "kind": kind, "free": free}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +86,9 @@ class TrainConfig:
     """
 
     data: str = _option(
-        "digits", "shard directory, or 'digits': the embedded set, cut on first use into the cache"
+        "digits",
+        "shard directory, or 'digits': the embedded set, cut on first use into the cache",
+        free=True,
     )
     network: str = _option("mlp", "network by name", choices=("mlp",))
     hidden: tuple[int, ...] = _option((128, 128), "widths of the hidden layers, e.g. 128,128")
@@ -168,21 +183,49 @@ class TrainConfig:
         "work to do: gradient evaluations per training sample; a forward one counts a third; "
         "default: 10, or what makes 300,000 evaluations of few samples; 300 (sr1, first-order)",
         kind=float,
+        free=True,
     )
-    iterations: int | None = _option(None, "stop after this many outer iterations", kind=int)
+    iterations: int | None = _option(
+        None, "stop after this many outer iterations", kind=int, free=True
+    )
     seed: int = _option(0, "of the initial parameters and of the minibatches", kind=int)
     device: str = _option(
-        "auto", "'auto': a GPU where there is one", choices=("auto", "cpu", "cuda")
+        "auto", "'auto': a GPU where there is one", choices=("auto", "cpu", "cuda"), free=True
     )
     threads: int | None = _option(
-        None, "threads a rank; default: the host's cores / its ranks", kind=int
+        None, "threads a rank; default: the host's cores / its ranks", kind=int, free=True
     )
     evaluate_every: float = _option(
-        1.0, "epochs (of work) between evaluations on the test data", kind=float
+        1.0, "epochs (of work) between evaluations on the test data", kind=float, free=True
     )
-    out: str | None = _option(None, "run directory; default: a new one under runs/")
+    out: str | None = _option(None, "run directory; default: a new one under runs/", free=True)
+    checkpoint_every: str = _option(
+        "600s",
+        "outer iterations (like 100) or seconds (like 600s) between checkpoints, and one at the "
+        "end; 'off': only when stopped by a signal or --max-seconds",
+        free=True,
+    )
+    keep: int = _option(2, "checkpoints to keep", kind=int, free=True)
+    resume: str | None = _option(
+        None,
+        "go on from the newest valid checkpoint of this run directory, or from this checkpoint; on "
+        "any number of ranks; 'auto': from that of --out where it has one, else start there",
+        free=True,
+    )
+    max_seconds: float | None = _option(
+        None, "stop with a checkpoint (status 3) after so many seconds", kind=float, free=True
+    )
+    stall_warning: float = _option(
+        60.0,
+        "seconds after which ranks that wait tell which rank has not arrived; 0: never",
+        kind=float,
+        free=True,
+    )
+    stall_abort: float = _option(
+        600.0, "seconds after which they end the run; 0: never", kind=float, free=True
+    )
     trace: str | None = _option(
-        None, "write what every rank does when to this new file, a Chrome trace (JSON)"
+        None, "write what every rank does when to this new file, a Chrome trace (JSON)", free=True
     )
 
     def __post_init__(self) -> None:
@@ -200,6 +243,12 @@ class TrainConfig:
         self._within("seed", 0, 2**62)
         self._within("threads", 1, 4096)
         self._within("evaluate_every", 0, math.inf)
+        self._within("keep", 1, 10**6)
+        for name in ("max_seconds", "stall_warning", "stall_abort"):
+            self._within(name, 0, math.inf)
+        self.checkpoint_interval()
+        if self.resume == "auto" and self.out is None:
+            self._refuse("resume", "needs --out, the run directory to start in or to go on with")
         if not 0 <= self.momentum < 1:
             self._refuse("momentum", "must be at least 0, below 1")
         if not self.averaging >= 0:
@@ -218,7 +267,12 @@ class TrainConfig:
             self._refuse("radius", "must be at least 1e-8, at most 1000")
         if not all(1 <= width <= 2**20 for width in self.hidden):
             self._refuse("hidden", "must be widths of 1 to 1048576, like 128,128")
-        for name, what in (("data", "folder"), ("out", "folder"), ("trace", "file")):
+        for name, what in (
+            ("data", "folder"),
+            ("out", "folder"),
+            ("resume", "folder"),
+            ("trace", "file"),
+        ):
             value = getattr(self, name)
             if value == "" or any(0xD800 <= ord(c) < 0xE000 for c in str(value)):
                 self._refuse(name, f"must be the name of a {what}, in UTF-8")
@@ -243,6 +297,17 @@ class TrainConfig:
     def deterministic(self) -> bool:
         """Whether all of an outer iteration is on one batch: the family as published."""
         return self.optimizer == "apts" and self.local_solver in DETERMINISTIC
+
+    def checkpoint_interval(self) -> tuple[int | None, float | None]:
+        """Outer iterations and seconds between checkpoints; None is never."""
+        text = self.checkpoint_every
+        if text == "off":
+            return None, None
+        number = re.fullmatch(r"(\d{1,9})(s?)", text)
+        if number is None or int(number[1]) < 1:
+            self._refuse("checkpoint_every", "must be like 100 (iterations), 600s or off")
+        assert number is not None
+        return (None, float(number[1])) if number[2] else (int(number[1]), None)
 
     def completed(self, ranks: int, samples: int) -> TrainConfig:
         """The settings of a run on so many ranks and training samples, with every default."""
@@ -298,11 +363,18 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is not TOML, or names an unknown or mistyped setting.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as text: {error}") from None
+    return parse_toml(text, path)
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """As ``read_toml``, of a text; the path is what errors name."""
+    try:
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: is not valid TOML: {error}") from None
     known = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}

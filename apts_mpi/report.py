@@ -1,11 +1,9 @@
-"""What a run leaves behind and shows: run directory, summary, progress, closing table."""
+"""What a run shows, and what it leaves behind in numbers: progress, summary, closing table."""
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
-import math
-import os
 import platform
 import sys
 from importlib.metadata import version
@@ -21,10 +19,8 @@ import apts_mpi
 from apts_mpi.clock import COMMUNICATION
 from apts_mpi.comm import Comm, library_version
 from apts_mpi.config import BASELINES
-from apts_mpi.errors import InputError
 
 if TYPE_CHECKING:
-    from apts_mpi.config import TrainConfig
     from apts_mpi.training import Training
 
 
@@ -87,64 +83,6 @@ class RankLog(logging.Handler):
         self._console.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
-class RunDirectory:
-    """``config.toml``, ``metrics.jsonl`` and ``summary.json`` of a run; rank 0 writes.
-
-    Args:
-        path: made here; one that has anything in it is refused, so that no run is overwritten.
-
-    Raises:
-        AgreedError: on every rank, where it cannot be made or is not empty.
-    """
-
-    def __init__(self, path: Path, config: TrainConfig, comm: Comm) -> None:
-        self.path = path
-        self._rows = None
-        error = None
-        if comm.rank == 0:
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-                if any(path.iterdir()):
-                    error = InputError(
-                        f"--out {path}: is not empty; name a new folder, or remove this one"
-                    )
-                else:
-                    self._replace("config.toml", config.to_toml())
-                    self._rows = (path / "metrics.jsonl").open("x", encoding="utf-8")
-            except OSError as caught:
-                error = InputError(
-                    f"--out {path}: cannot be written: {caught.strerror}; name another folder"
-                )
-        comm.agree(error)
-
-    def row(self, row: dict[str, Any]) -> None:
-        """Append a row to the metrics, at once; what is not finite becomes null."""
-        if self._rows is not None:
-            self._rows.write(_json(row) + "\n")
-            self._rows.flush()
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and close; what is not finite becomes null."""
-        if self._rows is not None:
-            self._rows.close()
-            self._replace("summary.json", _json(summary, indent=2) + "\n")
-
-    def _replace(self, name: str, text: str) -> None:
-        """Write beside, flush, rename: what has the name is whole."""
-        beside = self.path / f".{name}.{os.getpid()}"
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path / name)
-
-
-def _json(values: dict[str, Any], indent: int | None = None) -> str:
-    """JSON has no NaN: a test loss, say, that overflows is null."""
-    lost = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
-    return json.dumps({**values, **lost}, indent=indent, allow_nan=False)
-
-
 def versions() -> dict[str, str]:
     """Versions of all that a result depends on."""
     return {
@@ -158,6 +96,14 @@ def versions() -> dict[str, str]:
         "mpi": library_version(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def code_digest() -> str:
+    """SHA-256 of the package's own source, so that ranks that run another one are noticed."""
+    root, digest = Path(apts_mpi.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def git_commit() -> str | None:

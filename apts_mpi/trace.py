@@ -21,7 +21,7 @@ from apts_mpi.comm import ClockReading, Comm
 from apts_mpi.errors import InputError
 
 _PIECE = 4096  # events of a message, some 500 kB
-_OWN = ("config.toml", "metrics.jsonl", "summary.json")  # of a run directory
+_OWN = ("config.toml", "metrics.jsonl", "summary.json", "checkpoint")  # of a run directory
 
 
 @dataclass(frozen=True)

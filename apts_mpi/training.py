@@ -1,4 +1,4 @@
-"""The loop: batches, outer iterations, evaluation, metrics, and when to stop."""
+"""The loop: batches, outer iterations, evaluation, metrics, checkpoints, and when to stop."""
 
 from __future__ import annotations
 
@@ -6,56 +6,55 @@ import dataclasses
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from apts_mpi import networks, pacing
+from apts_mpi import networks, pacing, resuming, run_state
 from apts_mpi.baselines import warm_up
+from apts_mpi.checkpoint import FOLDER, Checkpoint, Checkpoints, set_aside
 from apts_mpi.clock import COMMUNICATION
-from apts_mpi.comm import Comm
+from apts_mpi.comm import CHECKPOINT, STOP, Comm
 from apts_mpi.config import AUTO, BASELINES, TrainConfig
-from apts_mpi.data import (
-    DatasetInfo,
-    Partition,
-    cache_directory,
-    load_source,
-    read_info,
-    read_partition,
-    write_shards,
-)
 from apts_mpi.data.batches import Batches
 from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.evaluation import cross_entropy, evaluate
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.iteration import Iteration
 from apts_mpi.optimizers import optimizer
-from apts_mpi.report import Console, RunDirectory, summarise, versions
-from apts_mpi.trace import Trace, refusal
+from apts_mpi.placement import Samples, load, place
+from apts_mpi.report import Console, code_digest, summarise, versions
+from apts_mpi.run_directory import RunDirectory, default_out
+from apts_mpi.stopping import StopSignals
+from apts_mpi.trace import Trace
 
 Lap = dict[str, float]  # seconds by phase
 
 REPLICA_CHECK_EVERY = 50  # outer iterations
 
 
-@dataclass(frozen=True)
-class Samples:
-    """A part of a split on this rank's device."""
+@dataclass
+class Progress:
+    """How far a run is; the same on every rank.
 
-    x: Tensor
-    y: Tensor
-    total: int
+    Attributes:
+        iterations: outer ones done, accepted of them so many. work: gradient evaluations.
+        evaluated_at: epoch of the last evaluation. losses: what it gave. best: test accuracy.
+        converged: whether there is nothing left to do.
+    """
 
-    @classmethod
-    def of(cls, part: Partition, device: torch.device) -> Samples:
-        """Move a part that was read to the device."""
-        x, y = torch.from_numpy(part.x).to(device), torch.from_numpy(part.y).to(device)
-        return cls(x, y, part.total)
+    iterations: int = 0
+    accepted: int = 0
+    work: float = 0.0
+    evaluated_at: float = -math.inf
+    losses: dict[str, float] = field(default_factory=dict)
+    best: float = 0.0
+    converged: bool = False
 
 
 class Training:
@@ -64,35 +63,52 @@ class Training:
     Args:
         config: the same on every rank, or the ranks end with a line that says what differs.
         comm: the ranks.
+        resumed: the checkpoint to go on from; the settings are then what ``resuming`` makes them.
+        signals: that ask the ranks to stop, to tell which one it was.
 
     Raises:
         AgreedError: on every rank, for bad input on any of them.
     """
 
-    def __init__(self, config: TrainConfig, comm: Comm) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        comm: Comm,
+        *,
+        resumed: Checkpoint | None = None,
+        signals: StopSignals | None = None,
+    ) -> None:
         if config.optimizer in BASELINES:
             warm_up()  # as torch's own import, no part of the run's time
-        self._started = time.perf_counter()
+        self.started = time.perf_counter()  # less what the run took before it was resumed
+        self._born = time.monotonic()
         self.comm = comm
         self.clock = comm.clock
         self.console = Console(comm)
         settings = config.to_toml().splitlines()
-        comm.require_same("settings", settings + [f"{k} {v}" for k, v in versions().items()])
-        self.config = config
-        self.device = self._bind()
+        facts = {**versions(), "code": code_digest()}
+        comm.require_same("settings", settings + [f"{k} {v}" for k, v in facts.items()])
+        self.given = config.to_toml() if resumed is None else resuming.ever_given(resumed, config)
+        placement = place(config, comm, self.console.say)
+        self.device, self.threads = placement.device, placement.threads
+        self.oversubscribed = placement.oversubscribed
         # From here on, as what it cannot do is agreed on.
         self.trace = Trace(config.trace, comm, self.console.say) if config.trace else None
         with self.clock.phase("data", "load"):
-            self.info, self.train, self.test = self._load()
+            shards = None if resumed is None else resumed.common["data"]["shards"]
+            self.info, samples = load(
+                config.data, comm, self.console.say, device=self.device, shards=shards
+            )
+            self.train, self.test = samples["train"], samples["test"]
         self.config = config = config.completed(comm.size, self.train.total)
-        module = networks.build(
+        self.module = networks.build(
             config.network,
             sample_shape=self.info.sample_shape,
             classes=len(self.info.classes),
             hidden=config.hidden,
             seed=config.seed,
         ).to(self.device)
-        self.network = FlatNetwork(module, _cross_entropy)
+        self.network = FlatNetwork(self.module, cross_entropy)
         largest = np.array([float(len(self.train.y))])
         comm.maximum(largest)
         self.batches = Batches(
@@ -111,69 +127,15 @@ class Training:
             self.seconds_pacing = time.perf_counter() - start
         whole = self.batches.whole
         self.optimizer = optimizer(config, self.network, comm, whole=whole)
-        path = Path(config.out) if config.out else default_out(config, comm)
-        # Complete, so that the run repeats from it; where to write is the next run's own to choose.
-        complete = dataclasses.replace(config, out=None, trace=None, threads=self.threads)
-        self.directory = RunDirectory(path, complete, comm)
+        self.progress = Progress()
+        if resumed is not None:
+            run_state.restore(self, resumed)
+        self.directory, self.checkpoints = self._open(resumed)
+        self._strange: float | None = None  # a loss of this rank that is not finite
+        self._told_strange = False
+        self._signals, self._reason = signals, ""  # why this rank wants to stop
 
     # ---- set-up ----------------------------------------------------------------------------
-
-    def _bind(self) -> torch.device:
-        """Device and threads of this rank, told in one line."""
-        comm, config = self.comm, self.config
-        error = None
-        if config.trace and comm.rank == 0:  # agreed on below, without a message of its own
-            error = refusal(config.trace, config.out)
-        if config.device == "cuda" and not torch.cuda.is_available():
-            error = InputError(
-                f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
-            )
-        comm.agree(error)
-        # All ranks alike: what they compute redundantly must round alike.
-        wanted = config.threads or max(comm.host_cores // comm.local_size, 1)
-        least = -np.array([wanted, config.device != "cpu" and torch.cuda.is_available()], float)
-        comm.maximum(least)
-        self.threads = threads = int(-least[0])
-        torch.set_num_threads(threads)
-        device = torch.device("cpu")
-        if least[1] < 0:
-            device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
-            torch.cuda.set_device(device)
-        used = comm.local_size * threads
-        self.oversubscribed = used > comm.host_cores
-        line = (
-            f"{comm.size} ranks, {comm.local_size} on this host with {comm.host_cores} cores, "
-            f"{threads} thread{'s' * (threads > 1)} each, on {device.type}"
-        )
-        if self.oversubscribed:
-            line += f"; oversubscribed {used / comm.host_cores:.1f} times: wall times mean little"
-        self.console.say(line)
-        return device
-
-    def _load(self) -> tuple[DatasetInfo, Samples, Samples]:
-        comm, error = self.comm, None
-        directory = Path(self.config.data)
-        embedded = self.config.data == "digits" and not directory.exists()
-        try:
-            if embedded:
-                directory = cache_directory("digits", comm.size)
-                # The cache may be a host's own: one rank a host makes it where it is not there.
-                if comm.local_rank == 0 and not directory.exists():
-                    where = str(directory).replace(str(Path.home()), "~", 1)
-                    self.console.say(f"cutting the digits into {comm.size} shards in {where}")
-                    write_shards(load_source("digits"), directory, shards=comm.size, exist_ok=True)
-        except InputError as caught:
-            error = caught
-        comm.agree(error)
-        try:
-            info = read_info(directory)
-            train = read_partition(directory, "train", comm.rank, comm.size)
-            test = read_partition(directory, "test", comm.rank, comm.size)
-        except InputError as caught:
-            error = caught
-        comm.agree(error)
-        comm.require_same("data", [f"{info.name} {info.digest}"])
-        return info, Samples.of(train, self.device), Samples.of(test, self.device)
 
     def _paced(self, config: TrainConfig) -> TrainConfig:
         """The settings with as many local steps as messages and gradients cost here."""
@@ -195,7 +157,47 @@ class Training:
         )
         return dataclasses.replace(config, local_steps=steps)
 
+    def _open(self, resumed: Checkpoint | None) -> tuple[RunDirectory, Checkpoints]:
+        """The run directory and the checkpoints in it."""
+        config, comm, begun = self.config, self.comm, None
+        run = comm.broadcast_text(uuid.uuid4().hex) if resumed is None else resumed.run
+        if resumed is not None:
+            begun = resuming.run_directory(resumed)
+        if config.out is None and resumed is not None and begun is None:
+            raise AgreedError(f"--resume {resumed.path}: lies in no run directory; give --out")
+        path = Path(config.out) if config.out else begun or default_out(config, comm)
+        # Complete, so that the run repeats from it; where to write is the next run's own to choose.
+        complete = dataclasses.replace(
+            config, out=None, resume=None, trace=None, threads=self.threads
+        )
+        if comm.watch is not None:
+            comm.watch.directory = path
+        directory = RunDirectory(
+            path,
+            complete,
+            comm,
+            warn=self.console.say,
+            shared=config.resume == "auto",
+            begun=begun,
+            rows=self.progress.iterations,
+        )
+        if comm.rank == 0 and resumed is not None:
+            for name in set_aside(path / FOLDER, self.progress.iterations):
+                self.console.say(f"{path / FOLDER / name}: set aside, as the run goes on before it")
+        return directory, Checkpoints(path / FOLDER, comm, keep=config.keep, run=run)
+
     # ---- the loop --------------------------------------------------------------------------
+
+    def checkpoint(self) -> str | None:
+        """Write one; every rank calls it. None, or on every rank the line of what failed."""
+        with self.clock.phase("checkpoint"):
+            self.directory.sync()  # so that the rows reach as far as the checkpoint
+            failed = self.checkpoints.save(self.progress.iterations, *run_state.states(self))
+        if failed is not None:
+            last = self.checkpoints.last
+            kept = f"the last one is {last}" if last else "there is none yet"
+            self.console.say(f"warning: no checkpoint could be written: {failed}; {kept}")
+        return failed
 
     def run(
         self, heard: Callable[[dict[str, Any], Lap, Lap], object] = lambda row, lap, rest: None
@@ -207,58 +209,116 @@ class Training:
                 seconds by phase, and those of what came between it and the next: evaluation,
                 checks, writing.
         """
-        config, comm = self.config, self.comm
-        directory = self.directory
-        work, accepted, evaluated_at = 0.0, 0, -math.inf
-        iterations, epochs = 0, 0.0
-        losses: dict[str, float] = {}
-        best = 0.0
-        assert config.epochs is not None, "completed settings have them"
-        self.console.start(config.epochs)
-        last = False
-        while not last:
+        self.console.start(self.config.epochs or 0.0)
+        checkpointed = time.monotonic()
+        while not self._done():
+            if self.comm.rank == 0:  # whose clock is everybody's
+                self._ask_in_time(checkpointed)
             self.clock.lap()
-            result = self._iterate(iterations + 1)
+            result = self._iterate()
             lap = self.clock.lap()
-            iterations += 1
-            work += result.gradient_evaluations
-            epochs = work / self.train.total
-            accepted += result.accepted
-            row = _row(iterations, epochs, result)
-            row["seconds"] = sum(lap.values())
-            row["seconds_data"], row["seconds_wait"] = lap["data"], lap["wait"]
-            row["seconds_communication"] = sum(lap[phase] for phase in COMMUNICATION)
-            last = epochs >= config.epochs or iterations == config.iterations
-            if result.gradient_evaluations == 0.0:  # the same batch again, and nothing to try
-                self.console.say("the gradient is zero: training has converged")
-                last = True
-            if last or epochs - evaluated_at >= config.evaluate_every:
-                evaluated_at = epochs
-                losses = self.evaluate()
-                best = max(best, losses["test_accuracy"])
-                row.update(losses)
-            directory.row(row)
+            row = self._count(result, lap)
+            last = self._done()
+            if last or row["epoch"] - self.progress.evaluated_at >= self.config.evaluate_every:
+                row.update(self._evaluated(row["epoch"]))
+            self.directory.row(row)
             self.console.progress(row)
-            if iterations % REPLICA_CHECK_EVERY == 0 or last:
-                comm.check_replicas(self.network.vector)
+            stop, failed = self.comm.wished(STOP) and not last, None
+            writes = self._due(last) or stop
+            # Before every checkpoint, so that none has parameters that are not every rank's.
+            if writes or last or self.progress.iterations % REPLICA_CHECK_EVERY == 0:
+                self.comm.check_replicas(self.network.vector)
+            if writes:
+                failed = self.checkpoint()
+                checkpointed = time.monotonic()
             heard(row, lap, self.clock.lap())
+            if stop:
+                self._stop(failed)
         self.console.stop()
+        return self._finish()
+
+    def _done(self) -> bool:
+        """Whether there is no outer iteration left to do; the same on every rank."""
+        config, progress = self.config, self.progress
+        assert config.epochs is not None, "completed settings have them"
+        enough = config.iterations is not None and progress.iterations >= config.iterations
+        return progress.converged or enough or progress.work / self.train.total >= config.epochs
+
+    def _ask_in_time(self, checkpointed: float) -> None:
+        """Ask for what the clock demands; the iteration's messages bring it to all ranks."""
+        now, (_, seconds) = time.monotonic(), self.config.checkpoint_interval()
+        if seconds is not None and now - checkpointed >= seconds:
+            self.comm.wish(CHECKPOINT)
+        limit = self.config.max_seconds
+        if limit is not None and now - self._born >= limit:
+            self._reason = f"--max-seconds {limit:g}"
+            self.comm.wish(STOP)
+
+    def _due(self, last: bool) -> bool:
+        """Whether to write a checkpoint after this iteration; the same on every rank."""
+        iterations, seconds = self.config.checkpoint_interval()
+        wished = self.comm.wished(CHECKPOINT)
+        if iterations is not None:
+            return last or self.progress.iterations % iterations == 0
+        return seconds is not None and (last or wished)
+
+    def _stop(self, failed: str | None) -> NoReturn:
+        """End the run before its end, all ranks together; ``failed``: what its checkpoint did."""
+        comm, caught = self.comm, self._signals.caught if self._signals else None
+        own = f"{caught} on rank {comm.rank} ({comm.host})" if caught else self._reason
+        reason = comm.first_error(InputError(own) if own else None)
+        self.console.stop()
+        if self.trace is not None:
+            try:
+                self.trace.finish()
+            except AgreedError as error:  # the checkpoint is what counts
+                self.console.say(f"warning: {error}")
+        line = f"stopped by {reason} after iteration {self.progress.iterations}"
+        if failed is not None:
+            raise AgreedError(f"{line}; no checkpoint could be written: {failed}", status=1)
+        how = f"go on with --resume {self.directory.path}"
+        raise AgreedError(f"{line}, checkpoint {self.checkpoints.last}; {how}", status=3)
+
+    def _count(self, result: Iteration, lap: Lap) -> dict[str, Any]:
+        """Take note of what an iteration did; its row of the metrics."""
+        progress = self.progress
+        progress.iterations += 1
+        progress.accepted += result.accepted
+        progress.work += result.gradient_evaluations
+        row = _row(progress.iterations, progress.work / self.train.total, result)
+        row["seconds"] = sum(lap.values())
+        row["seconds_data"], row["seconds_wait"] = lap["data"], lap["wait"]
+        row["seconds_communication"] = sum(lap[phase] for phase in COMMUNICATION)
+        if result.gradient_evaluations == 0.0:  # the same batch again, and nothing to try
+            self.console.say("the gradient is zero: training has converged")
+            progress.converged = True
+        return row
+
+    def _evaluated(self, epoch: float) -> dict[str, float]:
+        progress = self.progress
+        progress.evaluated_at, progress.losses = epoch, self.evaluate()
+        progress.best = max(progress.best, progress.losses["test_accuracy"])
+        return progress.losses
+
+    def _finish(self) -> dict[str, Any]:
+        """Summary and trace of a run that has come to its end."""
+        progress = self.progress
         train_loss, _ = self._evaluate(self.train)
         summary = summarise(
             self,
-            seconds_total=time.perf_counter() - self._started,
+            seconds_total=time.perf_counter() - self.started,
             results={
-                "epochs": epochs,
-                "outer_iterations": iterations,
-                "accepted": accepted,
-                "rejected": iterations - accepted,
-                "gradient_evaluations": work,
+                "epochs": progress.work / self.train.total,
+                "outer_iterations": progress.iterations,
+                "accepted": progress.accepted,
+                "rejected": progress.iterations - progress.accepted,
+                "gradient_evaluations": progress.work,
                 "train_loss": train_loss,
-                **losses,
-                "best_test_accuracy": best,
+                **progress.losses,
+                "best_test_accuracy": progress.best,
             },
         )
-        directory.finish(summary)
+        self.directory.finish(summary)
         if self.trace is not None:
             self.trace.finish()  # last, so that nothing is lost where it fails
         return summary
@@ -277,16 +337,35 @@ class Training:
 
         def objective(with_gradient: bool) -> float:
             with clock.phase("gradient", "" if with_gradient else "loss"):
-                return network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
+                loss = network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
+            if with_gradient and not math.isfinite(loss):
+                self._strange = loss
+            return loss
 
         return objective, len(y)
 
-    def _iterate(self, number: int) -> Iteration:
+    def _iterate(self) -> Iteration:
+        comm, self._strange = self.comm, None
         try:
-            with self.clock.phase("algebra", f"iteration {number}"):
-                return self.optimizer.iterate(self._draw)
+            with self.clock.phase("algebra", f"iteration {self.progress.iterations + 1}"):
+                result = self.optimizer.iterate(self._draw)
         except FloatingPointError as error:  # the same on every rank
-            raise AgreedError(str(error), status=1) from error
+            line = str(error)
+            (strange,) = comm.sum_scalars([float(self._strange is not None)])
+            if strange < comm.size:  # bad samples, rather than steps that are too long
+                own = f"a loss of rank {comm.rank} on {comm.host} is {self._strange}"
+                who = comm.first_error(InputError(own) if self._strange is not None else None)
+                line += f" ({who})" if who else ""
+            raise AgreedError(line, status=1) from error
+        if self._strange is not None and not self._told_strange:
+            self._told_strange = True  # once a run
+            line = (
+                f"apts_mpi: warning: rank {comm.rank} on {comm.host}: a loss of iteration "
+                f"{self.progress.iterations + 1} is {self._strange} and was passed over; look for "
+                "bad samples in its part if it comes again\n"
+            )
+            os.write(2, line.encode())  # one write, so that the lines of several ranks do not mix
+        return result
 
     def evaluate(self) -> dict[str, float]:
         """Loss and accuracy on the test data, over all ranks' parts."""
@@ -295,15 +374,8 @@ class Training:
 
     def _evaluate(self, samples: Samples) -> tuple[float, float]:
         """Mean loss and share of right answers over all ranks; every rank evaluates its part."""
-        with self.clock.phase("evaluation"):
-            with self.optimizer.averaged():
-                own, correct = self.network.evaluate(samples.x, samples.y)
-            loss, right = self.comm.sum_scalars((own, float(correct)))
-        return loss / samples.total, right / samples.total
-
-
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets, reduction="none")
+        with self.clock.phase("evaluation"), self.optimizer.averaged():
+            return evaluate(self.network, samples, self.comm)
 
 
 def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:
@@ -313,10 +385,3 @@ def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:
             if item.default is not dataclasses.MISSING:
                 del row[item.name]
     return row
-
-
-def default_out(config: TrainConfig, comm: Comm) -> Path:
-    """A run directory that does not exist yet, the same on every rank."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{Path(config.data).name}-{config.optimizer}-{comm.size}ranks-{stamp}-{os.getpid()}"
-    return Path("runs") / comm.broadcast_text(name)

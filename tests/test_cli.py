@@ -100,7 +100,15 @@ def test_help_names_every_command_and_is_told_once(launch: Launch) -> None:
     done = train(launch, 2, "--help")
     assert done.status == 0
     assert done.out.count("exit status:") == 1
-    for flag in ("--local-steps", "--batch", "--radius", "shard SOURCE", "inspect DIR"):
+    for flag in (
+        "--local-steps",
+        "--batch",
+        "--radius",
+        "shard SOURCE",
+        "inspect PATH",
+        "evaluate CHECKPOINT",
+        "export CHECKPOINT",
+    ):
         assert flag in done.out
 
 

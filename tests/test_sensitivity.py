@@ -125,9 +125,9 @@ def test_points(tmp_path: Path) -> None:
 
 
 def test_the_program_takes_every_line() -> None:
-    plan, parser = read_plan(sensitivity.CONFIG), cli._train_parser()
+    plan = read_plan(sensitivity.CONFIG)
     for settings in wanted(plan.sweeps(), (0,)):
-        config = cli._config(parser.parse_args(command(settings)[1:]))
+        config = cli.train_settings(command(settings)[1:])
         assert config.completed(settings["ranks"], 60_000).epochs == settings["epochs"]
 
 

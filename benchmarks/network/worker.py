@@ -34,7 +34,7 @@ def work(path: Path) -> int:
 
 def reach(arguments: list[str], target: float, comm: Comm) -> dict[str, Any]:
     """One run on this rank: its seconds, work and bytes by outer iteration, without evaluation."""
-    training = Training(train_settings(arguments), comm)
+    training = Training(train_settings([*arguments, "--checkpoint-every", "off"]), comm)
     rows: list[tuple[float, float, int, int, float | None]] = []
 
     def heard(row: dict[str, Any], lap: Lap, rest: Lap) -> None:

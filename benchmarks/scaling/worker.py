@@ -89,7 +89,8 @@ class Record:
 
 def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
     """One run on this rank: its record and its set-up."""
-    training = Training(train_settings(run["arguments"]), comm)
+    arguments = [*run["arguments"], "--checkpoint-every", "off"]
+    training = Training(train_settings(arguments), comm)
     record = Record(comm, run["warm_up"], alternate=run["alternate"])
     training.run(record.heard)
     return {

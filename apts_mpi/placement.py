@@ -1,0 +1,126 @@
+"""Where a rank computes, and what it computes on: device, threads, its part of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from apts_mpi.comm import Comm
+from apts_mpi.config import TrainConfig
+from apts_mpi.data import (
+    DatasetInfo,
+    Partition,
+    cache_directory,
+    load_source,
+    read_info,
+    read_partition,
+    write_shards,
+)
+from apts_mpi.data.format import SPLITS
+from apts_mpi.errors import InputError
+from apts_mpi.trace import refusal
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device and threads of this rank; whether its host has fewer cores than threads."""
+
+    device: torch.device
+    threads: int
+    oversubscribed: bool
+
+
+def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Placement:
+    """Bind this rank to its device and threads, told in one line; every rank calls it.
+
+    Raises:
+        AgreedError: on every rank, where some rank has no such device or the trace no place.
+    """
+    error = None
+    if config.trace and comm.rank == 0:  # agreed on below, without a message of its own
+        error = refusal(config.trace, config.out)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        error = InputError(
+            f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
+        )
+    comm.agree(error)
+    # All ranks alike: what they compute redundantly must round alike.
+    wanted = config.threads or max(comm.host_cores // comm.local_size, 1)
+    least = -np.array([wanted, config.device != "cpu" and torch.cuda.is_available()], float)
+    comm.maximum(least)
+    threads = int(-least[0])
+    torch.set_num_threads(threads)
+    device = torch.device("cpu")
+    if least[1] < 0:
+        device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    used = comm.local_size * threads
+    oversubscribed = used > comm.host_cores
+    line = (
+        f"{comm.size} ranks, {comm.local_size} on this host with {comm.host_cores} cores, "
+        f"{threads} thread{'s' * (threads > 1)} each, on {device.type}"
+    )
+    if oversubscribed:
+        line += f"; oversubscribed {used / comm.host_cores:.1f} times: wall times mean little"
+    say(line)
+    return Placement(device, threads, oversubscribed)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A part of a split on this rank's device."""
+
+    x: Tensor
+    y: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, part: Partition, device: torch.device) -> Samples:
+        """Move a part that was read to the device."""
+        x, y = torch.from_numpy(part.x).to(device), torch.from_numpy(part.y).to(device)
+        return cls(x, y, part.total)
+
+
+def load(
+    data: str,
+    comm: Comm,
+    say: Callable[[str], object],
+    *,
+    device: torch.device,
+    shards: int | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> tuple[DatasetInfo, dict[str, Samples]]:
+    """This rank's samples of each split; every rank calls it.
+
+    Args:
+        data: shard directory, or "digits". shards: of the digits; default one a rank.
+
+    Raises:
+        AgreedError: on every rank, for what is wrong with the files of any.
+    """
+    directory, error = Path(data), None
+    try:
+        if data == "digits" and not directory.exists():
+            shards = shards or comm.size
+            directory = cache_directory("digits", shards)
+            # The cache may be a host's own: one rank a host makes it where it is not there.
+            if comm.local_rank == 0 and not directory.exists():
+                where = str(directory).replace(str(Path.home()), "~", 1)
+                say(f"cutting the digits into {shards} shards in {where}")
+                write_shards(load_source("digits"), directory, shards=shards, exist_ok=True)
+    except InputError as caught:
+        error = caught
+    comm.agree(error)
+    try:
+        info = read_info(directory)
+        parts = {each: read_partition(directory, each, comm.rank, comm.size) for each in splits}
+    except InputError as caught:
+        error = caught
+    comm.agree(error)
+    comm.require_same("data", [f"{info.name} {info.digest}"])
+    return info, {name: Samples.of(part, device) for name, part in parts.items()}

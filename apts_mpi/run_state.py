@@ -1,0 +1,119 @@
+"""What a checkpoint holds of a run, and how a run takes it up again."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING
+
+import torch
+
+from apts_mpi import resuming
+from apts_mpi.checkpoint import Checkpoint
+from apts_mpi.data.batches import Leg, Place
+from apts_mpi.errors import InputError
+from apts_mpi.report import versions
+from apts_mpi.state_file import State
+
+if TYPE_CHECKING:
+    from apts_mpi.training import Training
+
+# What a state that is sound but of something else raises where it is taken up.
+MISFIT = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
+
+
+def states(training: Training) -> tuple[State, State]:
+    """What is the same on every rank, and what this one alone has."""
+    t, info = training, training.info
+    state = t.optimizer.state_dict()
+    own = {name: state.pop(name) for name in t.optimizer.OWN}
+    return {
+        "settings": t.given,
+        "complete": dataclasses.replace(t.config, threads=t.threads).to_toml(),
+        "data": {
+            "name": info.name,
+            "digest": info.digest,
+            "shards": info.shards,
+            # So that the network can be built and used where the data are not.
+            "sample_shape": list(info.sample_shape),
+            "classes": list(info.classes),
+            "mean": torch.as_tensor(info.mean),
+            "std": torch.as_tensor(info.std),
+        },
+        "versions": versions(),
+        "network": dict(t.module.state_dict()),
+        "optimizer": state,
+        "progress": dataclasses.asdict(t.progress),
+        "place": dataclasses.asdict(t.batches.place(t.comm.size)),
+        "traffic": dataclasses.asdict(t.comm.traffic),
+    }, {
+        "optimizer": own,
+        "seconds": dict(t.clock.seconds),
+        "seconds_total": time.perf_counter() - t.started,
+        "random": torch.get_rng_state(),
+    }
+
+
+def restore(training: Training, resumed: Checkpoint) -> None:
+    """Go on where a checkpoint was written, on as many ranks or others; every rank calls it.
+
+    Raises:
+        AgreedError: on every rank, where it does not fit the data, the settings or itself.
+    """
+    t, comm, error = training, training.comm, None
+    before: dict[str, str] = {}
+    try:
+        before = dict(resumed.common["versions"])
+        _take_up(training, resumed)
+    except MISFIT as caught:
+        error = misfit(resumed, caught)
+    except InputError as caught_input:
+        error = caught_input
+    comm.agree(error)
+    comm.check_replicas(t.network.vector)
+    line = f"going on after iteration {resumed.iteration} of {resumed.path}"
+    if resumed.ranks != comm.size:
+        told = "; ".join(resuming.changes(resumed, t.config, comm.size))
+        line += (
+            f" on {comm.size} ranks, not {resumed.ranks}: parameters, radius and place in the "
+            f"data stay, {t.optimizer.FORGETS} is lost" + (f"; {told}" if told else "")
+        )
+    t.console.say(line)
+    for name, now in versions().items():
+        if before.get(name) != now:
+            what = f"{name} is {now}, was {before.get(name)}"
+            t.console.say(f"warning: {what}: the run does not repeat bit for bit")
+
+
+def misfit(resumed: Checkpoint, error: Exception) -> InputError:
+    """What is told of a checkpoint that is sound but of something else."""
+    detail = " ".join(f"{type(error).__name__} {error}".split())[:300]
+    return InputError(f"{resumed.path}: does not fit this run ({detail})")
+
+
+def _take_up(training: Training, resumed: Checkpoint) -> None:
+    t, common, own = training, resumed.common, resumed.own
+    data, info = common["data"], t.info
+    if data["digest"] != info.digest:
+        raise InputError(
+            f"--data {t.config.data}: holds {info.name} in {info.shards} shards, digest "
+            f"{info.digest[:12]}; the run had {data['name']} in {data['shards']}, digest "
+            f"{str(data['digest'])[:12]}; give the shard directory it had, which any number of "
+            "ranks can read"
+        )
+    resized = resumed.ranks != t.comm.size
+    t.module.load_state_dict(common["network"])
+    state = {**common["optimizer"], **own["optimizer"]}
+    t.optimizer.load_state_dict(state, resized=resized)
+    t.progress = type(t.progress)(**common["progress"])
+    if t.progress.iterations != resumed.iteration:
+        raise ValueError(f"{t.progress.iterations} iterations in {resumed.iteration}")
+    legs = tuple(Leg(**leg) for leg in common["place"]["legs"])
+    where = Place(int(common["place"]["number"]), legs)
+    t.batches.go_to(where, info.splits["train"].sizes, t.comm.size)
+    torch.set_rng_state(own["random"])
+    for name, value in common["traffic"].items():
+        setattr(t.comm.traffic, name, getattr(t.comm.traffic, name) + int(value))
+    for name, value in own["seconds"].items():
+        t.clock.seconds[name] += float(value)
+    t.started -= float(own["seconds_total"])
