@@ -12,6 +12,7 @@ from apts_mpi.errors import InputError
 from benchmarks.launch import RESULTS, RunFailed
 
 COMMANDS = {
+    "checkpoint": "what a checkpoint costs: seconds, bytes, share of a run",
     "compare": "the method as it is against tuned baselines, at equal work, 1 to 16 ranks",
     "convex": "does the initial radius matter? One process, convex problems",
     "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
@@ -22,6 +23,7 @@ COMMANDS = {
     "published": "MNIST against the authors' published curves, 2 to 6 ranks",
     "report": "one HTML page and a Markdown summary of results",
     "sensitivity": "every parameter alone over its whole range; learning rates beside it",
+    "soak": "half an hour of one run: does memory stay flat, does it slow down?",
     "strong": "communication against compute, the same work on more and more ranks",
     "weak": "communication against compute, the same work a rank on more and more ranks",
 }

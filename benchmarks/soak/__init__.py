@@ -1,0 +1,1 @@
+"""Whether a long run stays as it was: memory, open files, speed."""
