@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from apts_mpi.comm import Comm as Comm
     from apts_mpi.iteration import Iteration as Iteration
     from apts_mpi.stochastic import StochasticAPTS as StochasticAPTS
+    from apts_mpi.watch import Watch as Watch
 
 __version__ = "0.1.0"
-__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS"]
+__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch"]
 
 _HOME = {
     "APTS": "apts_mpi.apts",
     "Comm": "apts_mpi.comm",
     "Iteration": "apts_mpi.iteration",
     "StochasticAPTS": "apts_mpi.stochastic",
+    "Watch": "apts_mpi.watch",
 }
 
 

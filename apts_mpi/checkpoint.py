@@ -245,8 +245,9 @@ def read(path: Path, rank: int, ranks: int) -> Checkpoint:
 
 def _part(path: Path, common: State | None) -> State:
     state = read_state(path)
-    if state.get("version") != VERSION:
-        what = f"has version {state.get('version')!r}, not {VERSION}"
+    version = state.get("version")
+    if type(version) is not int or version != VERSION:
+        what = f"has version {version!r}, not {VERSION}"
         raise fault(path, what, "use the version of apts_mpi that wrote it")
     likes: dict[str, Any] = {"run": str, "iteration": int, "ranks": int, "state": dict}
     for name, kind in likes.items():
@@ -255,8 +256,11 @@ def _part(path: Path, common: State | None) -> State:
         if common is not None and kind is not dict and state[name] != common[name]:
             what = f"is of another checkpoint: {name} is {state[name]!r}, not {common[name]!r}"
             raise fault(path, what, REMEDY)
-    if not (state["ranks"] >= 1 and state["iteration"] >= 0):
-        raise fault(path, "has numbers that cannot be", REMEDY)
-    if common is not None and path.name != rank_file(state.get("rank", -1)):
-        raise fault(path, f"is the file of rank {state.get('rank')}", REMEDY)
+    if not (state["ranks"] >= 1 and state["iteration"] >= 0 and state["run"].isprintable()):
+        raise fault(path, "has a head that cannot be", REMEDY)
+    rank = state.get("rank")
+    if common is None and rank is not None:
+        raise fault(path, f"is the file of rank {rank!r}, not that of all", REMEDY)
+    if common is not None and (type(rank) is not int or path.name != rank_file(rank)):
+        raise fault(path, f"is the file of rank {rank!r}", REMEDY)
     return state

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import reprlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ JOINS = ("adaptive", "average", "sum")
 LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
 BASELINE_BATCH = 500  # samples of all ranks together
+_LONGEST = 2**20  # bytes of a configuration file
+_HUGE = 2**63  # no number of it is as large
 AUTO = -1  # local steps that the program measures before it trains
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
 # The scaled solver: samples of all ranks together an outer iteration, and the minibatches of it.
@@ -340,7 +343,8 @@ class TrainConfig:
         value = getattr(self, name)
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
         shown = "auto" if name == "local_steps" and value == AUTO else shown
-        raise InputError(f"--{name.replace('_', '-')} {shown}: {why}")
+        shown = str(shown) if str(shown).isprintable() else repr(shown)
+        raise InputError(f"--{name.replace('_', '-')} {shown[:200]}: {why}")
 
     def to_toml(self) -> str:
         """The settings as TOML; what is None is left out, and read back as None."""
@@ -363,7 +367,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         InputError: the file cannot be read, is not TOML, or names an unknown or mistyped setting.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:  # which may be a pipe
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise InputError(f"{path}: is longer than {_LONGEST} bytes: no configuration file")
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -375,13 +383,15 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     """As ``read_toml``, of a text; the path is what errors name."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: is not valid TOML: {detail}") from None
     known = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}
     for name, value in values.items():
         if name not in known:
+            shown = _shown(name)
             raise InputError(
-                f"{path}: unknown setting {name!r}; known are {', '.join(sorted(known))}"
+                f"{path}: unknown setting {shown}; known are {', '.join(sorted(known))}"
             )
         values[name] = _typed(path, name, value, known[name])
     return values
@@ -389,13 +399,24 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
 
 def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
     if name == "hidden":
-        if isinstance(value, list) and all(type(width) is int for width in value):
+        if isinstance(value, list) and all(type(w) is int and abs(w) < _HUGE for w in value):
             return tuple(value)
-        raise InputError(f"{path}: hidden = {value!r} must be a list of integers, like [128, 128]")
+        what = "must be a list of integers, like [128, 128]"
+        raise InputError(f"{path}: hidden = {_shown(value)} {what}")
+    if type(value) is int and abs(value) >= _HUGE:
+        raise InputError(f"{path}: {name} has too many digits")
     if kind is float and type(value) is int:
         return float(value)
     if name == "local_steps" and value == "auto":
         return AUTO
     if type(value) is not kind:
-        raise InputError(f"{path}: {name} = {value!r} must be of type {kind.__name__}")
+        raise InputError(f"{path}: {name} = {_shown(value)} must be of type {kind.__name__}")
     return value
+
+
+def _shown(value: Any) -> str:
+    """A value of any kind, size and depth in some signs."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return f"a {type(value).__name__}"

@@ -3,18 +3,79 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from apts_mpi import networks
 from apts_mpi.checkpoint import COMMON, FOLDER, Checkpoint, holds, newest
 from apts_mpi.comm import Comm
-from apts_mpi.config import TrainConfig, parse_toml
+from apts_mpi.config import AUTO, BASELINES, TrainConfig, parse_toml
+from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
+from apts_mpi.state_file import (
+    REMEDY,
+    every,
+    is_amount,
+    is_count,
+    is_finite,
+    is_flag,
+    is_real,
+    is_word,
+    misshapen,
+)
 
 # Of this run alone, never taken over from the one that goes on.
 _OWN = ("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort")
 _FREE = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata["free"]}
+
+
+def _is_positive(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+def _is(kind: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, kind)
+
+
+# What is taken up of a checkpoint; the optimizer's state has a form of its own.
+_COMMON_FORM: dict[str, Any] = {
+    "settings": _is(str),
+    "complete": _is(str),
+    "data": {
+        "name": is_word,
+        "digest": is_word,
+        "shards": _is_positive,
+        "sample_shape": every(_is_positive),
+        "classes": every(is_word),
+        "mean": is_finite,
+        "std": lambda value: is_finite(value) and bool((value > 0).all()),
+    },
+    "versions": every(is_word, dict),
+    "network": every(_is(Tensor), dict),
+    "optimizer": _is(dict),
+    "progress": {
+        "iterations": is_count,
+        "accepted": is_count,
+        "work": is_amount,
+        "evaluated_at": lambda value: is_real(value) and value < math.inf,
+        "losses": {"test_loss": is_real, "test_accuracy": is_real},
+        "best": is_amount,
+        "converged": is_flag,
+    },
+    "place": {"number": is_count, "legs": every(every(is_count, dict))},
+    "traffic": every(is_count, dict),
+}
+_OWN_FORM: dict[str, Any] = {
+    "optimizer": _is(dict),
+    "seconds": every(is_amount, dict),
+    "seconds_total": is_amount,
+    "random": _is(Tensor),
+}
 
 
 def settings(
@@ -38,11 +99,56 @@ def settings(
             return config, None
     checkpoint, error = newest(path, comm, say), None
     try:
+        verify(checkpoint)
         config = continued(checkpoint, given, comm.size)
+        outline(checkpoint, config)
+        ever_given(checkpoint, config)
     except InputError as caught:
         error = caught
     comm.agree(error)
     return config, checkpoint
+
+
+def verify(checkpoint: Checkpoint) -> None:
+    """See that all that is taken up is there and of its kind, so that it cannot fail later on.
+
+    Raises:
+        InputError: something is not; the line names it.
+    """
+    for state, form in ((checkpoint.common, _COMMON_FORM), (checkpoint.own, _OWN_FORM)):
+        name = misshapen(state, form)
+        if name is not None:
+            raise fault(checkpoint.path, f"its {name} is missing or cannot be", REMEDY)
+
+
+def outline(checkpoint: Checkpoint, config: TrainConfig) -> nn.Module:
+    """The network of the settings, without memory for its parameters, which the checkpoint has.
+
+    Raises:
+        InputError: the checkpoint has those of another network.
+    """
+    data, tensors = checkpoint.common["data"], checkpoint.common["network"]
+    if len(config.hidden) >= len(tensors):  # before as many layers are made
+        raise fault(checkpoint.path, f"has no network of {len(config.hidden)} layers", REMEDY)
+    try:
+        with torch.device("meta"):
+            module = networks.build(
+                config.network,
+                sample_shape=data["sample_shape"],
+                classes=len(data["classes"]),
+                hidden=config.hidden,
+                seed=config.seed,
+            )
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        what = f"has no network of its settings ({error})"
+        raise fault(checkpoint.path, what, REMEDY) from error
+    wanted = {name: tuple(each.shape) for name, each in module.state_dict().items()}
+    found = {name: tuple(each.shape) for name, each in tensors.items()}
+    if wanted != found:
+        name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
+        what = f"its network's {name[:80]} has shape {found.get(name)}, not {wanted.get(name)}"
+        raise fault(checkpoint.path, what, REMEDY)
+    return module
 
 
 def continued(checkpoint: Checkpoint, given: dict[str, Any], ranks: int) -> TrainConfig:
@@ -76,8 +182,15 @@ def continued(checkpoint: Checkpoint, given: dict[str, Any], ranks: int) -> Trai
 
 
 def completed(checkpoint: Checkpoint) -> TrainConfig:
-    """The settings of the run that wrote it, with every default."""
-    return TrainConfig(**_settings(checkpoint, "complete"))
+    """The settings of the run that wrote it, with every default.
+
+    Raises:
+        InputError: they are none, or some have no value.
+    """
+    config = TrainConfig(**_settings(checkpoint, "complete"))
+    if config.local_steps == AUTO or (config.optimizer in BASELINES and config.lr is None):
+        raise fault(checkpoint.path / COMMON, "has settings that are not complete", REMEDY)
+    return config
 
 
 def ever_given(checkpoint: Checkpoint, config: TrainConfig) -> str:
@@ -94,10 +207,13 @@ def ever_given(checkpoint: Checkpoint, config: TrainConfig) -> str:
 
 
 def _settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    where, text = checkpoint.path / COMMON, checkpoint.common.get(name)
-    if not isinstance(text, str):
-        raise InputError(f"{where}: has no {name}; take another checkpoint")
-    return parse_toml(text, where)
+    where = checkpoint.path / COMMON
+    values = parse_toml(checkpoint.common[name], where)
+    try:
+        TrainConfig(**values)
+    except InputError as error:
+        raise fault(where, str(error), REMEDY) from error
+    return values
 
 
 def run_directory(checkpoint: Checkpoint) -> Path | None:
@@ -120,5 +236,11 @@ def changes(checkpoint: Checkpoint, config: TrainConfig, ranks: int) -> list[str
         if getattr(config, name) != getattr(before, name)
     ]
     if ranks < checkpoint.ranks:
-        told.append(f"the states of ranks {ranks} to {checkpoint.ranks - 1} are dropped")
+        last = checkpoint.ranks - 1
+        which = (
+            f"state of rank {last} is"
+            if ranks == last
+            else f"states of ranks {ranks} to {last} are"
+        )
+        told.append(f"the {which} dropped")
     return told

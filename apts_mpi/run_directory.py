@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from apts_mpi.errors import AgreedError, InputError
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 _MOST_PENDING = 100_000  # rows kept where the disk takes none
+_LONGEST_ROW = 2**20  # bytes; a row has some hundreds
 
 
 class Rows:
@@ -177,9 +179,12 @@ def _rows_of(path: Path, rows: int, warn: Callable[[str], object]) -> bytes:
     """The first rows of a metrics file, as long as they are whole and in order."""
     kept: list[bytes] = []
     try:
+        if not path.is_file():  # to open a pipe would wait for a writer
+            raise OSError(errno.ENOENT, "no such file")
         with path.open("rb") as file:
-            for line in file:
-                if len(kept) == rows or not _is_row(line, len(kept) + 1):
+            while len(kept) < rows:
+                line = file.readline(_LONGEST_ROW)
+                if not _is_row(line, len(kept) + 1):
                     break
                 kept.append(line)
     except OSError as error:
@@ -194,7 +199,9 @@ def _is_row(line: bytes, iteration: int) -> bool:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return line.endswith(b"\n") and isinstance(row, dict) and row.get("iteration") == iteration
+    if not (line.endswith(b"\n") and isinstance(row, dict)):
+        return False
+    return type(row.get("iteration")) is int and row["iteration"] == iteration
 
 
 def _set_aside(path: Path) -> None:

@@ -3,20 +3,88 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from apts_mpi import resuming
 from apts_mpi.checkpoint import Checkpoint
 from apts_mpi.data.batches import Leg, Place
+from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
 from apts_mpi.report import versions
-from apts_mpi.state_file import State
+from apts_mpi.state_file import (
+    REMEDY,
+    State,
+    every,
+    is_count,
+    is_finite,
+    is_flag,
+    is_real,
+    misshapen,
+)
 
 if TYPE_CHECKING:
     from apts_mpi.training import Training
+
+
+def _is_radius(value: Any) -> bool:
+    return is_real(value) and 0.0 < value <= 1e3
+
+
+def _are_pairs(state: Any) -> bool:
+    """Of an L-SR1 model; {} of one that does not learn."""
+    if state == {}:
+        return True
+    if misshapen(state, _PAIRS_FORM) is not None or state["s"].dim() != 2:
+        return False
+    order, memory = state["order"], len(state["s"])
+    in_order = len(set(order)) == len(order) and all(slot < memory for slot in order)
+    return in_order and state["gram"].shape == (3, memory, memory)
+
+
+_PAIRS_FORM: dict[str, Any] = {
+    "s": is_finite,
+    "gram": is_finite,
+    "order": every(is_count),
+    "gamma": lambda value: is_real(value) and 0.0 < value < math.inf,
+    "skipped": is_count,
+}
+
+
+def _is_of_torch(state: Any) -> bool:
+    """Of one of torch's optimizers, which themselves only ask whether there is any."""
+    if not isinstance(state, dict):
+        return False
+    if set(state) == {"step", "exp_avg", "exp_avg_sq"}:
+        tensors = all(isinstance(each, Tensor) for each in state.values())
+        return tensors and is_finite(state["step"]) and bool((state["step"] >= 0).all())
+    buffer = state.get("momentum_buffer")
+    return set(state) <= {"momentum_buffer"} and isinstance(buffer, (Tensor, type(None)))
+
+
+_TORCH = ("optimizer", "inner", "outer")
+# Of all optimizers together; none has all of it.
+_OPTIMIZER_FORM: dict[str, Any] = {
+    **dict.fromkeys(("iterations", "accepted", "samples"), is_count),
+    **dict.fromkeys(("radius", "reach", "global_radius"), _is_radius),
+    "local_radius": lambda value: _is_radius(value) or (is_real(value) and math.isnan(value)),
+    "relaxation": lambda value: is_real(value) and 1.0 <= value < math.inf,
+    **dict.fromkeys(("loss", "own_loss"), is_real),
+    **dict.fromkeys(("ready", "known", "moving"), is_flag),
+    **dict.fromkeys(("losses", "ratio"), every(is_real)),
+    "weight": lambda value: is_real(value) and 0.0 <= value <= 1.0,
+    "signs": {
+        **dict.fromkeys(("rejected", "untrue"), is_count),
+        **dict.fromkeys(("told_floor", "told_rejected", "told_untrue"), is_flag),
+    },
+    "local": {"learned": is_count, "first": is_real, "losses": every(is_real)},
+    **dict.fromkeys(("local_model", "global_model"), _are_pairs),
+    **dict.fromkeys(_TORCH, _is_of_torch),
+}
 
 # What a state that is sound but of something else raises where it is taken up.
 MISFIT = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
@@ -85,10 +153,35 @@ def restore(training: Training, resumed: Checkpoint) -> None:
             t.console.say(f"warning: {what}: the run does not repeat bit for bit")
 
 
+def optimizer_state(checkpoint: Checkpoint, n: int) -> State:
+    """The optimizer's state, of which all is seen to be what an iteration can go on from.
+
+    Args:
+        n: number of parameters.
+
+    Raises:
+        ValueError: it is not.
+    """
+    state = {**checkpoint.common["optimizer"], **checkpoint.own["optimizer"]}
+    name = misshapen(state, _OPTIMIZER_FORM, whole=False)
+    if name is not None:
+        raise ValueError(f"the optimizer's {name} cannot be")
+    done = state["iterations"]
+    if done != checkpoint.iteration or state.get("accepted", 0) > done:
+        raise ValueError(f"the optimizer has done {done} iterations")
+    if "known" in state and not state["losses"]:
+        raise ValueError("the optimizer knows no losses")
+    for name in _TORCH:
+        for key, value in state.get(name, {}).items():
+            if isinstance(value, Tensor) and value.numel() != (1 if key == "step" else n):
+                raise ValueError(f"the optimizer's {name}.{key} has {value.numel()} numbers")
+    return state
+
+
 def misfit(resumed: Checkpoint, error: Exception) -> InputError:
     """What is told of a checkpoint that is sound but of something else."""
     detail = " ".join(f"{type(error).__name__} {error}".split())[:300]
-    return InputError(f"{resumed.path}: does not fit this run ({detail})")
+    return fault(resumed.path, f"does not fit this run ({detail})", REMEDY)
 
 
 def _take_up(training: Training, resumed: Checkpoint) -> None:
@@ -103,8 +196,7 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
         )
     resized = resumed.ranks != t.comm.size
     t.module.load_state_dict(common["network"])
-    state = {**common["optimizer"], **own["optimizer"]}
-    t.optimizer.load_state_dict(state, resized=resized)
+    t.optimizer.load_state_dict(optimizer_state(resumed, t.network.n), resized=resized)
     t.progress = type(t.progress)(**common["progress"])
     if t.progress.iterations != resumed.iteration:
         raise ValueError(f"{t.progress.iterations} iterations in {resumed.iteration}")

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from apts_mpi import networks, resuming, sealed
+from apts_mpi import resuming, sealed
 from apts_mpi.checkpoint import Checkpoint
 from apts_mpi.comm import Comm
 from apts_mpi.config import BASELINES, TrainConfig
@@ -23,7 +23,7 @@ from apts_mpi.evaluation import cross_entropy, evaluate
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.optimizers import optimizer
 from apts_mpi.placement import Samples, load, place
-from apts_mpi.run_state import MISFIT, misfit
+from apts_mpi.run_state import MISFIT, misfit, optimizer_state
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def restore(checkpoint: Checkpoint, comm: Comm) -> Trained:
     network = trained.parameters
     method = optimizer(trained.config, network, comm, whole=False)
     try:
-        state = {**checkpoint.common["optimizer"], **checkpoint.own["optimizer"]}
-        method.load_state_dict(state, resized=True)
+        method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():
             evaluated = network.vector.clone()
         network.vector.copy_(evaluated)
@@ -76,16 +75,10 @@ def restore(checkpoint: Checkpoint, comm: Comm) -> Trained:
 
 
 def _built(checkpoint: Checkpoint) -> Trained:
+    resuming.verify(checkpoint)
     data, config = checkpoint.common["data"], resuming.completed(checkpoint)
-    shape, classes = tuple(map(int, data["sample_shape"])), tuple(map(str, data["classes"]))
-    with torch.device("meta"):  # no memory before it is known how much there is in the file
-        module = networks.build(
-            config.network,
-            sample_shape=shape,
-            classes=len(classes),
-            hidden=config.hidden,
-            seed=config.seed,
-        )
+    shape, classes = tuple(data["sample_shape"]), tuple(data["classes"])
+    module = resuming.outline(checkpoint, config)
     module.load_state_dict(checkpoint.common["network"], assign=True)
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if any(each.shape not in ((), shape) for each in (mean, std)):

@@ -171,3 +171,22 @@ def test_a_place_of_other_settings_is_refused() -> None:
     for leg in (Leg(1, 5, 1), Leg(1, 4, 4), Leg(1, 4, 9)):
         with pytest.raises(ValueError, match="place in the data"):
             batches.go_to(Place(0, (leg,)), [10], 1)
+
+
+@pytest.mark.parametrize(
+    "legs",
+    [
+        [Leg(10**12, 3, 1)],
+        [Leg(2, 10**12, 1)],
+        [Leg(2, 30, 1)],
+        [Leg(0, 3, 1)],
+        [Leg(-1, 3, 1)],
+        [Leg(2, 3, 4)],
+        [Leg(2, 3, -1)],
+        [Leg(1, 40, 40), Leg(2, 1, 1)],
+        [Leg(1, 40, 0)] * 10_000 + [Leg(2, 3, 4)],
+    ],
+)
+def test_a_way_that_no_run_can_have_gone_is_refused_at_once(legs: list[Leg]) -> None:
+    with pytest.raises(ValueError, match=r"a pass on|batches of"):
+        Place(0, tuple(legs)).unseen([20, 20], 0)

@@ -242,7 +242,15 @@ def test_a_file_names_only_what_it_sets(tmp_path: Path) -> None:
         ("hidden = [true]\n", "must be a list of integers"),
         ("memory = \n", "is not valid TOML"),
         ("memory = 3\nmemory = 4\n", "is not valid TOML"),
+        ("hidden = " + "[" * 20_000, "is not valid TOML"),
+        ("seed = " + "9" * 5000, "is not valid TOML"),
+        ("seed = 0x" + "f" * 5000, "seed has too many digits"),
+        ("epochs = " + "9" * 400, "epochs has too many digits"),
+        ("hidden = [0x" + "f" * 5000 + "]", "must be a list of integers"),
+        ("hidden" + ".a" * 3000 + " = 1", "must be a list of integers"),
+        ("#" * 2**20 + "\n", "is longer than 1048576 bytes"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_a_file_that_is_wrong_is_refused_in_one_line_with_its_name(
     text: str, word: str, tmp_path: Path
@@ -265,3 +273,17 @@ def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None
     ):
         with pytest.raises(InputError, match=word):
             read_toml(path)
+
+
+def test_an_endless_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "endless.toml").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="is longer than"):
+        read_toml(tmp_path / "endless.toml")
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\x1b[2J", "\x00", "x" * 5000])
+def test_a_refused_value_is_told_in_one_short_line(value: str) -> None:
+    with pytest.raises(InputError) as caught:
+        TrainConfig(device=value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300

@@ -25,6 +25,7 @@ from apts_mpi.data import (
     read_info,
     read_partition,
     write_shards,
+    writing,
 )
 from apts_mpi.data import format as layout
 from apts_mpi.data.info import Split
@@ -308,3 +309,86 @@ def test_flipped_bit_in_the_samples(tmp_path: Path) -> None:
         with refused(str(path), "damaged"):
             read_partition(directory, "train", ranks - 1, ranks)
     read_partition(directory, "train", 0, 2)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Black and white in chunks of 16 samples, in a single shard of 120."""
+    monkeypatch.setattr(writing, "CHUNK", 1024)
+    x = np.zeros((129, 64), np.uint8)
+    x[::3] = 255
+    source = Source("pictures", x[:120], np.arange(120) % 2, x[120:], np.arange(9) % 2, ("a", "b"))
+    write_shards(source, tmp_path / "pictures", shards=1)
+    return tmp_path / "pictures" / "train-00000-of-00001.h5"
+
+
+def spoil(path: Path, name: str, row: int, new: bytes, offset: int = 0) -> None:
+    """Overwrite a part of the chunk that holds a row, behind HDF5's back."""
+    with h5py.File(path) as file:
+        data = file[name].id
+        info = data.get_chunk_info_by_coord((row, *(0 for _ in data.shape[1:])))
+    content = bytearray(path.read_bytes())
+    content[info.byte_offset + offset : info.byte_offset + offset + len(new)] = new
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["sums", "no sums"])
+@pytest.mark.parametrize(
+    ("name", "new"),
+    [("x", bytes(16 * 64 + 4)), ("y", bytes(120 * 8 + 4)), ("x", b"\0" * 64)],
+    ids=["x lost to zeros", "y lost to zeros", "black for white"],
+)
+def test_what_fletcher32_does_not_notice(
+    pictures: Path, name: str, new: bytes, older: bool
+) -> None:
+    with h5py.File(pictures) as file:
+        white = np.flatnonzero(file["x"][:16, 0])[0]
+    if older:
+        with h5py.File(pictures, "r+") as file:
+            del file["sums"], file.attrs["sums"]
+    expected = read_partition(pictures.parent, "train", 2, 3)
+    spoil(pictures, name, 0, new, offset=64 * int(white) if len(new) == 64 else 0)
+    with h5py.File(pictures) as file:
+        file[name][:]  # to HDF5 all is well
+    with refused(str(pictures)):
+        read_partition(pictures.parent, "train", 0, 3)
+    with refused(str(pictures)):
+        describe(pictures.parent)
+    if name == "x" and not older:  # the others' parts are sound
+        found = read_partition(pictures.parent, "train", 2, 3)
+        assert np.array_equal(found.x, expected.x)
+        assert np.array_equal(found.y, expected.y)
+    else:
+        with refused(str(pictures)):
+            read_partition(pictures.parent, "train", 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda f: f["sums"].__setitem__((0, 0), 7), "table of checksums"),
+        (lambda f: f.pop("sums"), "no data set 'sums'"),
+        (lambda f: f.attrs.pop("sums"), "no attribute 'sums'"),
+        (replace("sums", data=np.zeros((3, 32), "u1")), "expected uint8 of shape"),
+    ],
+)
+def test_checksums_that_are_damaged(
+    pictures: Path, change: Callable[[h5py.File], None], word: str
+) -> None:
+    edit(pictures, change)
+    with refused(str(pictures), word):
+        read_partition(pictures.parent, "train", 0, 3)
+
+
+def test_names_that_cannot_be_printed(sharded: Path) -> None:
+    classes = np.array([b"a", b"two\nlines", b"c"])
+    edit(sharded / "index.h5", attribute("classes", classes))
+    with refused("index.h5", "'classes' is not printable"):
+        read_info(sharded)
+
+
+def test_lines_are_printable_whatever_they_name() -> None:
+    text = str(layout.fault("a\x1b[2J", "b\udcff\nc", "d"))
+    assert text == "a\\x1b[2J: b\\udcff c; d"
+    text.encode()
+    assert len(str(layout.fault("a", "b" * 10**6, "c"))) < 600

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import h5py
@@ -13,12 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.data.checks import check_features, check_labels, check_names
-from apts_mpi.data.format import DAMAGE, fault
+from apts_mpi.data.format import DAMAGE, fault, is_inside
 
 NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
 WANTED = "store x and y, or x_train, y_train, x_test and y_test"
 # deflate cannot pack tighter than about 1032 to 1: a file claiming more is no honest file.
 EXPANSION = 1100
+_HEADER = 512  # characters of an array's header, which Python's parser reads; most have 118
+# What the archive's and the header's readers raise for damage besides.
+_DAMAGE = (*DAMAGE, EOFError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
 
 Array = NDArray[Any]
 Labels = NDArray[np.int64]
@@ -47,7 +52,7 @@ def read_arrays(path: Path) -> Arrays:
         raise fault(path, "is not a file", "name the .npz or .h5 file with --from")
     try:
         found, present = readers[path.suffix](path)
-    except (*DAMAGE, EOFError, zipfile.BadZipFile, NotImplementedError) as exc:
+    except _DAMAGE as exc:
         detail = " ".join(str(exc).split())[:200] or type(exc).__name__
         raise fault(path, f"cannot be read ({detail})", f"save a {path.suffix} file anew") from exc
     return _arranged(path, found, present)
@@ -61,9 +66,8 @@ def _arranged(path: Path, found: dict[str, Array], present: list[str]) -> Arrays
     wanted = ("x", "y") if plain else ("x_train", "y_train", "x_test", "y_test")
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise fault(
-            path, f"has no {missing[0]} (it has {', '.join(present[:20]) or 'nothing'})", WANTED
-        )
+        has = ", ".join(name[:40] for name in present[:20]) or "nothing"
+        raise fault(path, f"has no {missing[0]} (it has {has})", WANTED)
     classes = _class_names(path, found["classes"]) if "classes" in found else None
     pairs = []
     for x_name, y_name in zip(wanted[::2], wanted[1::2], strict=True):
@@ -87,7 +91,7 @@ def _arranged(path: Path, found: dict[str, Array], present: list[str]) -> Arrays
 
 
 def _class_names(path: Path, names: Array) -> tuple[str, ...]:
-    if names.dtype.kind not in "US" or names.ndim != 1:
+    if names.dtype.kind not in "USO" or names.ndim != 1:
         raise fault(path, f"classes is {names.dtype} of shape {names.shape}", "store a row of text")
     texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
     return check_names(path, path.stem, texts)
@@ -111,10 +115,15 @@ def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
             name = member.filename.removesuffix(".npy")
             if name not in NAMES or name == member.filename:
                 continue
+            if name in found:
+                raise fault(path, f"holds {name} twice", "save it anew")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # They can claim any memory to unpack a little.
+                raise fault(path, f"{name} is packed as numpy never does", "save it anew")
             with archive.open(member) as stream:
                 version = np.lib.format.read_magic(stream)
                 read_header = _header_reader(version)
-                shape, _, dtype = read_header(stream)
+                shape, _, dtype = read_header(stream, max_header_size=_HEADER)
                 body = math.prod(shape) * dtype.itemsize
                 if dtype.hasobject:
                     raise fault(path, f"{name} is an object array", "store plain numbers")
@@ -144,10 +153,15 @@ def _read_h5(path: Path) -> tuple[dict[str, Array], list[str]]:
     """The data sets we know, which must lie in this very file, and the names of all."""
     found: dict[str, Array] = {}
     with h5py.File(path, "r") as file:
+        present = list(file)
         for name in NAMES:
-            data = file.get(name)
-            if not isinstance(data, h5py.Dataset):
+            if name not in present:
                 continue
+            if not is_inside(file, name):
+                raise fault(path, f"{name} is a link", "copy the data into its place")
+            data = file[name]
+            if not isinstance(data, h5py.Dataset):
+                raise fault(path, f"{name} is no data set", "store plain numbers")
             if data.dtype.kind == "O":
                 if h5py.check_string_dtype(data.dtype) is None:
                     raise fault(path, f"{name} is an object array", "store plain numbers")
@@ -158,5 +172,5 @@ def _read_h5(path: Path) -> tuple[dict[str, Array], list[str]]:
             _check_size(
                 path, name, data.shape, data.dtype, min(data.id.get_storage_size(), _size(path))
             )
-            found[name] = data.asstr()[:].astype("U") if data.dtype.kind == "O" else data[()]
-        return found, list(file)
+            found[name] = data.asstr()[:] if data.dtype.kind == "O" else data[()]
+    return found, present

@@ -36,11 +36,19 @@ class Place:
 
         Args:
             sizes: samples of each shard. seed: of the run.
+
+        Raises:
+            ValueError: no run can have gone such a way.
         """
         left = np.ones(sum(sizes), dtype=bool)
         for k, leg in enumerate(self.legs):
-            for rank in range(leg.ranks):
-                start, stop = part(sizes, rank, leg.ranks)
+            if not 1 <= leg.ranks <= len(left):
+                raise ValueError(f"a pass on {leg.ranks} ranks over {len(left)} samples")
+            edges = [part(sizes, rank, leg.ranks) for rank in range(leg.ranks)]
+            largest = max(int(left[start:stop].sum()) for start, stop in edges)
+            if not 0 <= leg.taken <= leg.batches <= largest:
+                raise ValueError(f"{leg.taken} of {leg.batches} batches of {largest} samples")
+            for rank, (start, stop) in enumerate(edges if leg.taken else ()):
                 own = np.flatnonzero(left[start:stop])
                 pieces = _pieces(own, leg.batches, seed, rank, self.number, k)
                 for piece in pieces[: leg.taken]:

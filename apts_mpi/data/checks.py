@@ -62,13 +62,14 @@ def check_names(where: Path | str, name: str, classes: Sequence[object]) -> tupl
         raise fault(where, f"data set name {name!r}", "give a printable name")
     if len(classes) < 2:
         raise fault(where, f"{len(classes)} classes", "a classification needs two or more")
-    names = []
+    names: dict[str, None] = {}
     for text in classes:
         if not (isinstance(text, str) and text and text.isprintable()):
-            raise fault(where, f"class name {text!r}", "give printable text")
+            raise fault(where, f"class name {str(text)[:80]!r}", "give printable text")
         if text in names:
-            raise fault(where, f"class name {text!r} is there twice", "give each class its own")
-        names.append(text)
+            what = f"class name {text[:80]!r} is there twice"
+            raise fault(where, what, "give each class its own")
+        names[text] = None
     return tuple(names)
 
 

@@ -57,11 +57,12 @@ def read_records(path: Path) -> tuple[Bytes, Bytes]:
     if not path.is_file():
         raise fault(path, "is not a file", AGAIN)
     try:
+        size = path.stat().st_size
+        if not size or size % RECORD:
+            raise fault(path, f"has {size} bytes, not records of {RECORD}", AGAIN)
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as exc:
         raise fault(path, f"cannot be read ({exc})", AGAIN) from exc
-    if not len(content) or len(content) % RECORD:
-        raise fault(path, f"has {len(content)} bytes, not records of {RECORD}", AGAIN)
     records = content.reshape(-1, RECORD)
     labels = records[:, 0]
     wrong = np.flatnonzero(labels >= CLASSES)

@@ -5,10 +5,15 @@ A sharding is a folder with `index.h5` and, for each split, K files
 (samples,), int64, both chunked with fletcher32; the index holds the table of shards and virtual
 data sets over them. All metadata are fixed-size and written with the HDF5 1.10 file format,
 whose metadata blocks carry checksums: a flipped bit in anything that is used is noticed.
+
+fletcher32 takes a chunk lost to zeros for a sound one, and black for white. So a shard also holds
+`sums` (chunks of x and of y, 32), the SHA-256 of each, and their own as an attribute. Shards that
+have none are older: a part of one is only known to be sound when all of it has been read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
@@ -19,6 +24,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from apts_mpi import sealed
 from apts_mpi.data.info import FORMAT_VERSION, DatasetInfo, Split
@@ -30,15 +36,21 @@ INDEX_KIND = "apts-mpi-index"
 SPLITS = ("train", "test")
 X_DTYPES = ("|u1", "<f4")
 Y_DTYPE = "<i8"
+SUMS = "sums"
 REMEDY = "make the shards again with `python -m apts_mpi shard`"
+
+_LONGEST = 500  # characters of a fault
 
 # What h5py raises for damage, depending on where it strikes.
 DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError)
 
 
 def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
-    """The InputError `where: what; remedy`, kept to one line."""
-    return InputError(" ".join(f"{where}: {what}; {remedy}".splitlines()))
+    """The InputError `where: what; remedy`, one printable line whatever the names in it hold."""
+    what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
+    line = " ".join(f"{where}: {what}; {remedy}".splitlines())
+    # What is escaped may not even have a place in UTF-8.
+    return InputError("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
 
 @contextmanager
@@ -87,7 +99,21 @@ def read_attribute(file: h5py.File, path: Path, name: str, like: Any) -> Any:
         raise fault(path, f"attribute {name!r} claims more bytes than the file has")
     values = np.atleast_1d(np.asarray(file.attrs[name])).tolist()
     found = tuple(value.decode() if text else int(value) for value in values)
+    if not all(str(value).isprintable() for value in found):
+        raise fault(path, f"attribute {name!r} is not printable")
     return found if many else found[0]
+
+
+def is_inside(file: h5py.File, name: str) -> bool:
+    """Whether the file itself has something of that name, and not by a link to elsewhere."""
+    at = file
+    for part in name.split("/"):
+        if not (isinstance(at, h5py.Group) and part in at):
+            return False
+        if not isinstance(at.get(part, getlink=True), h5py.HardLink):
+            return False
+        at = at[part]
+    return True
 
 
 def read_array(
@@ -100,8 +126,7 @@ def read_array(
     chunked: bool = False,
 ) -> h5py.Dataset:
     """The data set `name`, once its type, shape, layout and claimed size have been checked."""
-    link = file.get(name, getlink=True)
-    data = file.get(name) if isinstance(link, h5py.HardLink) else None
+    data = file[name] if is_inside(file, name) else None
     if not isinstance(data, h5py.Dataset):
         raise fault(path, f"has no data set {name!r}")
     if data.dtype != np.dtype(dtype) or data.shape != shape:
@@ -204,6 +229,34 @@ def check_shard(
     x = read_array(file, path, "x", info.dtype, (samples, *info.sample_shape), chunked=chunked)
     y = read_array(file, path, "y", Y_DTYPE, (samples,), chunked=chunked)
     return x, y
+
+
+def chunk_sum(chunk: NDArray[Any]) -> NDArray[np.uint8]:
+    """(32,) SHA-256 of the rows of a chunk."""
+    return np.frombuffer(hashlib.sha256(chunk.data).digest(), dtype=np.uint8)
+
+
+def write_sums(file: h5py.File, x: NDArray[Any], y: NDArray[Any]) -> None:
+    """Add the checksums of the chunks of `x` and `y`, which have been written."""
+    rows = ((data, file[name].chunks[0]) for name, data in (("x", x), ("y", y)))
+    sums = np.stack(
+        [chunk_sum(data[k : k + step]) for data, step in rows for k in range(0, len(data), step)]
+    )
+    file[SUMS] = sums
+    write_attributes(file, {SUMS: hashlib.sha256(sums.data).hexdigest()})
+
+
+def read_sums(
+    file: h5py.File, path: Path, x: h5py.Dataset, y: h5py.Dataset
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """The checksums (chunks, 32) of the chunks of both; None where the shard has none."""
+    if SUMS not in file and SUMS not in file.attrs:
+        return None
+    of_x, of_y = (math.ceil(len(data) / data.chunks[0]) for data in (x, y))
+    sums = read_array(file, path, SUMS, "|u1", (of_x + of_y, 32))[:]
+    if hashlib.sha256(sums.data).hexdigest() != read_attribute(file, path, SUMS, ""):
+        raise fault(path, "is damaged (its table of checksums)")
+    return sums[:of_x], sums[of_x:]
 
 
 def seal(path: Path) -> None:

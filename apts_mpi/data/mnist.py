@@ -30,7 +30,9 @@ FILES = {
     "t10k-labels-idx1-ubyte": (1, "27ae3e4e09519cfbb04c329615203637"),
 }
 DOWNLOAD_LIMIT = 32 * 1024 * 1024  # bytes; the largest file has 10 million
+LARGEST = 64 * 1024 * 1024  # bytes; the largest file, unpacked, has 47 million
 EXPANSION = 1100  # deflate cannot pack tighter than about 1032 to 1
+ROOM = 64 * 1024  # bytes that a file may have besides its data, and an eighth of those
 AGAIN = "fetch it again with --download"
 
 Bytes = NDArray[np.uint8]
@@ -45,6 +47,8 @@ def read_idx(path: Path, dimensions: int, *, md5: str | None = None) -> Bytes:
     """
     try:
         size = path.stat().st_size
+        if size > LARGEST:
+            raise fault(path, f"has {size} bytes, more than any file of MNIST", AGAIN)
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
@@ -53,8 +57,10 @@ def read_idx(path: Path, dimensions: int, *, md5: str | None = None) -> Bytes:
             header = stream.read(4 + 4 * dimensions)
             shape = _shape(path, header, dimensions)
             claimed = math.prod(shape)
-            if claimed > size * (EXPANSION if packed else 1):
+            if claimed > min(size * (EXPANSION if packed else 1), LARGEST):
                 raise fault(path, f"claims {claimed} bytes of data but has {size}", AGAIN)
+            if size > claimed + claimed // 8 + ROOM:  # gzip looks at zeros behind it one by one
+                raise fault(path, f"holds more than the {claimed} bytes it claims", AGAIN)
             body = stream.read(claimed)
             if len(body) < claimed or stream.read(1):
                 order = "less" if len(body) < claimed else "more"

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.data.format import (
     SPLITS,
     check_shard,
+    chunk_sum,
     fault,
     opened,
     read_index,
+    read_sums,
 )
 from apts_mpi.data.info import DatasetInfo
 from apts_mpi.data.partitioning import part
@@ -68,31 +71,60 @@ def scan_shard(
     """Verify rows `lo` to `hi` - 1 of a shard, hand them to `use` block by block, return labels.
 
     `use(offset, block)` gets raw rows (r, *sample_shape), the first being row lo + offset. A
-    shard read whole is compared with its content digest; of a part, HDF5 checks the chunks.
+    shard read whole is compared with its content digest; of a part, every chunk with its own.
     """
     path = directory / info.filename(split, shard)
     with opened(path) as file:
         x, y = check_shard(file, path, info, split, shard)
-        rows = x.chunks[0] if x.chunks else 1
-        step = rows * max(1, BLOCK // max(1, rows * x.dtype.itemsize * math.prod(x.shape[1:])))
-        edges = [lo, *range(lo - lo % step + step, hi, step), hi]
+        sums = None if hi - lo == len(y) else read_sums(file, path, x, y)
         digest = hashlib.sha256()
-        for first, last in pairwise(edges):
-            block = x[first:last]
+        # Without checksums of its chunks only the whole can be known to be sound.
+        blocks = _blocks(x, 0, len(y)) if sums is None else _checked(path, x, sums[0], lo, hi)
+        for first, block in blocks:
             if block.dtype.kind == "f" and not np.isfinite(block).all():
                 row = first + int(np.argwhere(~np.isfinite(block))[0][0])
                 raise fault(path, f"x[{row}] holds NaN or infinity", "mend the source data")
-            digest.update(block.data)
-            use(first - lo, block)
-        labels: NDArray[np.int64] = y[lo:hi]
-        digest.update(labels.data)
+            if sums is None:
+                digest.update(block.data)
+            start, stop = max(first, lo), min(first + len(block), hi)
+            if start < stop:
+                use(start - lo, block[start - first : stop - first])
+        if sums is None:
+            everyone: NDArray[np.int64] = y[:]
+            digest.update(everyone.data)
+            labels = everyone[lo:hi]
+        else:
+            found = [block for _, block in _checked(path, y, sums[1], lo, hi)]
+            labels = np.concatenate(found)[lo % y.chunks[0] :][: hi - lo]
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(info.classes):
             bad = labels[(labels < 0) | (labels >= len(info.classes))][0]
             raise fault(path, f"label {bad} is not in 0..{len(info.classes) - 1}")
         content = info.splits[split].contents[shard]
-        if hi - lo == len(y) and digest.hexdigest() != content:
+        if sums is None and digest.hexdigest() != content:
             raise fault(path, f"the data do not match their digest {content[:12]}")
     return labels
+
+
+def _blocks(data: h5py.Dataset, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Rows `lo` to `hi` - 1 in blocks of whole chunks, each with the number of its first row."""
+    rows = data.chunks[0] if data.chunks else 1
+    step = rows * max(1, BLOCK // max(1, rows * data.dtype.itemsize * math.prod(data.shape[1:])))
+    for first in range(lo, hi, step):
+        yield first, data[first : min(first + step, hi)]
+
+
+def _checked(
+    path: Path, data: h5py.Dataset, sums: NDArray[np.uint8], lo: int, hi: int
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """The chunks that hold rows `lo` to `hi` - 1, each compared with its checksum."""
+    rows = data.chunks[0]
+    for number in range(lo // rows, math.ceil(hi / rows)):
+        first = number * rows
+        chunk = data[first : first + rows]
+        if not np.array_equal(chunk_sum(chunk), sums[number]):
+            name = data.name.strip("/")
+            raise fault(path, f"is damaged ({name}[{first}] to {name}[{first + len(chunk) - 1}])")
+        yield first, chunk
 
 
 def _check_room(directory: Path, info: DatasetInfo, split: str, shard: int) -> None:

@@ -20,7 +20,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from apts_mpi import sealed
-from apts_mpi.data.format import INDEX, LIBVER, SPLITS, Y_DTYPE, fault, seal, write_attributes
+from apts_mpi.data.format import (
+    INDEX,
+    LIBVER,
+    SPLITS,
+    Y_DTYPE,
+    fault,
+    seal,
+    write_attributes,
+    write_sums,
+)
 from apts_mpi.data.info import DatasetInfo, Split
 from apts_mpi.data.moments import Moments
 from apts_mpi.data.partitioning import Indices, shard_indices, skewed_indices
@@ -185,8 +194,11 @@ def _write_all(
         with h5py.File(path, "w", libver=LIBVER) as file:
             write_attributes(file, info.shard_attributes(split, shard))
             file["mean"], file["std"] = info.mean, info.std
-            _write_chunked(file, "x", x[chosen])
-            _write_chunked(file, "y", y[chosen])
+            own_x, own_y = x[chosen], y[chosen]
+            _write_chunked(file, "x", own_x)
+            _write_chunked(file, "y", own_y)
+            if len(chosen):
+                write_sums(file, own_x, own_y)
         sync(path)
     _write_index(folder / INDEX, info)
     sync(folder / INDEX)
