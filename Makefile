@@ -3,6 +3,7 @@
 PYTHON ?= python3
 RANKS ?= 8
 OUT ?= bench
+WORKERS ?= 2
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,10 +15,10 @@ export OMPI_MCA_mpi_yield_when_idle ?= 1
 export OMPI_ALLOW_RUN_AS_ROOT ?= 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: help venv run test lint bench clean
+.PHONY: help venv run test test-faults lint bench clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
 
 venv: $(VENV)/.complete  ## install pinned versions and an MPI runtime into .venv
 
@@ -30,7 +31,12 @@ run: venv  ## train on the embedded digits with 8 ranks (RANKS=N, ARGS='--epochs
 	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m apts_mpi $(ARGS)
 
 test: venv  ## all tests, under 10 minutes on 2 cores
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+test-faults: venv  ## faults at random places of runs and damaged files, at length: an hour or two on 2 cores
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.fuzz --inputs 10000
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.inject --injections 230
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/faults tests/slurm tests/test_watch.py tests/test_resume.py
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -11,7 +11,10 @@ VERSION = next(
     if line.startswith("__version__")
 )
 
-TESTS = ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100", "scipy>=1.10"]
+TESTS = [
+    *("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6"),
+    *("hypothesis>=6.100", "scipy>=1.10"),
+]
 BENCHMARKS = ["matplotlib>=3.10", "scipy>=1.15"]
 LINT = ["ruff>=0.8", "mypy>=1.13"]
 

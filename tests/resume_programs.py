@@ -5,6 +5,7 @@ One MPI job does many runs, as ranks start slowly. Runs are on the digits.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -205,6 +206,33 @@ def a_full_disk_stops_nothing() -> None:
     assert len(lines) == 1, told
     assert "the last one is full/checkpoint/00000002" in lines[0]
     assert [int(path.name) for path in find(Path("full"))] == [6, 2]
+
+
+def a_disk_that_fills_up() -> None:
+    """``disk`` is a file system of its own: checkpoints that find no room are told."""
+    comm = Comm()
+    training = begin("disk/run", "--iterations", "9", "--checkpoint-every", "2")
+    told: list[str] = []
+    training.console.say = told.append  # type: ignore[assignment,method-assign]
+
+    def heard(row: dict[str, Any], lap: object, rest: object) -> None:
+        if comm.rank == 0 and row["iteration"] == 3:
+            with contextlib.suppress(OSError), Path("disk/filler").open("wb", buffering=0) as file:
+                while file.write(b"x" * 512):
+                    pass
+        if row["iteration"] == 5:
+            assert newest(Path("disk/run"), comm, told.append).iteration == 2
+        if comm.rank == 0 and row["iteration"] == 6:
+            Path("disk/filler").unlink()
+
+    summary = training.run(heard)
+    assert summary["outer_iterations"] == len(rows("disk/run")) == 9
+    if comm.rank == 0:
+        failed = [line for line in told if "No space left on device (rank" in line]
+        assert failed, told
+        assert all("the last one is disk/run/checkpoint/00000002" in line for line in failed)
+    assert [int(path.name) for path in find(Path("disk/run"))] == [9, 8]
+    assert not [path.name for path in Path("disk/run/checkpoint").iterdir() if path.name[0] == "."]
 
 
 def wishes_of_the_clock() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,19 @@ def test_what_checkpoints_promise(launch: Launch) -> None:
     )
     done = launch(3, PROGRAMS, *names, timeout=90)
     assert done.status == 0, done.err + done.out
+
+
+def test_a_disk_that_fills_up_stops_nothing(launch: Launch, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, timeout=30).returncode:
+        pytest.skip("needs a small file system of its own, which only root can mount")
+    try:
+        done = launch(2, PROGRAMS, "a_disk_that_fills_up")
+        assert done.status == 0, done.err + done.out
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True, timeout=30)
 
 
 # ---- signals -----------------------------------------------------------------------------------
@@ -120,9 +134,8 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     newest, iterations = listed(run / "checkpoint")[0], int(told[1])
     assert read(newest, 0, 1).iteration == int(newest.name) == iterations == len(rows(run))
     assert not (run / "summary.json").exists()
-    # mpirun's own SIGTERM comes to ranks that have heard of none
-    flags = ("--resume", str(run), "--iterations", "100000")
-    two = Run(3, cache, run, *flags)
+    # All ranks at once, as batch systems do it.
+    two = Run(3, cache, run, "--resume", str(run), "--iterations", "100000")
     two.until(lambda: len(rows(run)) >= iterations + 3)
     for pid in ranks_of(run):
         os.kill(pid, signal.SIGTERM)
@@ -193,7 +206,7 @@ def test_what_a_checkpoint_holds_can_be_seen_and_used_elsewhere(
     assert again.status == 2
     assert "nets/net.safetensors: exists" in again.err
 
-    with safe_open(tmp_path / "nets/net.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(tmp_path / "nets/net.safetensors", "pt") as file:
         about = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     module = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
@@ -206,12 +219,14 @@ def test_what_a_checkpoint_holds_can_be_seen_and_used_elsewhere(
     assert right == pytest.approx(summary["test_accuracy"])
 
     # Shards cut from other samples have another mean: the network still gets what it knows.
-    np.savez(
-        tmp_path / "part.npz",
-        **{"x_train": digits.x_train[:300] / 2.0, "y_train": digits.y_train[:300]},
-        **{"x_test": digits.x_test.astype(np.float64), "y_test": digits.y_test},
-        classes=np.array(digits.classes),
-    )
+    parts = {
+        "x_train": digits.x_train[:300] / 2.0,
+        "y_train": digits.y_train[:300],
+        "x_test": digits.x_test.astype(np.float64),
+        "y_test": digits.y_test,
+        "classes": np.array(digits.classes),
+    }
+    np.savez(tmp_path / "part.npz", allow_pickle=False, **parts)
     cut = ("shard", "arrays", "--from", "part.npz", "--out", "part", "--shards", "2")
     assert launch(0, "-m", "apts_mpi", *cut).status == 0
     other = launch(0, "-m", "apts_mpi", "evaluate", "run", "--data", "part")
