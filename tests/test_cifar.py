@@ -51,6 +51,13 @@ def test_the_folder_above_will_do_and_names_are_optional(folder: Path) -> None:
     assert source.classes == tuple("0123456789")
 
 
+def test_a_pipe_for_names_is_not_waited_for(folder: Path) -> None:
+    (folder / cifar.NAMES).unlink()
+    os.mkfifo(folder / cifar.NAMES)
+    with refused(str(folder / cifar.NAMES), "is not a file"):
+        load_source("cifar10", path=folder)
+
+
 def test_shards(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     command = ["shard", "cifar10", "--from", str(folder), "--out", str(out), "--shards", "2"]

@@ -316,6 +316,20 @@ def test_class_names_that_are_damaged_are_not_left_out(tmp_path: Path) -> None:
         load_source("arrays", path=path)
 
 
+def test_class_names_that_are_no_text(tmp_path: Path, suffix: str) -> None:
+    path = saved(tmp_path / f"own{suffix}", x=X, y=Y // 5, classes=np.array([b"a", b"\xff"]))
+    with refused(str(path), "classes holds no text"):
+        load_source("arrays", path=path)
+
+
+def test_names_of_no_length_that_are_a_million_millions(tmp_path: Path) -> None:
+    header = "{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000000,), }"
+    names = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
+    path = archive_of(tmp_path / "own.npz", zipfile.ZIP_STORED, classes=names)
+    with refused(str(path), "classes claims shape (1000000000000,)"):
+        load_source("arrays", path=path)
+
+
 def test_data_sets_elsewhere(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.h5")  # to open it would wait for ever
     for link in (h5py.ExternalLink("pipe.h5", "x"), h5py.SoftLink("/y")):

@@ -93,12 +93,15 @@ def _arranged(path: Path, found: dict[str, Array], present: list[str]) -> Arrays
 def _class_names(path: Path, names: Array) -> tuple[str, ...]:
     if names.dtype.kind not in "USO" or names.ndim != 1:
         raise fault(path, f"classes is {names.dtype} of shape {names.shape}", "store a row of text")
-    texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    try:
+        texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    except UnicodeDecodeError as exc:
+        raise fault(path, f"classes holds no text ({exc})", "store names in UTF-8") from exc
     return check_names(path, path.stem, texts)
 
 
 def _check_size(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, held: int) -> None:
-    claimed = math.prod(shape) * dtype.itemsize
+    claimed = math.prod(shape) * max(dtype.itemsize, 1)  # text of no length takes room here
     if claimed > EXPANSION * held:
         raise fault(
             path,

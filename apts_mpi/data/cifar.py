@@ -79,6 +79,8 @@ def _names(path: Path) -> tuple[str, ...]:
     """Class names, a line each; numbers where the file is not there."""
     if not path.exists():
         return tuple(str(number) for number in range(CLASSES))
+    if not path.is_file():  # to open a pipe would wait for a writer
+        raise fault(path, "is not a file", "mend it, or remove it")
     try:
         with path.open("rb") as file:
             text = file.read(NAMES_LIMIT).decode("utf-8")

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -68,9 +69,9 @@ def ways(subject: Subject) -> list[Way]:
     forged = [Way(name, change, True) for name, change in subject.forgeries.items()]
     plain = [Way(name, functools.partial(_damage, change)) for name, change in DAMAGES.items()]
     nothing = functools.partial(no_file, pipe=subject.pipe)
-    return [*forged, *plain, Way("no file", nothing), Way("oversized", oversized)] + (
-        forged * (FORGED_TURNS - 1)
-    )
+    plain += [Way("no file", nothing), Way("oversized", oversized)]
+    both = [way for pair in itertools.zip_longest(forged, plain) for way in pair if way]
+    return both + forged * (FORGED_TURNS - 1)
 
 
 class Fuzz:

@@ -7,10 +7,10 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 
 import h5py
 import numpy as np
-import torch
 
 from .asking import LIMIT
 from .reader import MOST_HELD
@@ -99,7 +99,7 @@ from an input that had reached a line of the package that none of its kind had r
 {_markdown_table("way", _rows(results, lambda each: (each.way,)))}
 
 `fuzz.json` has them by file and way. Python {platform.python_version()}, h5py {h5py.__version__},
-HDF5 {h5py.version.hdf5_version}, numpy {np.__version__}, torch {torch.__version__}.
+HDF5 {h5py.version.hdf5_version}, numpy {np.__version__}, torch {version("torch")}.
 """
 
 

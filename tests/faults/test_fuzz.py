@@ -32,7 +32,7 @@ DEAR = ("shards", "index", "checkpoint")  # fewer inputs, so that it is quick
 
 def test_damaged_files_are_refused_or_right(tmp_path: Path) -> None:
     names = list(SUBJECTS)
-    turns = {name: 7 if name.startswith(DEAR) else 30 for name in names}
+    turns = {name: 6 if name.startswith(DEAR) else 30 for name in names}
     numbers = [n for n in range(30 * len(names)) if n // len(names) < turns[names[n % len(names)]]]
     with fuzzing(20, names, tmp_path / "failures") as fuzz:
         results = [fuzz.one(number) for number in numbers]
@@ -91,7 +91,7 @@ def _read(folder: Path) -> bytes:
 
 
 def _takes(folder: Path) -> str:
-    return digest(_read(folder)[:40])
+    return digest(_read(folder))
 
 
 def _hangs(folder: Path) -> str:
@@ -212,7 +212,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[Input]:
     with fuzzing(
         1, list(BAD), failures, known=BAD, limit=3.0, module="tests.faults.test_fuzz"
     ) as fuzz:
-        results = [fuzz.one(number) for number in range(2 * len(BAD))]
+        results = [fuzz.one(number) for number in range(len(BAD))]
     kept = {path.name for path in failures.iterdir()}
     assert kept == {f"1-{each.number}" for each in results if each.outcome == "wrong"}
     return results
@@ -228,7 +228,7 @@ def test_the_table_has_every_input(found: list[Input]) -> None:
     last = table(found).splitlines()[-1].split()
     counts = [sum(each.outcome == outcome for each in found) for outcome in OUTCOMES]
     assert last == ["all", str(len(found)), *map(str, counts)]
-    assert counts[-1] >= len(BAD)
+    assert counts[-1] == len(BAD)
     text = as_markdown(found, "a command")
     total = [line for line in text.splitlines() if line.startswith("| all ")]
     assert [line.strip("|").replace("|", " ").split() for line in total] == [last, last]
