@@ -9,8 +9,10 @@ the disk: a folder with a checkpoint's name is whole.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -144,10 +146,18 @@ class Checkpoints:
 
 def listed(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first, none of them looked at."""
-    if not folder.is_dir():
+    if not _is_folder(folder):
         return []
     found = (path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
     return sorted(found, key=lambda path: int(path.name), reverse=True)
+
+
+def _is_folder(path: Path) -> bool:
+    """OSError where that cannot be seen, which pathlib would take for a no."""
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def set_aside(folder: Path, iteration: int) -> list[str]:
@@ -157,8 +167,10 @@ def set_aside(folder: Path, iteration: int) -> list[str]:
     """
     later = [path for path in listed(folder) if int(path.name) > iteration]
     for path in later:
-        aside = path.with_name(f"{path.name}.set-aside")
-        shutil.rmtree(aside, ignore_errors=True)
+        number, aside = 1, path.with_name(f"{path.name}.set-aside")
+        while aside.exists():
+            number += 1
+            aside = path.with_name(f"{path.name}.set-aside-{number}")
         path.rename(aside)
     return [path.name for path in later]
 

@@ -51,16 +51,27 @@ class OnOneBatch:
 
     def __init__(self, apts: APTS, *, whole: bool) -> None:
         self._apts, self._whole = apts, whole
-        self.state_dict, self.load_state_dict = apts.state_dict, apts.load_state_dict
+        self._unlike = 0  # batches to come that are not the one before
 
     def iterate(self, draw: Draw) -> Iteration:
         """One outer iteration on the next minibatch."""
         objective, samples = draw()
-        return self._apts.iterate(objective, samples=samples, same_batch=self._whole)
+        same = self._whole and self._unlike == 0
+        self._unlike = max(self._unlike - 1, 0)
+        return self._apts.iterate(objective, samples=samples, same_batch=same)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The iterate itself is evaluated."""
         return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs besides the parameters."""
+        return {**self._apts.state_dict(), "unlike": self._unlike}
+
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
+        """Restore it; on other ranks the rest of a pass may come first, then whole parts again."""
+        self._apts.load_state_dict(state, resized=resized)
+        self._unlike = 2 if resized else int(state["unlike"])
 
 
 def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: bool) -> Optimizer:

@@ -197,7 +197,8 @@ def table(summary: dict[str, Any], path: Path) -> str:
         ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
     ]
     total = s["seconds_total_mean"]
-    for name in ("gradient", "algebra", "communication", "wait", "data", "evaluation", "other"):
+    between = ("evaluation", "checkpoint", "other")
+    for name in ("gradient", "algebra", "communication", "wait", "data", *between):
         mean, most = s[f"seconds_{name}_mean"], s[f"seconds_{name}"]
         share = 100 * mean / total if total else 0.0
         rows.append((name, f"{mean:.2f} s  {share:4.1f} %  (slowest rank {most:.2f} s)"))

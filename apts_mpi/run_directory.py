@@ -61,6 +61,8 @@ class Rows:
 
     def sync(self) -> None:
         """Flush to the disk, as far as the disk takes it."""
+        if self._pending:
+            self.flush()
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -70,8 +72,8 @@ class Rows:
         """Whether another run has begun the file anew."""
         try:
             return os.stat(self._path).st_ino != os.fstat(self._file).st_ino
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno == errno.ESTALE  # replaced by another host
 
     def close(self) -> None:
         """No more rows; OSError where some could not be written."""
@@ -124,6 +126,8 @@ class RunDirectory:
                 if shared and not same:
                     for name in (CONFIG, METRICS, SUMMARY):
                         _set_aside(path / name)
+                if same:  # it is of fewer iterations than the run will have
+                    _set_aside(path / SUMMARY)
                 sealed.write(path / CONFIG, config.to_toml().encode())
                 self._rows = Rows(path / METRICS, kept, warn)
             except InputError as caught:
@@ -145,13 +149,16 @@ class RunDirectory:
         Raises:
             AgreedError: on every rank, where another run has begun in the same directory.
         """
-        error = None
         if self._rows is not None:
             self._rows.sync()
-            if self._rows.taken_over():
-                error = InputError(
-                    f"{self.path}: another run has begun here and goes on; this one ends"
-                )
+        self._agree(self._intruder())
+
+    def _intruder(self) -> InputError | None:
+        if self._rows is None or not self._rows.taken_over():
+            return None
+        return InputError(f"{self.path}: another run has begun here and goes on; this one ends")
+
+    def _agree(self, error: InputError | None) -> None:
         failed = self._comm.first_error(error)
         if failed is not None:
             raise AgreedError(failed, status=1)
@@ -162,17 +169,15 @@ class RunDirectory:
         Raises:
             AgreedError: on every rank, where it cannot be written.
         """
-        error = None
-        if self._rows is not None:
+        error = self._intruder()
+        if self._rows is not None and error is None:
             try:
                 self._rows.close()
                 text = _json(summary, indent=2) + "\n"
                 sealed.write(self.path / SUMMARY, text.encode())
             except OSError as caught:
                 error = InputError(f"{self.path}: cannot be written: {caught.strerror}")
-        failed = self._comm.first_error(error)
-        if failed is not None:
-            raise AgreedError(failed, status=1)
+        self._agree(error)
 
 
 def _rows_of(path: Path, rows: int, warn: Callable[[str], object]) -> bytes:

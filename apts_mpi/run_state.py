@@ -26,13 +26,21 @@ from apts_mpi.state_file import (
     is_real,
     misshapen,
 )
+from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule
 
 if TYPE_CHECKING:
     from apts_mpi.training import Training
 
+_RULE = RadiusRule()
+
 
 def _is_radius(value: Any) -> bool:
-    return is_real(value) and 0.0 < value <= 1e3
+    return is_real(value) and _RULE.minimum <= value <= _RULE.maximum
+
+
+def _is_local_radius(value: Any) -> bool:
+    """NaN before the first step; it may fall below the least one when the ball does."""
+    return is_real(value) and (math.isnan(value) or 0.0 < value <= _RULE.maximum)
 
 
 def _are_pairs(state: Any) -> bool:
@@ -71,8 +79,8 @@ _TORCH = ("optimizer", "inner", "outer")
 _OPTIMIZER_FORM: dict[str, Any] = {
     **dict.fromkeys(("iterations", "accepted", "samples"), is_count),
     **dict.fromkeys(("radius", "reach", "global_radius"), _is_radius),
-    "local_radius": lambda value: _is_radius(value) or (is_real(value) and math.isnan(value)),
-    "relaxation": lambda value: is_real(value) and 1.0 <= value < math.inf,
+    "local_radius": _is_local_radius,
+    "relaxation": lambda value: is_real(value) and 1.0 <= value <= RelaxationRule().maximum,
     **dict.fromkeys(("loss", "own_loss"), is_real),
     **dict.fromkeys(("ready", "known", "moving"), is_flag),
     **dict.fromkeys(("losses", "ratio"), every(is_real)),
@@ -108,7 +116,7 @@ def states(training: Training) -> tuple[State, State]:
             "mean": torch.as_tensor(info.mean),
             "std": torch.as_tensor(info.std),
         },
-        "versions": versions(),
+        "versions": _behind(t),
         "network": dict(t.module.state_dict()),
         "optimizer": state,
         "progress": dataclasses.asdict(t.progress),
@@ -120,6 +128,12 @@ def states(training: Training) -> tuple[State, State]:
         "seconds_total": time.perf_counter() - t.started,
         "random": torch.get_rng_state(),
     }
+
+
+def _behind(training: Training) -> dict[str, str]:
+    """All that a run's bits depend on besides its settings."""
+    t = training
+    return {**versions(), "code": t.code, "device": t.device.type, "threads": str(t.threads)}
 
 
 def restore(training: Training, resumed: Checkpoint) -> None:
@@ -147,7 +161,7 @@ def restore(training: Training, resumed: Checkpoint) -> None:
             f"data stay, {t.optimizer.FORGETS} is lost" + (f"; {told}" if told else "")
         )
     t.console.say(line)
-    for name, now in versions().items():
+    for name, now in _behind(t).items():
         if before.get(name) != now:
             what = f"{name} is {now}, was {before.get(name)}"
             t.console.say(f"warning: {what}: the run does not repeat bit for bit")
@@ -173,8 +187,8 @@ def optimizer_state(checkpoint: Checkpoint, n: int) -> State:
         raise ValueError("the optimizer knows no losses")
     for name in _TORCH:
         for key, value in state.get(name, {}).items():
-            if isinstance(value, Tensor) and value.numel() != (1 if key == "step" else n):
-                raise ValueError(f"the optimizer's {name}.{key} has {value.numel()} numbers")
+            if isinstance(value, Tensor) and value.shape != (() if key == "step" else (n,)):
+                raise ValueError(f"the optimizer's {name}.{key} has shape {tuple(value.shape)}")
     return state
 
 

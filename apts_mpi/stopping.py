@@ -51,7 +51,9 @@ class StopSignals:
         if self._handlers:
             signal.set_wakeup_fd(self._wakeup)
             for each, handler in self._handlers.items():
-                signal.signal(each, handler)  # type: ignore[arg-type]
+                # One more of the kind that has been followed may come while the process ends.
+                rest = signal.SIG_IGN if self.caught else handler
+                signal.signal(each, rest)  # type: ignore[arg-type]
             self._handlers = {}
             self._send.close()
             self._thread.join()

@@ -96,7 +96,7 @@ def describe(checkpoint: Checkpoint, comm: Comm) -> str:
     trained, error, lines = restore(checkpoint, comm), None, list[str]()
     try:
         lines = _lines(trained)
-    except MISFIT as caught:
+    except (*MISFIT, OSError) as caught:  # the run that wrote it may remove it
         error = misfit(checkpoint, caught)
     comm.agree(error)
     return "\n".join(lines)

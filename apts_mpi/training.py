@@ -88,6 +88,7 @@ class Training:
         settings = config.to_toml().splitlines()
         facts = {**versions(), "code": code_digest()}
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in facts.items()])
+        self.code = facts["code"]
         self.given = config.to_toml() if resumed is None else resuming.ever_given(resumed, config)
         placement = place(config, comm, self.console.say)
         self.device, self.threads = placement.device, placement.threads
@@ -181,9 +182,17 @@ class Training:
             begun=begun,
             rows=self.progress.iterations,
         )
-        if comm.rank == 0 and resumed is not None:
-            for name in set_aside(path / FOLDER, self.progress.iterations):
-                self.console.say(f"{path / FOLDER / name}: set aside, as the run goes on before it")
+        if resumed is not None:
+            error = None
+            try:
+                names = set_aside(path / FOLDER, self.progress.iterations) if not comm.rank else []
+                for name in names:
+                    self.console.say(
+                        f"{path / FOLDER / name}: set aside, as the run goes on before it"
+                    )
+            except OSError as caught:
+                error = InputError(f"{path / FOLDER}: cannot be written: {caught.strerror}")
+            comm.agree(error)
         return directory, Checkpoints(path / FOLDER, comm, keep=config.keep, run=run)
 
     # ---- the loop --------------------------------------------------------------------------
@@ -266,7 +275,7 @@ class Training:
         """End the run before its end, all ranks together; ``failed``: what its checkpoint did."""
         comm, caught = self.comm, self._signals.caught if self._signals else None
         own = f"{caught} on rank {comm.rank} ({comm.host})" if caught else self._reason
-        reason = comm.first_error(InputError(own) if own else None)
+        reason = comm.first_error(InputError(own) if own else None) or "a rank's wish"
         self.console.stop()
         if self.trace is not None:
             try:
@@ -327,7 +336,7 @@ class Training:
         """The loss over the next minibatch, and how many samples it has, which may be 0."""
         with self.clock.phase("data"):
             index = next(self._indices)
-            if self.batches.whole:
+            if len(index) == len(self.train.y) and self.batches.whole:  # in its own order
                 x, y = self.train.x, self.train.y
             else:
                 chosen = torch.from_numpy(index).to(self.device)

@@ -28,6 +28,7 @@ WAYS = {
     "scaled": ["--batch", "60", "--local-steps", "7"],
     "sr1": ["--local-solver", "sr1", "--batch", "100"],
     "whole": ["--local-solver", "sr1"],
+    "halves": ["--local-solver", "sr1", "--batch", "400"],  # on three ranks; on four all of a part
     "first-order": ["--local-solver", "first-order", "--norm", "inf", "--window", "3"],
     "adam": ["--optimizer", "adam"],
     "sgd": ["--optimizer", "sgd", "--lr", "0.05"],
@@ -94,7 +95,7 @@ def as_if_never_stopped() -> None:
 
 def leave_for_others() -> None:
     """Runs that are stopped in the middle of a pass, for jobs of other sizes."""
-    for name in ("scaled", "sr1", "adam", "local-sgd", "diloco"):
+    for name in ("scaled", "sr1", "halves", "adam", "local-sgd", "diloco"):
         part = begin(f"{name}-left", *WAYS[name], "--iterations", "60")
         stopped(part, STOPPED)
         np.save(f"{name}-vector-{part.comm.rank}.npy", part.network.vector.numpy())
@@ -103,7 +104,7 @@ def leave_for_others() -> None:
 
 def go_on_elsewhere() -> None:
     """From the same iterate, radius and place on another number of ranks; and it trains on."""
-    for name in ("scaled", "sr1", "adam", "local-sgd", "diloco"):
+    for name in ("scaled", "sr1", "halves", "adam", "local-sgd", "diloco"):
         comm = Comm()
         out = f"{name}-on-{comm.size}"
         before = rows(f"{name}-left")
@@ -126,6 +127,20 @@ def go_on_elsewhere() -> None:
             again.run()
             twice.run()
             assert torch.equal(again.network.vector, twice.network.vector)
+
+
+def the_rest_of_a_pass() -> None:
+    """It is drawn first and alone, also where minibatches are all of a part from then on."""
+    training = go_on("halves-left", out="rest", iterations=STOPPED + 3)
+    drawn = [training.comm.sum_scalars([float(training._draw()[1])])[0] for _ in range(3)]
+    assert drawn == [1437 - 3 * 240, 1437, 1437], drawn
+    twice = go_on("halves-left", out="rest-1", iterations=STOPPED + 1)
+    twice.run()
+    again = go_on("rest-1", iterations=STOPPED + 3)
+    again.run()
+    once = go_on("halves-left", out="rest-2", iterations=STOPPED + 3)
+    once.run()
+    assert torch.equal(once.network.vector, again.network.vector)
 
 
 def checkpoints_are_kept() -> None:

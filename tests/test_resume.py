@@ -23,11 +23,12 @@ PROGRAMS = TESTS / "resume_programs.py"
 LONG = "--hidden 8 --threads 1 --epochs 1e6 --evaluate-every 1e5 --checkpoint-every 50".split()
 
 
+@pytest.mark.timeout(600)  # three jobs of many runs, on a machine that may be busy
 def test_runs_that_were_stopped_are_as_if_they_never_were(launch: Launch) -> None:
-    done = launch(3, PROGRAMS, "as_if_never_stopped", "leave_for_others", timeout=120)
+    done = launch(3, PROGRAMS, "as_if_never_stopped", "leave_for_others", timeout=240)
     assert done.status == 0, done.err + done.out
-    for ranks in (2, 4):
-        done = launch(ranks, PROGRAMS, "go_on_elsewhere", timeout=90)
+    for ranks, names in ((2, ["go_on_elsewhere"]), (4, ["go_on_elsewhere", "the_rest_of_a_pass"])):
+        done = launch(ranks, PROGRAMS, *names, timeout=170)
         assert done.status == 0, done.err + done.out
 
 
@@ -37,7 +38,7 @@ def test_what_checkpoints_promise(launch: Launch) -> None:
         *("wishes_of_the_clock", "one_wish_is_enough", "copies_that_differ_make_no_checkpoint"),
         "a_second_run_in_the_same_folder",
     )
-    done = launch(3, PROGRAMS, *names, timeout=90)
+    done = launch(3, PROGRAMS, *names, timeout=150)
     assert done.status == 0, done.err + done.out
 
 
@@ -119,6 +120,7 @@ class Run:
         return self.mpirun.returncode, out
 
 
+@pytest.mark.timeout(400)
 def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     cache: Path, tmp_path: Path, launch: Launch
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_second_signal_ends_at_once(cache: Path, tmp_path: Path) -> None:
 # ---- commands ----------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(400)
 def test_what_a_checkpoint_holds_can_be_seen_and_used_elsewhere(
     launch: Launch, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ SMALL = "--hidden 6 --iterations 3 --keep 1 --checkpoint-every 3 --threads 1".sp
 JOBS: dict[int, dict[str, tuple[str, ...]]] = {  # by ranks
     1: {
         "checkpoint": (),
-        "checkpoint sr1": ("--local-solver", "sr1", "--batch", "100"),
+        "checkpoint sr1": ("--local-solver", "sr1"),
         "checkpoint adam": ("--optimizer", "adam"),
         "checkpoint diloco": ("--optimizer", "diloco"),
     },

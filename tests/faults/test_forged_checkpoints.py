@@ -96,6 +96,7 @@ COMMON = [
     ("checkpoint", "optimizer.ratio", [1.0], "does not fit"),
     ("checkpoint sr1", "optimizer.losses", [], "knows no losses"),
     ("checkpoint sr1", "optimizer.relaxation", 0.0, "relaxation"),
+    ("checkpoint sr1", "optimizer.global_radius", 1e-300, "global_radius"),
     ("checkpoint sr1", "optimizer.global_model.order", [0, 0], "global_model"),
     ("checkpoint adam", "optimizer.optimizer.exp_avg", GONE, "optimizer's optimizer cannot be"),
     ("checkpoint", "complete", lambda text: HUGE + without(text, "hidden"), "shape"),
@@ -204,6 +205,18 @@ def test_moments_that_cannot_be(tmp_path: Path, reader: Reader, name: str, value
         file["arrays/new"] = value
     sealed.seal(path, "apts-mpi-state")
     assert f"data.{name}" in told(reader.ask("checkpoint", tmp_path), "resume", "trained")
+
+
+def test_a_buffer_of_another_shape(tmp_path: Path, reader: Reader) -> None:
+    path = made("checkpoint adam", tmp_path) / "common.h5"
+    with h5py.File(path) as file:
+        n = max(data.size for data in file["arrays"].values())
+    change(path, "state.optimizer.optimizer.exp_avg", {"__array__": "/arrays/new"})
+    with h5py.File(path, "r+") as file:
+        file["arrays/new"] = np.zeros((n, 1), np.float32)
+    sealed.seal(path, "apts-mpi-state")
+    line = told(reader.ask("checkpoint adam", tmp_path), "resume", "trained")
+    assert f"optimizer.exp_avg has shape ({n}, 1)" in line
 
 
 def test_a_random_state_of_another_size(tmp_path: Path, reader: Reader) -> None:
