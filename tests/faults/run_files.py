@@ -233,6 +233,7 @@ def _checkpoint(name: str) -> Subject:
 
 
 RUNS = (
+    *(_checkpoint(name) for runs in JOBS.values() for name in runs),
     Subject(
         "config",
         _make_config,
@@ -253,5 +254,4 @@ RUNS = (
         checked=False,
         plain=_plain_rows,
     ),
-    *(_checkpoint(name) for runs in JOBS.values() for name in runs),
 )

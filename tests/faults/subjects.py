@@ -5,4 +5,5 @@ from __future__ import annotations
 from .data_files import DATA
 from .run_files import RUNS
 
-SUBJECTS = {subject.name: subject for subject in (*DATA, *RUNS)}
+# Runs first, as they are made while the process that reads starts.
+SUBJECTS = {subject.name: subject for subject in (*RUNS, *DATA)}
