@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from apts_mpi.config import AUTO, TrainConfig
 from apts_mpi.data import SOURCES
 from apts_mpi.data.format import SPLITS
+from apts_mpi.data.text import LEVELS
 from apts_mpi.errors import InputError
 
 EPILOG = """\
@@ -114,7 +115,9 @@ def _shard_parser() -> Parser:
     parser = Parser(prog="python -m apts_mpi shard", add_help=False, allow_abbrev=False)
     parser.add_argument("-h", "--help", action="store_true", help="this text")
     parser.add_argument(
-        "source", choices=SOURCES, help="digits (embedded), mnist, cifar10, or your arrays"
+        "source",
+        choices=(*SOURCES, "text"),
+        help="digits (embedded), mnist, cifar10, your arrays, or a text",
     )
     parser.add_argument(
         "--from",
@@ -123,7 +126,8 @@ def _shard_parser() -> Parser:
         metavar="PATH",
         help="mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
         "version's six files; arrays: a .npz or .h5 file with x_train, y_train, x_test, y_test, or "
-        "x and y",
+        "x and y; text: a file, or a folder, of whose *.txt files, in the order of their names, a "
+        "newline comes between",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shard directory")
     parser.add_argument(
@@ -135,9 +139,12 @@ def _shard_parser() -> Parser:
     parser.add_argument(
         "--test-fraction",
         type=float,
-        default=0.2,
         metavar="X",
-        help="part of the samples kept for testing where the source has no split (default 0.2)",
+        help="part of the samples kept for testing where the source has no split (default 0.2); of "
+        "a text its end (default 0.1)",
+    )
+    parser.add_argument(
+        "--level", choices=LEVELS, help="text: what its tokens are (default char, of UTF-8)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order (default 0)")
     parser.add_argument(

@@ -12,7 +12,7 @@ import apts_mpi
 from apts_mpi.arguments import PARSERS
 from apts_mpi.comm import STOP, Comm
 from apts_mpi.config import TrainConfig, read_toml
-from apts_mpi.data import describe, load_source, write_shards
+from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
 from apts_mpi.errors import InputError
 
 if TYPE_CHECKING:
@@ -149,15 +149,8 @@ def _shard(parsed: argparse.Namespace) -> str:
             sizes = [float(size) for size in parsed.sizes.split(",")]
         except ValueError:
             raise InputError(f"--sizes {parsed.sizes}: must be numbers like 3,2,1") from None
-    source = load_source(
-        parsed.source,
-        path=parsed.path,
-        download=parsed.download,
-        test_fraction=parsed.test_fraction,
-        seed=parsed.seed,
-    )
     write_shards(
-        source,
+        _source(parsed),
         parsed.out,
         shards=parsed.shards,
         seed=parsed.seed,
@@ -167,3 +160,23 @@ def _shard(parsed: argparse.Namespace) -> str:
         overwrite=parsed.overwrite,
     )
     return describe(parsed.out)
+
+
+def _source(parsed: argparse.Namespace) -> Source | TextSource:
+    """The data set that `shard` was asked for."""
+    name, path = parsed.source, parsed.path
+    if parsed.level and name != "text":
+        raise InputError(f"--level: {name} has no text; drop the option")
+    if name == "text":
+        if path is None:
+            raise InputError("text: no file given; name a text file or a folder with --from")
+        if parsed.download:
+            raise InputError("--download: a text is not downloaded; drop the option")
+        return load_text(path, level=parsed.level or "char", test_fraction=parsed.test_fraction)
+    return load_source(
+        name,
+        path=path,
+        download=parsed.download,
+        test_fraction=0.2 if parsed.test_fraction is None else parsed.test_fraction,
+        seed=parsed.seed,
+    )

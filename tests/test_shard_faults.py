@@ -184,7 +184,7 @@ INDEX_FORGERIES: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "format": (attribute("format", np.bytes_(b"other")), "'other'"),
     "version": (attribute("format_version", 2), "format version 2 is not 1"),
     "version text": (attribute("format_version", "1"), "wrong type"),
-    "task": (attribute("task", np.bytes_(b"regression")), "'regression'"),
+    "task": (attribute("task", np.bytes_(b"ranking")), "'ranking'"),
     "dtype": (attribute("dtype", np.bytes_(b"<f8")), "'<f8'"),
     "classes": (attribute("classes", np.empty(0, "S1")), "class list is empty"),
     "class names": (attribute("classes", np.array([b"a", b"\xff"])), "damaged"),

@@ -56,11 +56,30 @@ def check_labels(
     return np.ascontiguousarray(numbers, dtype="<i8")
 
 
-def check_names(where: Path | str, name: str, classes: Sequence[object]) -> tuple[str, ...]:
-    """The data set name and two or more distinct class names, printable."""
+def check_targets(where: Path | str, name: str, y: NDArray[Any], samples: int) -> NDArray[Any]:
+    """Targets of a regression, float32 (n, outputs), from real numbers (n,) or (n, outputs)."""
+    if y.dtype.kind not in "buif" or y.ndim not in (1, 2) or 0 in y.shape:
+        raise fault(where, f"{name} is {y.dtype} of shape {y.shape}", "store samples by outputs")
+    if len(y) != samples:
+        what = f"{name} has {len(y)} targets for {samples} samples"
+        raise fault(where, what, "give targets for every sample")
+    with np.errstate(over="ignore"):
+        single = np.ascontiguousarray(y.reshape(samples, -1), dtype="<f4")
+    good = np.isfinite(single)
+    if not good.all():
+        row, output = (int(i) for i in np.argwhere(~good)[0])
+        value = y.reshape(samples, -1)[row, output]
+        raise fault(where, f"{name}[{row}, {output}] is {value}", "remove or rescale such targets")
+    return single
+
+
+def check_names(
+    where: Path | str, name: str, classes: Sequence[object], *, least: int = 2
+) -> tuple[str, ...]:
+    """The data set name and so many or more distinct class names, printable."""
     if not name or not name.isprintable():
         raise fault(where, f"data set name {name!r}", "give a printable name")
-    if len(classes) < 2:
+    if len(classes) < least:
         raise fault(where, f"{len(classes)} classes", "a classification needs two or more")
     names: dict[str, None] = {}
     for text in classes:

@@ -1,14 +1,16 @@
 """The shard format: names, attributes, identity, and the checks made on opening a file.
 
 A sharding is a folder with `index.h5` and, for each split, K files
-`<split>-<k>-of-<K>.h5`. A shard holds `x` (samples, *sample_shape), uint8 or float32, and `y`
-(samples,), int64, both chunked with fletcher32; the index holds the table of shards and virtual
-data sets over them. All metadata are fixed-size and written with the HDF5 1.10 file format,
-whose metadata blocks carry checksums: a flipped bit in anything that is used is noticed.
+`<split>-<k>-of-<K>.h5`. A shard holds `x` (samples, *sample_shape), uint8 or float32, and `y`:
+class indices (samples,), int64, or targets of a regression (samples, outputs), float32. Of a text
+it holds `tokens` (samples,), uint8 or int32, a piece of it. All are chunked with fletcher32; the
+index holds the table of shards and virtual data sets over them. All metadata are fixed-size and
+written with the HDF5 1.10 file format, whose metadata blocks carry checksums: a flipped bit in
+anything that is used is noticed.
 
 fletcher32 takes a chunk lost to zeros for a sound one, and black for white. So a shard also holds
-`sums` (chunks of x and of y, 32), the SHA-256 of each, and their own as an attribute. Shards that
-have none are older: a part of one is only known to be sound when all of it has been read.
+`sums` (chunks of its data sets, 32), the SHA-256 of each, and their own as an attribute. Shards
+that have none are older: a part of one is only known to be sound when all of it has been read.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi import sealed
-from apts_mpi.data.info import FORMAT_VERSION, DatasetInfo, Split
+from apts_mpi.data.info import TASKS, DatasetInfo, Split, attributes_of
 from apts_mpi.errors import InputError
 
 LIBVER = ("v110", "v110")
@@ -35,7 +37,7 @@ INDEX = "index.h5"
 INDEX_KIND = "apts-mpi-index"
 SPLITS = ("train", "test")
 X_DTYPES = ("|u1", "<f4")
-Y_DTYPE = "<i8"
+TOKEN_DTYPES = ("|u1", "<i4")
 SUMS = "sums"
 REMEDY = "make the shards again with `python -m apts_mpi shard`"
 
@@ -162,27 +164,28 @@ def read_index(directory: Path) -> DatasetInfo:
         head = {name: read_attribute(file, path, name, like) for name, like in likes.items()}
         if head["format"] != INDEX_KIND:
             raise fault(path, f"format is {head['format']!r}, not {INDEX_KIND!r}")
-        if head["format_version"] != FORMAT_VERSION:
-            raise fault(
-                path,
-                f"format version {head['format_version']} is not {FORMAT_VERSION}",
-                f"{REMEDY} of this version",
-            )
-        likes = dict(dataset="", task="", shards=0, sample_shape=(0,), dtype="", classes=("",))
+        version = head["format_version"]
+        if version not in TASKS.values():
+            what = f"format version {version} is not one of {sorted({*TASKS.values()})}"
+            raise fault(path, what, f"{REMEDY} of this version")
+        task = read_attribute(file, path, "task", "")
+        if task not in TASKS:
+            raise fault(path, f"task {task!r} is not known")
+        if version != TASKS[task]:
+            raise fault(path, f"format version {version} is not {TASKS[task]}, that of {task}")
+        likes = {"dataset": "", "shards": 0, **attributes_of(task)}
         meta = {name: read_attribute(file, path, name, like) for name, like in likes.items()}
         digest = read_attribute(file, path, "digest", "")
-        shape, shards = meta["sample_shape"], meta["shards"]
-        if meta["task"] != "classification":
-            raise fault(path, f"task {meta['task']!r} is not known")
-        if meta["dtype"] not in X_DTYPES:
-            raise fault(path, f"dtype {meta['dtype']!r} is not one of {X_DTYPES}")
-        if not meta["classes"]:
-            raise fault(path, "the class list is empty")
-        if shards < 1 or not shape or min(shape) < 1:
-            raise fault(path, f"shards {shards} and sample_shape {shape} must be positive")
-        scale = () if meta["dtype"] == "|u1" else shape
+        _check_kind(path, task, meta)
+        shape, shards = meta.get("sample_shape", ()), meta["shards"]
+        scale = () if task == "language" or meta["dtype"] == "|u1" else shape
         mean = read_array(file, path, "mean", "<f8", scale)[()]
         std = read_array(file, path, "std", "<f8", scale)[()]
+        targets = {
+            name: np.asarray(read_array(file, path, name, "<f8", meta["target_shape"])[()])
+            for name in ("target_mean", "target_std")
+            if task == "regression"
+        }
         splits = {}
         for split in SPLITS:
             sizes = read_array(file, path, f"{split}/sizes", "<i8", (shards,))[:]
@@ -194,24 +197,47 @@ def read_index(directory: Path) -> DatasetInfo:
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and np.all(std > 0)):
             raise fault(path, "mean or std is not finite and positive")
+        if not all(np.isfinite(value).all() for value in targets.values()):
+            raise fault(path, "target_mean or target_std is not finite")
         info = DatasetInfo(
             name=meta["dataset"],
-            classes=meta["classes"],
+            classes=meta.get("classes", ()),
             sample_shape=shape,
             dtype=meta["dtype"],
             mean=np.asarray(mean),
             std=np.asarray(std),
             splits=splits,
+            task=task,
+            target_shape=meta.get("target_shape", ()),
+            **targets,
         )
         if info.digest != digest:
             raise fault(path, f"digest {digest[:12]} does not match its contents")
     return info
 
 
+def _check_kind(path: Path, task: str, meta: Mapping[str, Any]) -> None:
+    """Refuse what no index says of its samples."""
+    dtypes = TOKEN_DTYPES if task == "language" else X_DTYPES
+    if meta["dtype"] not in dtypes:
+        raise fault(path, f"dtype {meta['dtype']!r} is not one of {dtypes}")
+    if not meta.get("classes", True):
+        raise fault(path, "the class list is empty")
+    shards = meta["shards"]
+    shapes = {name: meta[name] for name in ("sample_shape", "target_shape") if name in meta}
+    for name, shape in shapes.items():
+        if shards < 1 or not shape or min(shape) < 1:
+            raise fault(path, f"shards {shards} and {name} {shape} must be positive")
+    if shards < 1:
+        raise fault(path, f"shards {shards} must be positive")
+    if len(meta.get("target_shape", (1,))) != 1:
+        raise fault(path, f"target_shape {meta['target_shape']} is not of one dimension")
+
+
 def check_shard(
     file: h5py.File, path: Path, info: DatasetInfo, split: str, shard: int
-) -> tuple[h5py.Dataset, h5py.Dataset]:
-    """The data sets `x` and `y` of a shard file, once it is known to belong to `info`."""
+) -> list[h5py.Dataset]:
+    """The data sets of a shard file (`info.columns`), once it is known to belong to `info`."""
     for name, expected in info.shard_attributes(split, shard).items():
         found = read_attribute(file, path, name, expected)
         if found != expected:
@@ -226,9 +252,10 @@ def check_shard(
         if not np.array_equal(read_array(file, path, name, "<f8", value.shape)[()], value):
             raise fault(path, f"{name} differs from {INDEX}")
     chunked = samples > 0  # HDF5 has no chunks for an empty data set
-    x = read_array(file, path, "x", info.dtype, (samples, *info.sample_shape), chunked=chunked)
-    y = read_array(file, path, "y", Y_DTYPE, (samples,), chunked=chunked)
-    return x, y
+    return [
+        read_array(file, path, name, dtype, (samples, *shape), chunked=chunked)
+        for name, dtype, shape in info.columns
+    ]
 
 
 def chunk_sum(chunk: NDArray[Any]) -> NDArray[np.uint8]:
@@ -236,9 +263,9 @@ def chunk_sum(chunk: NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(chunk.data).digest(), dtype=np.uint8)
 
 
-def write_sums(file: h5py.File, x: NDArray[Any], y: NDArray[Any]) -> None:
-    """Add the checksums of the chunks of `x` and `y`, which have been written."""
-    rows = ((data, file[name].chunks[0]) for name, data in (("x", x), ("y", y)))
+def write_sums(file: h5py.File, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Add the checksums of the chunks of data sets which have been written."""
+    rows = ((data, file[name].chunks[0]) for name, data in columns.items())
     sums = np.stack(
         [chunk_sum(data[k : k + step]) for data, step in rows for k in range(0, len(data), step)]
     )
@@ -247,16 +274,16 @@ def write_sums(file: h5py.File, x: NDArray[Any], y: NDArray[Any]) -> None:
 
 
 def read_sums(
-    file: h5py.File, path: Path, x: h5py.Dataset, y: h5py.Dataset
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-    """The checksums (chunks, 32) of the chunks of both; None where the shard has none."""
+    file: h5py.File, path: Path, columns: Sequence[h5py.Dataset]
+) -> list[NDArray[np.uint8]] | None:
+    """The checksums (chunks, 32) of the chunks of each; None where the shard has none."""
     if SUMS not in file and SUMS not in file.attrs:
         return None
-    of_x, of_y = (math.ceil(len(data) / data.chunks[0]) for data in (x, y))
-    sums = read_array(file, path, SUMS, "|u1", (of_x + of_y, 32))[:]
+    chunks = [math.ceil(len(data) / data.chunks[0]) for data in columns]
+    sums = read_array(file, path, SUMS, "|u1", (sum(chunks), 32))[:]
     if hashlib.sha256(sums.data).hexdigest() != read_attribute(file, path, SUMS, ""):
         raise fault(path, "is damaged (its table of checksums)")
-    return sums[:of_x], sums[of_x:]
+    return np.split(sums, np.cumsum(chunks)[:-1])
 
 
 def seal(path: Path) -> None:

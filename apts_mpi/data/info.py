@@ -5,19 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT_VERSION = 1
+from apts_mpi.errors import InputError
+
+# The format version of each task: an older program refuses the later tasks by their version.
+TASKS = {"classification": 1, "language": 2, "regression": 2}
+
+
+class Column(NamedTuple):
+    """A data set of every shard file: its name, and type and shape of a row."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The table of one split: samples and content digest (sha256, hex) of each shard."""
+    """The table of one split: samples and content digest (sha256, hex) of each shard.
+
+    What is stored of a text is tokens, each a sample; `windowed` counts windows.
+    """
 
     sizes: tuple[int, ...]
     contents: tuple[str, ...]
@@ -37,7 +51,10 @@ class Split:
 class DatasetInfo:
     """What the index says of a sharding.
 
-    `mean` and `std` are float64 of shape () or `sample_shape`, from the training data only.
+    `mean` and `std` are float64 of shape () or `sample_shape`, from the training data only, and
+    0 and 1 for text. `classes` are the names of the classes, or of the tokens of a text, and empty
+    for regression, where `target_shape` is that of a sample's targets, (outputs,), and
+    `target_mean` and `target_std` are theirs over the training data, float64 of that shape.
     `digest` (sha256, hex) identifies the sharding with every byte of its data: two infos are
     equal when their digests are.
     """
@@ -50,11 +67,15 @@ class DatasetInfo:
     std: NDArray[np.float64] = field(repr=False)
     splits: Mapping[str, Split] = field(repr=False)
     task: str = "classification"
-    format_version: int = FORMAT_VERSION
+    target_shape: tuple[int, ...] = ()
+    target_mean: NDArray[np.float64] | None = field(default=None, repr=False)
+    target_std: NDArray[np.float64] | None = field(default=None, repr=False)
+    format_version: int = field(init=False)
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        identity = {
+        object.__setattr__(self, "format_version", TASKS[self.task])
+        identity: dict[str, Any] = {
             "format_version": self.format_version,
             "task": self.task,
             "name": self.name,
@@ -65,6 +86,10 @@ class DatasetInfo:
             "std": [self.std.shape, hashlib.sha256(self.std.tobytes()).hexdigest()],
             "splits": {name: [split.sizes, split.contents] for name, split in self.splits.items()},
         }
+        if self.task == "regression":
+            identity["target_shape"] = self.target_shape
+            for name, value in self.target_moments().items():
+                identity[name] = hashlib.sha256(value.tobytes()).hexdigest()
         text = json.dumps(identity, sort_keys=True)
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
 
@@ -89,6 +114,25 @@ class DatasetInfo:
         """Number of test samples."""
         return self.splits["test"].total
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network tells of a sample (of each token of a text)."""
+        return self.target_shape[0] if self.task == "regression" else len(self.classes)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The data sets of a shard file, in the order in which its digest takes them."""
+        if self.task == "language":
+            return (Column("tokens", self.dtype, ()),)
+        targets = "<f4" if self.task == "regression" else "<i8"
+        x = Column("x", self.dtype, self.sample_shape)
+        return (x, Column("y", targets, self.target_shape))
+
+    def target_moments(self) -> dict[str, NDArray[np.float64]]:
+        """The moments of the targets by the names that the index has for them."""
+        values = {"target_mean": self.target_mean, "target_std": self.target_std}
+        return {name: value for name, value in values.items() if value is not None}
+
     def filename(self, split: str, shard: int) -> str:
         """The name of a shard file inside the folder."""
         return f"{split}-{shard:05d}-of-{self.shards:05d}.h5"
@@ -101,9 +145,7 @@ class DatasetInfo:
             "dataset": self.name,
             "task": self.task,
             "shards": self.shards,
-            "sample_shape": self.sample_shape,
-            "dtype": self.dtype,
-            "classes": self.classes,
+            **{name: getattr(self, name) for name in attributes_of(self.task)},
             "digest": self.digest,
         }
 
@@ -119,3 +161,46 @@ class DatasetInfo:
             "total": table.total,
             "content": table.contents[shard],
         }
+
+
+def attributes_of(task: str) -> dict[str, Any]:
+    """The attributes that an index has of that task besides, each with a value of its type."""
+    if task == "language":
+        return {"dtype": "", "classes": ("",)}
+    if task == "regression":
+        return {"sample_shape": (0,), "dtype": "", "target_shape": (0,)}
+    return {"sample_shape": (0,), "dtype": "", "classes": ("",)}
+
+
+def windowed(info: DatasetInfo, context: int, *, origin: str = "") -> DatasetInfo:
+    """The windows of a text as samples: of shape (context,), counted so in the splits.
+
+    A shard of L tokens has (L - 1) // context windows; window i takes the tokens from
+    i * context to (i + 1) * context, of which the first `context` are the inputs and the last
+    `context` the targets. Tokens behind the last window are left out, and no window goes over the
+    end of a shard.
+
+    Args:
+        info: of a text, as it is stored. context: tokens of a window, 1 or more. origin: names the
+            data in a message.
+
+    Raises:
+        ValueError: no text, or one that has its windows already, or a context below 1.
+        InputError: the context is longer than the text of a shard.
+    """
+    if info.task != "language" or info.sample_shape:
+        raise ValueError(f"{info.task} of samples {info.sample_shape} has no windows to be cut")
+    if context < 1:
+        raise ValueError(f"a context of {context} tokens")
+    splits = {}
+    for name, split in info.splits.items():
+        sizes = tuple(max(tokens - 1, 0) // context for tokens in split.sizes)
+        if not sum(sizes) or (name == "train" and not min(sizes)):
+            shortest = min(split.sizes) if name == "train" else max(split.sizes)
+            raise InputError(
+                f"{origin or info.name}: a context of {context} tokens is longer than a shard's "
+                f"{name} text ({shortest} tokens, {max(shortest - 1, 0)} with a next one); take a "
+                "shorter --context or make fewer shards"
+            )
+        splits[name] = Split(sizes, split.contents)
+    return replace(info, sample_shape=(context,), splits=splits)

@@ -30,24 +30,52 @@ def describe(directory: Path) -> str:
     info = read_info(directory)
     _check_virtual(directory, info)
     moments = Moments(scalar=info.mean.shape == ())
-    counts: dict[str, list[NDArray[np.int64]]] = {split: [] for split in SPLITS}
+    targets = Moments(scalar=False)
+    tables: dict[str, list[NDArray[Any]]] = {split: [] for split in SPLITS}
     work = [(split, shard) for split in SPLITS for shard in range(info.shards)]
     for split, shard in tqdm(work, desc="verifying", unit="file", disable=None, leave=False):
+        counts = np.zeros(len(info.classes), dtype=np.int64)
 
-        def use(_: int, block: NDArray[Any], train: bool = split == "train") -> None:
-            if train:
+        def use(
+            _: int,
+            block: NDArray[Any],
+            train: bool = split == "train",
+            counts: NDArray[np.int64] = counts,
+        ) -> None:
+            if info.task == "language":
+                counts += np.bincount(block, minlength=len(counts))
+            elif train:
                 moments.add(block)
 
         size = info.splits[split].sizes[shard]
-        labels = scan_shard(directory, info, split, shard, 0, size, use)
-        counts[split].append(np.bincount(labels, minlength=len(info.classes)))
-    mean, std = moments.result()
+        y = scan_shard(directory, info, split, shard, 0, size, use)
+        if info.task == "regression":
+            if split == "train":
+                targets.add(y)
+            tables[split].append(y)
+        else:
+            tables[split].append(counts + np.bincount(y, minlength=len(counts)))
+    if info.task != "language":
+        _check_moments(directory, moments, info.mean, info.std, "")
+    if info.target_mean is not None and info.target_std is not None:
+        _check_moments(directory, targets, info.target_mean, info.target_std, "target_")
+    table = _ranges if info.task == "regression" else _table
+    return "\n".join([*heading(info), *(table(info, split, tables[split]) for split in SPLITS)])
+
+
+def _check_moments(
+    directory: Path,
+    found: Moments,
+    mean: NDArray[np.float64],
+    std: NDArray[np.float64],
+    prefix: str,
+) -> None:
+    found_mean, found_std = found.result()
     # Sums taken in another order differ in their last digits.
-    if np.any(np.abs(mean - info.mean) > 1e-6 * info.std + 1e-12 * np.abs(info.mean)):
-        raise fault(directory / INDEX, "the mean is not that of the training data")
-    if np.any(np.abs(std - info.std) > 1e-6 * info.std):
-        raise fault(directory / INDEX, "the std is not that of the training data")
-    return "\n".join([*_heading(info), *(_table(info, s, np.array(counts[s])) for s in SPLITS)])
+    if np.any(np.abs(found_mean - mean) > 1e-6 * std + 1e-12 * np.abs(mean)):
+        raise fault(directory / INDEX, f"the {prefix}mean is not that of the training data")
+    if np.any(np.abs(found_std - std) > 1e-6 * std):
+        raise fault(directory / INDEX, f"the {prefix}std is not that of the training data")
 
 
 def _check_virtual(directory: Path, info: DatasetInfo) -> None:
@@ -63,7 +91,7 @@ def _check_virtual(directory: Path, info: DatasetInfo) -> None:
                 )
                 if size
             ]
-            for name, shape in (("x", info.sample_shape), ("y", ())):
+            for name, _, shape in info.columns:
                 data = file.get(f"{split}/{name}")
                 if not (
                     isinstance(data, h5py.Dataset)
@@ -80,7 +108,29 @@ def _check_virtual(directory: Path, info: DatasetInfo) -> None:
                     raise fault(path, f"virtual data set {split}/{name} does not map the shards")
 
 
-def _heading(info: DatasetInfo) -> list[str]:
+def heading(info: DatasetInfo) -> list[str]:
+    """What the index says, in lines."""
+    first = f"data set       {info.name} ({info.task}, format {info.format_version})"
+    last = f"digest         {info.digest}"
+    names = ", ".join(info.classes[:MOST_COLUMNS])
+    more = ", ..." if len(info.classes) > MOST_COLUMNS else ""
+    if info.task == "language":
+        return [
+            first,
+            f"tokens         {info.samples} train, {info.test_samples} test, "
+            f"in {info.shards} shards",
+            f"stored         {np.dtype(info.dtype).name}",
+            f"vocabulary     {len(info.classes)}: {names}{more}",
+            last,
+            "verified       attributes, digests, tokens, virtual data sets",
+        ]
+    told = f"classes        {len(info.classes)}: {names}{more}"
+    if info.target_mean is not None and info.target_std is not None:
+        mean, std = info.target_mean, info.target_std
+        told = (
+            f"targets        float32 {info.target_shape}: mean {mean.min():.4g} to "
+            f"{mean.max():.4g}, std {std.min():.4g} to {std.max():.4g}"
+        )
     scale = "one for all features" if info.mean.shape == () else "per feature"
     mean, std = info.mean, info.std
     values = (
@@ -88,28 +138,40 @@ def _heading(info: DatasetInfo) -> list[str]:
         if info.mean.shape == ()
         else f"mean {mean.min():.4g} to {mean.max():.4g}, std {std.min():.4g} to {std.max():.4g}"
     )
-    names = ", ".join(info.classes[:MOST_COLUMNS])
-    more = ", ..." if len(info.classes) > MOST_COLUMNS else ""
+    kind = "targets" if info.task == "regression" else "labels"
     return [
-        f"data set       {info.name} ({info.task}, format {info.format_version})",
+        first,
         f"samples        {info.samples} train, {info.test_samples} test, in {info.shards} shards",
         f"sample         {np.dtype(info.dtype).name} {info.sample_shape}",
-        f"classes        {len(info.classes)}: {names}{more}",
+        told,
         f"normalisation  {values} ({scale})",
-        f"digest         {info.digest}",
-        "verified       attributes, digests, labels, normalisation, virtual data sets",
+        last,
+        f"verified       attributes, digests, {kind}, normalisation, virtual data sets",
     ]
 
 
-def _table(info: DatasetInfo, split: str, counts: NDArray[np.int64]) -> str:
-    """Sizes and class counts of each shard.
+def _ranges(info: DatasetInfo, split: str, targets: list[NDArray[Any]]) -> str:
+    """Sizes and targets of each shard."""
+    rows = [["file", "start", "samples", "least", "mean", "most"]]
+    table = info.splits[split]
+    for shard, y in enumerate(targets):
+        values = [f"{v:.4g}" for v in (y.min(), y.mean(dtype=float), y.max())] if len(y) else "---"
+        name = info.filename(split, shard)
+        rows.append([name, str(table.starts[shard]), str(len(y)), *values])
+    return _aligned(rows)
+
+
+def _table(info: DatasetInfo, split: str, found: list[NDArray[Any]]) -> str:
+    """Sizes and counts of classes or tokens of each shard.
 
     The skew is the total-variation distance between the class frequencies of a shard and those
     of the split: 0 when they are the same, near 1 when the shard has one rare class.
     """
     few = len(info.classes) <= MOST_COLUMNS
-    head = list(info.classes) if few else ["classes", "fewest", "most"]
-    rows = [["file", "start", "samples", "skew", *head]]
+    counts = np.array(found)
+    units = ["tokens", "distinct"] if info.task == "language" else ["samples", "classes"]
+    head = list(info.classes) if few else [units[1], "fewest", "most"]
+    rows = [["file", "start", units[0], "skew", *head]]
     whole = counts.sum(axis=0) / max(1, counts.sum())
     table = info.splits[split]
     for shard, row in enumerate(counts):
@@ -118,6 +180,10 @@ def _table(info: DatasetInfo, split: str, counts: NDArray[np.int64]) -> str:
         cells = row if few else [np.count_nonzero(row), row.min(), row.max()]
         name = info.filename(split, shard)
         rows.append([name, str(table.starts[shard]), str(size), skew, *map(str, cells)])
+    return _aligned(rows)
+
+
+def _aligned(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(["", *lines])

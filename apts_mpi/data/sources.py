@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.data.arrays import read_arrays
-from apts_mpi.data.checks import check_features, check_labels, check_names
+from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
 from apts_mpi.data.cifar import read_cifar10
 from apts_mpi.data.format import fault
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
@@ -21,6 +21,7 @@ from apts_mpi.data.partitioning import split_indices
 from apts_mpi.errors import InputError
 
 SOURCES = ("digits", "mnist", "cifar10", "arrays")
+TASKS = ("classification", "regression")
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,33 +30,46 @@ class Source:
 
     `x_*` are (n, *sample_shape); uint8 is kept (image-like), all other real types become
     float32. `y_*` are class indices 0..C-1 of shape (n,), made int64; `classes` has C >= 2
-    names. `origin` names the data in messages. Raises InputError.
+    names. Of the task "regression" `y_*` are targets (n,) or (n, outputs), made float32 of shape
+    (n, outputs), and `classes` is empty. `origin` names the data in messages. Raises InputError.
     """
 
     name: str
     x_train: NDArray[Any]
-    y_train: NDArray[np.int64]
+    y_train: NDArray[Any]
     x_test: NDArray[Any]
-    y_test: NDArray[np.int64]
-    classes: tuple[str, ...]
+    y_test: NDArray[Any]
+    classes: tuple[str, ...] = ()
     origin: str = ""
+    task: str = "classification"
 
     def __post_init__(self) -> None:
         where = self.origin or self.name
-        checked: dict[str, Any] = {
-            "origin": where,
-            "classes": check_names(where, self.name, self.classes),
-        }
+        if self.task not in TASKS or (self.task == "regression" and self.classes):
+            raise ValueError(f"a source of {self.task} with {len(self.classes)} classes")
+        regression = self.task == "regression"
+        names = check_names(where, self.name, self.classes, least=0 if regression else 2)
+        checked: dict[str, Any] = {"origin": where, "classes": names}
         for split in ("train", "test"):
             x, y = np.asarray(getattr(self, f"x_{split}")), np.asarray(getattr(self, f"y_{split}"))
             x = checked[f"x_{split}"] = check_features(where, f"x_{split}", x)
-            y = check_labels(where, f"y_{split}", y, len(x), len(self.classes))
+            if regression:
+                y = check_targets(where, f"y_{split}", y, len(x))
+            else:
+                y = check_labels(where, f"y_{split}", y, len(x), len(self.classes))
             checked[f"y_{split}"] = y
         train, test = (f"{x.dtype} {x.shape[1:]}" for x in (checked["x_train"], checked["x_test"]))
         if train != test:
             raise fault(where, f"samples are {train} in x_train, {test} in x_test", "make one kind")
+        if checked["y_train"].shape[1:] != checked["y_test"].shape[1:]:
+            outputs = " and ".join(str(checked[f"y_{s}"].shape[1]) for s in ("train", "test"))
+            raise fault(where, f"{outputs} outputs in y_train and y_test", "make one kind")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    def columns(self, split: str) -> dict[str, NDArray[Any]]:
+        """The data sets of a split."""
+        return {name: getattr(self, f"{name}_{split}") for name in ("x", "y")}
 
 
 def cache_root() -> Path:

@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from apts_mpi.data.format import (
     INDEX,
     LIBVER,
     SPLITS,
-    Y_DTYPE,
     fault,
     seal,
     write_attributes,
@@ -32,19 +32,22 @@ from apts_mpi.data.format import (
 )
 from apts_mpi.data.info import DatasetInfo, Split
 from apts_mpi.data.moments import Moments
-from apts_mpi.data.partitioning import Indices, shard_indices, skewed_indices
+from apts_mpi.data.partitioning import Indices, apportion, shard_indices, skewed_indices
 from apts_mpi.data.reading import read_info
 from apts_mpi.data.sources import Source
+from apts_mpi.data.text import TextSource
 from apts_mpi.errors import InputError
 from apts_mpi.sealed import sync
 
 CHUNK = 512 * 1024  # bytes: large enough to stream, small enough that a slice reads little else
 RETIRED = "retired"  # the replaced folder, until the new one is in its place
+Rows = Indices | slice  # of a split that make a shard; a text is not shuffled
+Parts = dict[str, list[Rows]]
 OURS = re.compile(r"index\.h5|(train|test)-\d{5,}-of-\d{5,}\.h5")
 
 
 def write_shards(
-    source: Source,
+    source: Source | TextSource,
     directory: Path,
     *,
     shards: int,
@@ -59,7 +62,8 @@ def write_shards(
 
     The training data are shuffled by `seed` and cut equally; in proportion to the K numbers
     `sizes`; or with label skew of concentration `dirichlet`. `stratified` gives all shards the
-    class frequencies of the whole. The test data are always cut equally.
+    class frequencies of the whole. The test data are always cut equally. A text is cut into pieces
+    in its own order; `stratified` and `dirichlet` are not for it, nor for a regression.
 
     The folder appears whole or not at all. One that exists is refused, unless `overwrite`
     replaces it, or `exist_ok` and it holds the same data already. When another process creates
@@ -74,12 +78,19 @@ def write_shards(
             _check_ours(directory)
         elif not exist_ok:
             raise _refusal(directory)
-    if dirichlet is None:
-        train = shard_indices(source.y_train, shards, seed, stratified=stratified, sizes=sizes)
+    parts: Parts
+    if isinstance(source, TextSource):
+        parts = {
+            "train": _pieces(source.train, shards, sizes),
+            "test": _pieces(source.test, shards),
+        }
     else:
-        train = skewed_indices(source.y_train, shards, seed, dirichlet)
-    test = shard_indices(source.y_test, shards, seed, stratified=stratified, least=0)
-    parts = {"train": train, "test": test}
+        if dirichlet is None:
+            train = shard_indices(source.y_train, shards, seed, stratified=stratified, sizes=sizes)
+        else:
+            train = skewed_indices(source.y_train, shards, seed, dirichlet)
+        test = shard_indices(source.y_test, shards, seed, stratified=stratified, least=0)
+        parts = {"train": [*train], "test": [*test]}
     info = _info(source, parts)
     if exist_ok and _occupied(directory) and _same(directory, info, strict=not overwrite):
         return info
@@ -102,19 +113,34 @@ def write_shards(
     return info
 
 
+def _pieces(tokens: NDArray[Any], shards: int, sizes: Sequence[float] | None = None) -> list[Rows]:
+    """Contiguous pieces of a text, of two tokens at least."""
+    counts = apportion(len(tokens), [1.0] * shards if sizes is None else sizes, least=2)
+    return [slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=0))]
+
+
 def _check_options(
-    source: Source,
+    source: Source | TextSource,
     shards: int,
     stratified: bool,
     sizes: Sequence[float] | None,
     dirichlet: float | None,
 ) -> None:
-    samples = len(source.y_train)
-    if not 1 <= shards <= samples:
+    if isinstance(source, TextSource):
+        kind = "tokens"
+        samples = min(len(source.train), len(source.test))
+        most = samples // 2
+    else:
+        kind = "training samples"
+        samples = most = len(source.y_train)
+    if not 1 <= shards <= most:
         raise InputError(
-            f"{source.origin}: cannot cut {samples} training samples into {shards} shards; "
-            f"give --shards between 1 and {samples}"
+            f"{source.origin}: cannot cut {samples} {kind} into {shards} shards; "
+            f"give --shards between 1 and {most}"
         )
+    if source.task != "classification" and (stratified or dirichlet is not None):
+        name = "--stratified" if stratified else "--dirichlet"
+        raise InputError(f"{name}: {source.origin} has no classes to go by; drop the option")
     if dirichlet is not None and (stratified or sizes is not None):
         raise InputError("--dirichlet sets classes and sizes itself; drop --stratified and --sizes")
     if dirichlet is not None and not 0 < dirichlet <= 1e9:
@@ -152,26 +178,33 @@ def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
     return same
 
 
-def _arrays(source: Source, split: str) -> tuple[NDArray[Any], Indices]:
-    return (source.x_train, source.y_train) if split == "train" else (source.x_test, source.y_test)
-
-
-def _info(source: Source, parts: dict[str, list[Indices]]) -> DatasetInfo:
+def _info(source: Source | TextSource, parts: Parts) -> DatasetInfo:
+    if isinstance(source, TextSource):
+        return _text_info(source, parts)
     moments = Moments(scalar=source.x_train.dtype == np.uint8)
+    targets = Moments(scalar=False)
     splits = {}
     for split in SPLITS:
-        x, y = _arrays(source, split)
-        contents = []
+        x, y = source.columns(split).values()
+        sizes, contents = [], []
         for chosen in parts[split]:
+            assert not isinstance(chosen, slice), "samples are shuffled"
             digest = hashlib.sha256()
             for rows in np.array_split(chosen, max(1, len(chosen) * x[:1].nbytes // CHUNK)):
                 digest.update(x[rows].data)
                 if split == "train":
                     moments.add(x[rows])
             digest.update(y[chosen].data)
+            if split == "train" and source.task == "regression":
+                targets.add(y[chosen])
+            sizes.append(len(chosen))
             contents.append(digest.hexdigest())
-        splits[split] = Split(tuple(len(chosen) for chosen in parts[split]), tuple(contents))
+        splits[split] = Split(tuple(sizes), tuple(contents))
     mean, std = moments.result()
+    more: dict[str, Any] = {}
+    if source.task == "regression":
+        more = dict(zip(("target_mean", "target_std"), targets.result(), strict=True))
+        more["target_shape"] = source.y_train.shape[1:]
     return DatasetInfo(
         name=source.name,
         classes=source.classes,
@@ -180,25 +213,43 @@ def _info(source: Source, parts: dict[str, list[Indices]]) -> DatasetInfo:
         mean=mean,
         std=std,
         splits=splits,
+        task=source.task,
+        **more,
     )
 
 
-def _write_all(
-    folder: Path, info: DatasetInfo, source: Source, parts: dict[str, list[Indices]]
-) -> None:
+def _text_info(source: TextSource, parts: Parts) -> DatasetInfo:
+    splits = {}
+    for split in SPLITS:
+        (tokens,) = source.columns(split).values()
+        pieces = [tokens[chosen] for chosen in parts[split]]
+        contents = tuple(hashlib.sha256(piece.data).hexdigest() for piece in pieces)
+        splits[split] = Split(tuple(map(len, pieces)), contents)
+    return DatasetInfo(
+        name=source.name,
+        classes=source.classes,
+        sample_shape=(),
+        dtype=source.train.dtype.str,
+        mean=np.zeros(()),
+        std=np.ones(()),
+        splits=splits,
+        task=source.task,
+    )
+
+
+def _write_all(folder: Path, info: DatasetInfo, source: Source | TextSource, parts: Parts) -> None:
     work = [(split, shard) for split in SPLITS for shard in range(info.shards)]
     for split, shard in tqdm(work, desc="writing shards", unit="file", disable=None, leave=False):
-        x, y = _arrays(source, split)
         chosen = parts[split][shard]
+        own = {name: data[chosen] for name, data in source.columns(split).items()}
         path = folder / info.filename(split, shard)
         with h5py.File(path, "w", libver=LIBVER) as file:
             write_attributes(file, info.shard_attributes(split, shard))
             file["mean"], file["std"] = info.mean, info.std
-            own_x, own_y = x[chosen], y[chosen]
-            _write_chunked(file, "x", own_x)
-            _write_chunked(file, "y", own_y)
-            if len(chosen):
-                write_sums(file, own_x, own_y)
+            for name, data in own.items():
+                _write_chunked(file, name, data)
+            if info.splits[split].sizes[shard]:
+                write_sums(file, own)
         sync(path)
     _write_index(folder / INDEX, info)
     sync(folder / INDEX)
@@ -217,10 +268,12 @@ def _write_index(path: Path, info: DatasetInfo) -> None:
     with h5py.File(path, "w", libver=LIBVER, userblock_size=sealed.SIZE) as file:
         write_attributes(file, info.index_attributes())
         file["mean"], file["std"] = info.mean, info.std
+        for name, value in info.target_moments().items():
+            file[name] = value
         for split, table in info.splits.items():
             file[f"{split}/sizes"] = np.array(table.sizes, dtype="<i8")
             file[f"{split}/contents"] = np.array(table.contents, dtype="S64")
-            for name, dtype, shape in (("x", info.dtype, info.sample_shape), ("y", Y_DTYPE, ())):
+            for name, dtype, shape in info.columns:
                 layout = h5py.VirtualLayout((table.total, *shape), dtype=dtype)
                 for shard, (start, size) in enumerate(
                     zip(table.starts[:-1], table.sizes, strict=True)

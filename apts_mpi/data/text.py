@@ -1,0 +1,137 @@
+"""Text as tokens: characters or bytes, and the names that a vocabulary has in the index."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from apts_mpi.data.checks import check_names
+from apts_mpi.data.format import fault
+from apts_mpi.errors import InputError
+
+LEVELS = ("char", "byte")
+TEST_FRACTION = 0.1
+SEPARATOR = b"\n"  # between the files of a folder
+_UNICODE = 0x110000  # code points
+
+Tokens = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TextSource:
+    """A text in memory: the tokens of its training and its test part, each (n,), in their order.
+
+    Tokens are uint8, or int32 where the vocabulary has more than 256; `classes` are their names:
+    a printable character itself, U+000A or 0x0A. `origin` names the text in messages.
+    """
+
+    name: str
+    train: Tokens
+    test: Tokens
+    classes: tuple[str, ...]
+    origin: str = ""
+    task = "language"
+
+    def columns(self, split: str) -> dict[str, Tokens]:
+        """The data sets of a split."""
+        return {"tokens": self.train if split == "train" else self.test}
+
+
+def load_text(path: Path, *, level: str = "char", test_fraction: float | None = None) -> TextSource:
+    """Read a text file, or the *.txt files of a folder in the order of their names.
+
+    The files of a folder are joined by a newline. Of characters the vocabulary is the sorted
+    distinct ones of the whole text, which must be UTF-8; of bytes it is all 256. The last
+    `test_fraction` of the tokens (default 0.1), rounded up, are the test. Raises InputError.
+    """
+    if level not in LEVELS:
+        raise InputError(f"--level {level}: choose one of {', '.join(LEVELS)}")
+    fraction = TEST_FRACTION if test_fraction is None else test_fraction
+    if not 0 < fraction < 1:
+        raise InputError(f"test fraction {fraction}: give a number between 0 and 1")
+    contents = [(each, _content(each)) for each in _files(path)]
+    if level == "byte":
+        tokens = np.frombuffer(SEPARATOR.join(raw for _, raw in contents), dtype=np.uint8)
+        classes = tuple(f"0x{byte:02X}" for byte in range(256))
+    else:
+        text = SEPARATOR.decode().join(_decoded(each, raw) for each, raw in contents)
+        tokens, classes = encode(text)
+        if len(classes) < 2:
+            what = "is empty" if not classes else f"has one distinct character, {classes[0]}"
+            raise fault(path, what, "give a text of two or more")
+    tests = math.ceil(fraction * len(tokens))
+    if min(tests, len(tokens) - tests) < 2:
+        raise fault(
+            path,
+            f"has {len(tokens)} tokens, {tests} of them for the test",
+            "training and test take two or more each; give more text or another --test-fraction",
+        )
+    check_names(path, path.stem, classes)
+    train, test = tokens[: len(tokens) - tests], tokens[len(tokens) - tests :]
+    return TextSource(path.stem, train, test, classes, origin=str(path))
+
+
+def encode(text: str) -> tuple[Tokens, tuple[str, ...]]:
+    """The tokens (n,) of a text's characters, and the names of its vocabulary, in order."""
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+    number = np.zeros(_UNICODE, dtype=np.int32)
+    number[codes] = 1
+    known = np.flatnonzero(number)
+    number[known] = np.arange(len(known))
+    tokens = number.astype(np.uint8 if len(known) <= 256 else "<i4")[codes]
+    return tokens, tuple(_name(chr(code)) for code in known)
+
+
+def decode(tokens: Tokens, classes: Sequence[str]) -> str:
+    """The text of tokens (n,), by the names of their vocabulary; bytes that are no UTF-8 as U+FFFD.
+
+    Raises:
+        ValueError: a name is not one of a character or a byte.
+    """
+    if all(len(name) == 4 and name.startswith("0x") for name in classes):
+        values = bytes(int(name, 16) for name in classes)
+        return bytes(values[token] for token in tokens).decode(errors="replace")
+    letters = [
+        name if len(name) == 1 else chr(int(name.removeprefix("U+"), 16)) for name in classes
+    ]
+    return "".join(letters[token] for token in tokens)
+
+
+def _name(character: str) -> str:
+    plain = character.isprintable() and not character.isspace()
+    return character if plain else f"U+{ord(character):04X}"
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(each for each in path.glob("*.txt") if each.is_file())
+        if not found:
+            raise fault(
+                path, "has no *.txt files", "name a text file or a folder of such with --from"
+            )
+        return found
+    if not path.is_file():
+        raise fault(path, "is no file", "name a text file or a folder of *.txt files with --from")
+    return [path]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise fault(path, f"cannot be read ({exc.strerror})", "mend it, or leave it out") from exc
+
+
+def _decoded(path: Path, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise fault(
+            path, f"is not UTF-8 (byte {exc.start})", "convert it, or take bytes with --level byte"
+        ) from exc
