@@ -111,31 +111,41 @@ class Comm:
         self._leave()
         self.traffic.bytes_allreduced += buffer.nbytes
 
-    def sum_message(self, message: FusedMessage, scalars: Sequence[float]) -> list[float]:
+    def sum_message(self, message: FusedMessage, *rows: Sequence[float]) -> list[float]:
         """Sum a vector and scalars over all ranks, one Allreduce.
 
         Args:
             message: its ``vector`` is summed in place.
-            scalars: this rank's; at most ``message.scalars``. One that is not finite makes its sum
-                NaN on every rank.
+            rows: one or more, the scalars of each of this rank's subdomains; rows of all ranks are
+                of one length, at most ``message.scalars``. A scalar that is not finite makes its
+                sum NaN on every rank.
 
         Returns:
-            The scalars' exact sums, the same on every rank.
+            The scalars' exact sums, the same on every rank and however rows are spread over ranks.
+
+        Raises:
+            ValueError: rows that do not fit, or more than MOST_RANKS over all ranks if all have as
+                many as this one.
         """
         self.traffic.vector_allreduces += 1
-        return self._sum(message, scalars)
+        return self._sum(message, rows)
 
-    def sum_scalars(self, scalars: Sequence[float]) -> list[float]:
+    def sum_scalars(self, *rows: Sequence[float]) -> list[float]:
         """Sum scalars over all ranks, exactly as ``sum_message`` does, one small Allreduce."""
         self.traffic.scalar_allreduces += 1
-        return self._sum(self._scalars, scalars)
+        return self._sum(self._scalars, rows)
 
-    def _sum(self, message: FusedMessage, scalars: Sequence[float]) -> list[float]:
-        message.load(scalars)
+    def _sum(self, message: FusedMessage, rows: Sequence[Sequence[float]]) -> list[float]:
+        if len(rows) * self.size > MOST_RANKS:
+            raise ValueError(
+                f"{len(rows)} rows of scalars on each of {self.size} ranks: no more than "
+                f"{MOST_RANKS} together are summed exactly"
+            )
+        message.load(*rows)
         message.flags[:] = self._wishes
         self.allreduce(message.host)
         np.logical_or(self._heard, message.flags, out=self._heard)
-        return message.unload(len(scalars))
+        return message.unload(len(rows[0]))
 
     def wish(self, what: int) -> None:
         """Ask all ranks for STOP or CHECKPOINT, with the next message that is sent anyway.

@@ -45,17 +45,26 @@ class CountedMessages:
         self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
         return objective(with_gradient)
 
-    def join(self, scalars: Sequence[float]) -> list[float]:
-        """Sum ``vector`` and the scalars over the ranks; the scalars' sums are returned."""
-        return self._told(self._comm.sum_message(self._message, (*scalars, self._untold)))
+    def join(self, *rows: Sequence[float]) -> list[float]:
+        """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
 
-    def sum(self, scalars: Sequence[float]) -> list[float]:
-        """Sum scalars over the ranks."""
-        return self._told(self._comm.sum_scalars((*scalars, self._untold)))
+        Returns:
+            The scalars' sums, exact and the same however subdomains are spread over ranks.
+        """
+        return self._told(self._comm.sum_message(self._message, *self._with_work(rows)))
+
+    def sum(self, *rows: Sequence[float]) -> list[float]:
+        """Sum each subdomain's row of scalars over the ranks, as ``join`` does."""
+        return self._told(self._comm.sum_scalars(*self._with_work(rows)))
+
+    def _with_work(self, rows: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+        """The rows, behind the first one the work to be told: in thirds, which sum exactly."""
+        thirds = float(round(3.0 * self._untold))
+        return [(*row, 0.0 if i else thirds) for i, row in enumerate(rows)]
 
     def _told(self, sums: list[float]) -> list[float]:
         self._untold = 0.0
-        self.work += sums[-1]
+        self.work += sums[-1] / 3.0
         return sums[:-1]
 
 
@@ -132,13 +141,13 @@ class JoinedLoss:
         """Of the one evaluated last; the same on every rank, as none may decide for all."""
         return not self.joins_gradients or bool(self.vector.isfinite().all())
 
-    def join(self, correction: Tensor, factor: float, scalars: Sequence[float]) -> list[float]:
+    def join(self, correction: Tensor, factor: float, *rows: Sequence[float]) -> list[float]:
         """Sum ``factor * correction`` over ranks into ``vector``; the scalars' sums are returned.
 
-        One message; correction (n,), the factor this rank's own.
+        One message; correction (n,), the factor this rank's own; a row of scalars a subdomain.
         """
         torch.mul(correction, factor, out=self.vector)
-        return self._messages.join(scalars)
+        return self._messages.join(*rows)
 
 
 def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> float:

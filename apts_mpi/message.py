@@ -2,8 +2,9 @@
 
 A sum over ranks of float32 numbers would lose the scalars' digits, and a second message would cost
 a second latency. So each scalar rides behind the vector as a fixed-point number cut into digits of
-12 bits, one float32 each: the sum of up to 4,096 ranks is exact in every digit, hence the same on
-all ranks and in any order of summation, and decisions taken from it cannot differ between ranks.
+12 bits, one float32 each: the sum of up to 4,096 of them is exact in every digit, hence the same on
+all ranks and in any order of summation, and decisions taken from it cannot differ between ranks. A
+rank with several subdomains adds the digits of each.
 Last come FLAGS numbers by which a rank asks all others for something besides the method: to stop,
 say. They ride along so that nothing has to be sent to find out that nobody asks.
 """
@@ -74,13 +75,29 @@ class FusedMessage:
             self._staging = buffer[:n]
             self.vector = torch.zeros(n, device=device)
 
-    def load(self, scalars: Sequence[float]) -> None:
-        """Make ``host`` ready to be sent: stage the vector, encode the scalars."""
-        if len(scalars) > self.scalars:
-            raise ValueError(f"{len(scalars)} scalars do not fit a message made for {self.scalars}")
+    def load(self, *rows: Sequence[float]) -> None:
+        """Make ``host`` ready to be sent: stage the vector, encode the scalars.
+
+        Args:
+            rows: one or more, each the scalars of one of this rank's subdomains, all of a length of
+                at most ``scalars``. Their digits are added, so that a sum over ranks is the same
+                bit for bit however subdomains are spread over them, and exact as long as there are
+                no more than MOST_RANKS rows on all ranks together.
+
+        Raises:
+            ValueError: rows that do not fit.
+        """
+        count = len(rows[0]) if rows else -1
+        if count > self.scalars:
+            raise ValueError(f"{count} scalars do not fit a message made for {self.scalars}")
+        if any(len(row) != count for row in rows) or count < 0:
+            raise ValueError(f"rows of {[len(row) for row in rows]} scalars: all need as many")
         if self._staging is not None:
             self._staging.copy_(self.vector)
-        digits = [digit for value in scalars for digit in encode(value)]
+        digits = [digit for value in rows[0] for digit in encode(value)]
+        for row in rows[1:]:
+            more = (digit for value in row for digit in encode(value))
+            digits = [a + b for a, b in zip(digits, more, strict=True)]
         tail = self.host[self.n : -FLAGS]
         tail[: len(digits)] = digits
         tail[len(digits) :] = 0.0

@@ -139,6 +139,61 @@ def test_more_scalars_than_the_message_was_made_for_are_refused() -> None:
         FusedMessage(1, 2).load([1.0, 2.0, 3.0])
 
 
+@repeatable
+@given(
+    table=st.integers(1, 4).flatmap(
+        lambda width: st.lists(
+            st.lists(
+                values | st.floats(-1.0, 1.0) | st.just(math.nan), min_size=width, max_size=width
+            ),
+            min_size=1,
+            max_size=12,
+        )
+    ),
+    cuts=st.sets(st.integers(1, 11)),
+)
+def test_subdomains_sum_alike_however_they_are_spread_over_ranks(
+    table: list[list[float]], cuts: set[int]
+) -> None:
+    width = len(table[0])
+
+    def over_ranks(ends: list[int]) -> list[float]:
+        """As if every rank had the rows from one end to the next."""
+        total = FusedMessage(0, width)
+        for start, end in zip([0, *ends], [*ends, len(table)], strict=True):
+            if start < end:
+                message = FusedMessage(0, width)
+                message.load(*table[start:end])
+                total.host += message.host
+        return total.unload(width)
+
+    apart = over_ranks(list(range(1, len(table))))  # a rank each
+    together = over_ranks([])
+    mixed = over_ranks(sorted(cut for cut in cuts if cut < len(table)))
+    assert np.array_equal(apart, together, equal_nan=True)
+    assert np.array_equal(apart, mixed, equal_nan=True)
+    for i, total in enumerate(together):
+        column = [row[i] for row in table]
+        if not any(map(math.isnan, column)):
+            assert total == float(sum(map(truncated, column), Fraction(0)))
+
+
+def test_the_most_subdomains_sum_exactly_and_no_more_are_taken() -> None:
+    comm = Comm()
+    assert comm.sum_scalars(*[(0.1, -LARGEST)] * MOST_RANKS) == [
+        float(MOST_RANKS * truncated(0.1)),
+        float(-MOST_RANKS * truncated(LARGEST)),
+    ]
+    with pytest.raises(ValueError, match="4097 rows of scalars on each of 1 ranks: no more than"):
+        comm.sum_scalars(*[(1.0,)] * (MOST_RANKS + 1))
+
+
+@pytest.mark.parametrize("rows", [(), ((1.0, 2.0), (1.0,)), ((1.0,), (1.0, 2.0))])
+def test_rows_of_different_lengths_are_refused(rows: tuple[tuple[float, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="all need as many"):
+        FusedMessage(1, 2).load(*rows)
+
+
 def test_a_poisoned_scalar_leaves_its_neighbours_and_the_vector_alone() -> None:
     comm, message = Comm(), FusedMessage(2, 3)
     message.vector.copy_(torch.tensor([1.5, -2.5]))
