@@ -1,10 +1,10 @@
 """APTS: a trust-region method preconditioned nonlinearly by the subdomains' own steps.
 
-N ranks, one subdomain each; rank d's batch has b_d samples, weight w_d = b_d / sum b. With
-f = sum w_d f_d, one outer iteration from theta_k, radius Delta, is (arXiv 2502.05133; the numbers
-are those of the comments below):
+N subdomains, one or several a rank; subdomain d's batch has b_d samples, weight w_d = b_d / sum b.
+With f = sum w_d f_d, one outer iteration from theta_k, radius Delta, is (arXiv 2502.05133; the
+numbers are those of the comments below):
 
-1. f_d, g_d on the rank's batch; one Allreduce gives f and g.
+1. f_d, g_d on the subdomain's batch; one Allreduce gives f and g.
 2. Local objective, first-order consistent: f_d(theta) + <g - g_d, theta - theta_k>.
 3. At most five local trust-region steps, all inside the ball around theta_k.
 4. The corrections join by one Allreduce, the local reductions in the same message. "sum": local
@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar
 
@@ -46,7 +46,7 @@ from apts_mpi.comm import Comm
 from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.flat import FlatParameters, closure_objective
 from apts_mpi.iteration import FailureSigns, Iteration, require_options
-from apts_mpi.joined import JoinedLoss, search_radius
+from apts_mpi.joined import JoinedLoss, Part, search_radius
 from apts_mpi.trust_region.local import (
     LOSS_NOISE,
     FirstOrder,
@@ -67,9 +67,36 @@ from apts_mpi.trust_region.radius import (
 
 # Attributes that a restart needs, each a plain number.
 _NUMBERS = (
-    *("iterations", "radius", "local_radius", "global_radius", "relaxation"),
-    *("_loss", "_own_loss", "_known", "_moving"),
+    *("iterations", "radius", "global_radius", "relaxation"),
+    *("_loss", "_known", "_moving"),
 )
+
+Batch = tuple[Objective, int]
+
+
+class _Subdomain:
+    """What one subdomain has of its own: its loss, its local solver, its local radius."""
+
+    def __init__(self, part: Part, solver: LocalSolver) -> None:
+        self.part, self.solver = part, solver
+        self.radius = math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs."""
+        return {
+            "radius": self.radius,
+            "loss": self.part.loss,
+            "weight": self.part.weight,
+            "shift": self.part.shift.clone(),
+            "model": self.solver.model.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.radius = float(state["radius"])
+        self.part.loss, self.part.weight = float(state["loss"]), float(state["weight"])
+        self.part.shift.copy_(state["shift"])
+        self.solver.model.load_state_dict(state["model"])
 
 
 class APTS:
@@ -84,7 +111,8 @@ class APTS:
         comm: the ranks that work together; default all of them. All need the same number of
             threads and the same kind of device: what they compute redundantly must round alike.
         local_solver: "sr1" (L-SR1 model, exact subproblem) or "first-order".
-        local_steps: most local trust-region steps an iteration.
+        local_steps: most local trust-region steps of a subdomain an iteration.
+        subdomains: of this rank, each with a batch of its own; as many on every rank.
         consistency: whether the local objective has the term that makes it first-order consistent.
         norm: "2" or "inf" (first order only) of the trust regions.
         join: "sum", "average" or "adaptive" relaxation of the corrections.
@@ -102,18 +130,10 @@ class APTS:
     Attributes:
         flat: the parameters and gradients as vectors.
         radius: Delta, of the correction. global_radius: of the global step, whose one step has
-            another reach than N times five. local_radius: of this rank's first local step.
+            another reach than N times five.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = (
-        "options",
-        "local_radius",
-        "own_loss",
-        "local_model",
-        "weight",
-        "gradient",
-        "shift",
-    )
+    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "gradient")
     FORGETS: ClassVar[str] = "what is known at the iterate, the local radii and models"
 
     def __init__(
@@ -123,6 +143,7 @@ class APTS:
         comm: Comm | None = None,
         local_solver: str = "sr1",
         local_steps: int = 5,
+        subdomains: int = 1,
         consistency: bool = True,
         norm: str = "2",
         join: str = "adaptive",
@@ -139,15 +160,15 @@ class APTS:
             raise ValueError(f"norm {norm!r}: '2', or 'inf' with the first-order solver")
         if join not in JOINS:
             raise ValueError(f"join {join!r} is none of {JOINS}")
-        if local_steps < 1 or window < 1:
-            raise ValueError("local_steps and window must be at least 1")
+        if min(local_steps, window, subdomains) < 1:
+            raise ValueError("local_steps, window and subdomains must be at least 1")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum {momentum} is outside [0, 1)")
         self.comm = comm or Comm()
         flat = parameters if isinstance(parameters, FlatParameters) else FlatParameters(parameters)
         self.flat = flat
         self.local_solver, self.norm, self.join = local_solver, norm, join
-        self.consistency = consistency and self.comm.size > 1
+        self.consistency = consistency and self.comm.size * subdomains > 1
         self.global_step, self.momentum = global_step, momentum
         self.rule = rule or (FIRST_ORDER_RULE if local_solver == "first-order" else RadiusRule())
         self.relaxation_rule = RelaxationRule()
@@ -156,22 +177,25 @@ class APTS:
                 f"radius {radius} is outside {self.rule.minimum} to {self.rule.maximum}"
             )
         self.radius = self.global_radius = math.nan if radius is None else float(radius)
-        self.local_radius = math.nan
         self.relaxation = 1.0
         self.iterations = 0
         # The first radius is searched along g, also where nothing later needs it.
         needs_g = self.consistency or global_step or radius is None
-        self._joined = JoinedLoss(flat, self.comm, joins_gradients=needs_g)
+        self._joined = JoinedLoss(flat, self.comm, joins_gradients=needs_g, subdomains=subdomains)
         self._losses: deque[float] = deque(maxlen=window)
-        self._local = LocalSolver(
-            flat, self._model(memory), self.rule, norm=norm, steps=local_steps
-        )
+        self._subdomains = [
+            _Subdomain(
+                part,
+                LocalSolver(flat, self._model(memory), self.rule, norm=norm, steps=local_steps),
+            )
+            for part in self._joined.parts
+        ]
         self._global: Model = self._model(memory)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._step = torch.zeros_like(flat.vector)  # s, of the last iteration until the next
         self._moving = False  # whether that was accepted
-        self._loss, self._own_loss = math.nan, math.nan  # f and f_d at the iterate
-        self._known = False  # whether these and the gradients hold for the next iteration too
+        self._loss = math.nan  # f at the iterate
+        self._known = False  # whether that and the gradients hold for the next iteration too
         self._signs = FailureSigns()
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
@@ -182,29 +206,39 @@ class APTS:
         n, device = self.flat.n, self.flat.vector.device
         return SecondOrder(LSR1(n, memory=memory, device=device))
 
+    @property
+    def local_radius(self) -> float:
+        """Of the next local step of this rank's first subdomain; NaN before any."""
+        return self._subdomains[0].radius
+
     # ---- the public call -------------------------------------------------------------------
 
     def step(
-        self, closure: Callable[[], Tensor], *, samples: int, same_batch: bool = False
+        self,
+        *closures: Callable[[], Tensor],
+        samples: int | Sequence[int],
+        same_batch: bool = False,
     ) -> Iteration:
         """One outer iteration; every rank calls it.
 
         Args:
-            closure: returns the mean loss over this rank's batch, a scalar tensor, always over the
-                same samples during the call. It does not call ``backward``.
-            samples: how many samples that mean is over; weighs this rank among the others. With 0
-                the closure is not called; not all ranks may have 0.
-            same_batch: the next call's batch is this call's (training on the whole shard): what is
-                known at the new iterate is then not evaluated again.
+            closures: of each subdomain of this rank, returns the mean loss over its batch, a scalar
+                tensor, always over the same samples during the call, without calling ``backward``.
+            samples: how many samples that mean is over, of several subdomains one number each;
+                weighs a subdomain among the others. With 0 the closure is not called; not all
+                subdomains of all ranks may have 0.
+            same_batch: the next call's batches are this call's (training on the whole shard): what
+                is known at the new iterate is then not evaluated again.
 
         Raises:
             FloatingPointError: on every rank, if the loss at the iterate is not finite.
         """
-        if samples < 0:
-            raise ValueError(f"samples {samples} is negative")
+        counts = [samples] if isinstance(samples, int) else list(samples)
+        if min(counts) < 0 or len(counts) != len(closures):
+            raise ValueError(f"samples {samples} of {len(closures)} closures")
         self.flat.check_views()
-        objective = closure_objective(self.flat, closure)
-        return self.iterate(objective, samples=samples, same_batch=same_batch)
+        objectives = [closure_objective(self.flat, closure) for closure in closures]
+        return self.iterate(*zip(objectives, counts, strict=True), same_batch=same_batch)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero; a step does it by itself."""
@@ -213,14 +247,14 @@ class APTS:
 
     # ---- the method ------------------------------------------------------------------------
 
-    def iterate(self, objective: Objective, *, samples: int, same_batch: bool) -> Iteration:
-        """One outer iteration over an objective that evaluates f_d, with or without gradient."""
+    def iterate(self, *batches: Batch, same_batch: bool) -> Iteration:
+        """One outer iteration over each subdomain's f_d, evaluated with or without gradient."""
         joined, theta, start = self._joined, self.flat.vector, self._start
-        joined.begin(objective, samples)
+        joined.begin(batches)
 
         # 1. loss and gradient at theta_k; the gradients join where a term needs them
         if not self._known:
-            self._loss, self._own_loss = joined.evaluate(with_gradient=True)
+            self._loss = joined.evaluate(with_gradient=True)
             if not (math.isfinite(self._loss) and joined.gradient_is_finite()):
                 what = f"loss at the start of iteration {self.iterations + 1} is {self._loss}"
                 if math.isfinite(self._loss):
@@ -228,6 +262,7 @@ class APTS:
                 raise FloatingPointError(
                     f"the {what}: look for bad samples in the batch or a network that overflows"
                 )
+            joined.keep_loss()
             joined.keep_gradient()
             self._losses.append(self._loss)
         start.copy_(theta)
@@ -238,21 +273,23 @@ class APTS:
             self.global_radius = self.radius
 
         # 2. and 3. local steps on the consistent objective, gradient at theta_k known
-        with self.comm.clock.phase("algebra", "local steps"):
-            local = self._local_steps()
+        rows = list[tuple[float, ...]]()
+        for k, own in enumerate(self._subdomains):
+            with self.comm.clock.phase("algebra", "local steps"):
+                local = self._local_steps(own)
+            factor = 1.0 if self.join == "sum" else self.relaxation * own.part.weight
+            joined.add(k, own.solver.correction, factor)
+            rows.append(
+                (
+                    factor * local.reduction,
+                    own.part.weight * local.hits_boundary,
+                    float(local.accepted),
+                    float(local.tried),
+                )
+            )
 
         # 4. corrections and local reductions in one message
-        factor = 1.0 if self.join == "sum" else self.relaxation * joined.weight
-        reduction, at_ball, accepted_steps, tried_steps = joined.join(
-            self._local.correction,
-            factor,
-            (
-                factor * local.reduction,
-                joined.weight * local.hits_boundary,
-                float(local.accepted),
-                float(local.tried),
-            ),
-        )
+        reduction, at_ball, accepted_steps, tried_steps = joined.join(*rows)
 
         # 5. the joined correction on trial
         rho, accepted = math.nan, False
@@ -290,31 +327,32 @@ class APTS:
             self._signs.watch(result, at_floor=self.rule.at_floor(self.radius))
         return result
 
-    def _ball(self) -> float:
-        """Radius of this rank's own ball, such that the joined correction keeps |s| <= Delta."""
+    def _ball(self, own: _Subdomain) -> float:
+        """Radius of a subdomain's own ball, such that the joined correction keeps |s| <= Delta."""
         if self.join == "sum":
-            return self.radius * self._joined.weight
+            return self.radius * own.part.weight
         return self.radius / self.relaxation
 
-    def _local_steps(self) -> LocalResult:
-        if self._joined.samples == 0:  # a rank without samples in this batch moves nothing
-            self._local.correction.zero_()
-            return LocalResult(0.0, self.local_radius, 0, 0, False)
-        if math.isnan(self.local_radius):
-            self.local_radius = self._ball() / self._local.steps
+    def _local_steps(self, own: _Subdomain) -> LocalResult:
+        part, solver, ball = own.part, own.solver, self._ball(own)
+        if part.samples == 0:  # a subdomain without samples in this batch moves nothing
+            solver.correction.zero_()
+            return LocalResult(0.0, own.radius, 0, 0, False)
+        if math.isnan(own.radius):
+            own.radius = ball / solver.steps
         gradient = self._joined.g
         if not self.consistency:
-            gradient = torch.sub(self._joined.g, self._joined.shift, out=self.flat.gradient)
-        result = self._local.run(
-            self._joined.own,
+            gradient = torch.sub(self._joined.g, part.shift, out=self.flat.gradient)
+        result = solver.run(
+            part.own,
             start=self._start,
-            loss=self._own_loss,
+            loss=part.loss,
             gradient=gradient,
-            shift=self._joined.shift if self.consistency else None,
-            radius=min(self.local_radius, self._ball()),
-            ball=self._ball(),
+            shift=part.shift if self.consistency else None,
+            radius=min(own.radius, ball),
+            ball=ball,
         )
-        self.local_radius = result.radius
+        own.radius = result.radius
         return result
 
     def _trial(
@@ -326,7 +364,7 @@ class APTS:
             step: from ``_start`` to here where the global model is to learn from it.
             predicted: promised reduction. with_gradient: whether g is wanted here, if taken.
         """
-        loss, own_loss = self._joined.evaluate(with_gradient=with_gradient)
+        loss = self._joined.evaluate(with_gradient=with_gradient)
         rho = reduction_ratio(self._loss, loss, predicted, noise=LOSS_NOISE)
         # The window relaxes what is taken, not what is told of the model's quality.
         windowed = reduction_ratio(max(self._losses), loss, predicted, noise=LOSS_NOISE)
@@ -336,7 +374,8 @@ class APTS:
         if accepted and with_gradient and not self._joined.gradient_is_finite():
             rho, accepted = math.nan, False
         if accepted:
-            self._loss, self._own_loss = loss, own_loss
+            self._loss = loss
+            self._joined.keep_loss()
             self._losses.append(loss)
             if with_gradient:
                 self._joined.keep_gradient()
@@ -374,7 +413,7 @@ class APTS:
     def _take_global_step(self, same_batch: bool) -> tuple[float, bool]:
         """Step 6, in a radius of its own; its gradient is evaluated where it can be used again."""
         self._start.copy_(self.flat.vector)
-        p, radius = self._local.correction, self.global_radius  # a vector that is free again
+        p, radius = self._subdomains[0].solver.correction, self.global_radius  # a free vector
         step = self._global.step(self._joined.g, torch.zeros_like(p), radius, radius, p)
         if not step.predicted > 0.0:
             return math.nan, False
@@ -396,6 +435,7 @@ class APTS:
         return {
             "rank": self.comm.rank,
             "ranks": self.comm.size,
+            "subdomains": len(self._subdomains),
             "parameters": self.flat.n,
             "local_solver": self.local_solver,
             "norm": self.norm,
@@ -414,11 +454,9 @@ class APTS:
             "options": self._options(),
             **{name.strip("_"): getattr(self, name) for name in _NUMBERS},
             "losses": list(self._losses),
-            "local_model": self._local.model.state_dict(),
+            "subdomains": {str(k): own.state_dict() for k, own in enumerate(self._subdomains)},
             "global_model": self._global.state_dict(),
-            "weight": self._joined.weight,
             "gradient": self._joined.g.clone(),
-            "shift": self._joined.shift.clone(),
             "step": self._step.clone(),
             "signs": asdict(self._signs),
         }
@@ -427,13 +465,13 @@ class APTS:
         """Restore what ``state_dict`` gave on the same rank.
 
         Args:
-            resized: the state is of a run with another number of ranks, of any of them: what is a
-                rank's own is not taken over.
+            resized: the state is of a run with another number of ranks or subdomains, of any rank:
+                what is a subdomain's own is not taken over.
 
         Raises:
             ValueError: the state is another rank's, or of other options or another network.
         """
-        besides = {"rank", "ranks", "consistency"} if resized else set()
+        besides = {"rank", "ranks", "subdomains", "consistency"} if resized else set()
         require_options(self._options(), state["options"], besides=besides)
         for name in _NUMBERS:
             setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
@@ -441,12 +479,13 @@ class APTS:
         self._global.load_state_dict(state["global_model"])
         self._step.copy_(state["step"])
         if resized:
-            self.local_radius, self._known = math.nan, False
+            self._known = False
+            for own in self._subdomains:
+                own.radius = math.nan
         else:
-            self._local.model.load_state_dict(state["local_model"])
-            self._joined.weight = float(state["weight"])
+            for k, own in enumerate(self._subdomains):
+                own.load_state_dict(state["subdomains"][str(k)])
             self._joined.g.copy_(state["gradient"])
-            self._joined.shift.copy_(state["shift"])
         searched = not math.isnan(self.radius)
         self._joined.joins_gradients = self.consistency or self.global_step or not searched
         self._signs = FailureSigns(**state["signs"])

@@ -98,9 +98,8 @@ def _add_flag(parser: Parser, item: Any) -> None:
         shown = "on" if item.default else "off"
     elif item.name == "local_steps":
         options["type"], options["metavar"] = _steps, "N|auto"
-    elif item.name == "hidden":
+    elif kind is tuple:
         options["type"], options["metavar"] = _widths, "W,W,..."
-        shown = ",".join(map(str, item.default))
     elif choices:
         options["choices"] = choices
     else:
@@ -182,6 +181,7 @@ def _inspect_parser() -> Parser:
         metavar="PATH",
         help="shard directory; a checkpoint's folder; or a run directory, for its newest valid one",
     )
+    _add_network(parser)
     return parser
 
 
@@ -223,6 +223,16 @@ def _add_checkpoint(parser: Parser) -> None:
         type=Path,
         metavar="CHECKPOINT",
         help="a checkpoint's folder, or a run directory, for its newest valid one",
+    )
+    _add_network(parser)
+
+
+def _add_network(parser: Parser) -> None:
+    parser.add_argument(
+        "--network",
+        metavar="TEXT",
+        help="the checkpoint's network, where it is your own: package.module:function, whose code "
+        "is run",
     )
 
 

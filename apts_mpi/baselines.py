@@ -61,11 +61,11 @@ class Baseline(ABC):
         comm.broadcast_tensor(flat.vector)
 
     @abstractmethod
-    def iterate(self, draw: Draw) -> Iteration:
+    def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration; every rank calls it.
 
         Args:
-            draw: the loss over this rank's next minibatch, and its samples, which may be 0.
+            draws: one: the loss over this rank's next minibatch, and its samples, which may be 0.
 
         Raises:
             FloatingPointError: on every rank, where a loss or what they join is not finite on any.
@@ -153,8 +153,9 @@ class GradientAveraging(Baseline):
             else SGD([self.theta], lr=lr, momentum=MOMENTUM, foreach=False)
         )
 
-    def iterate(self, draw: Draw) -> Iteration:
+    def iterate(self, *draws: Draw) -> Iteration:
         """One step; the loss it returns is of the joined minibatch, before the step."""
+        (draw,) = draws
         objective, samples = draw()
         losses = samples * objective(True) if samples else 0.0
         result = self._average(losses, samples)
@@ -189,13 +190,14 @@ class LocalSteps(Baseline):
         self.local_steps = local_steps
         self._start = torch.zeros_like(flat.vector)  # theta_k
 
-    def iterate(self, draw: Draw) -> Iteration:
+    def iterate(self, *draws: Draw) -> Iteration:
         """H local steps and their joining.
 
         The loss it returns is the mean over all minibatches of the iteration, each before the step
         on it.
         """
         theta, start = self.flat.vector, self._start
+        (draw,) = draws
         start.copy_(theta)
         losses, seen = 0.0, 0
         with self.comm.clock.phase("algebra", "local steps"):

@@ -121,8 +121,8 @@ def _look(command: str, parsed: argparse.Namespace, comm: Comm) -> str:
     say = _console(comm).say
     checkpoint = newest(path, comm, say)
     if command == "inspect":
-        return trained.describe(checkpoint, comm)
-    network = trained.restore(checkpoint, comm)
+        return trained.describe(checkpoint, comm, named=parsed.network)
+    network = trained.restore(checkpoint, comm, named=parsed.network)
     if command == "evaluate":
         return trained.score(
             network, comm, say, data=parsed.data, split=parsed.split, device=parsed.device

@@ -26,6 +26,18 @@ DETERMINISTIC = LOCAL_SOLVERS[1:]
 NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 
+# What each network takes, and what that is where it is not given; one of the user's own takes none.
+SIZES: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden": (128, 128)},
+    "cnn": {"channels": (16, 32), "hidden": (64,)},
+    "resnet": {"depth": 20, "width": 16, "normalization": "group"},
+    "transformer": {"depth": 4, "width": 128, "heads": 4, "tied": False},
+}
+SIZE_NAMES = ("hidden", "channels", "depth", "width", "heads", "normalization", "tied")
+OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")  # package.module:function
+CONTEXT = 64  # tokens of a window of text
+AUGMENTATIONS = ("crop", "flip")
+
 # What these settings are where they are not given; an optimizer not named here has none of them.
 LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
@@ -39,7 +51,7 @@ OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
 
 
 def plan(
-    ranks: int, samples: int, *, batch: int | None = None, steps: int | None = None
+    subdomains: int, samples: int, *, batch: int | None = None, steps: int | None = None
 ) -> tuple[int, int]:
     """Samples of a minibatch and local steps of the scaled solver, where they are not given.
 
@@ -48,14 +60,14 @@ def plan(
     never fewer than five.
 
     Args:
-        ranks: how many. samples: of the training set, over all ranks.
+        subdomains: how many. samples: of the training set, over all of them.
     """
-    share = OUTER_SAMPLES / ranks
+    share = OUTER_SAMPLES / subdomains
     if batch is None:
         low, high = MINIBATCHES
         batch = round(min(max(share / (steps or OUTER_STEPS), low), high))
     if steps is None:
-        part = max(samples / ranks, 1.0)
+        part = max(samples / subdomains, 1.0)
         even = part / math.ceil(part / batch)  # a pass is cut into equal minibatches
         steps = min(max(math.ceil(share / even - 1.0 / 3.0), 5), 1000)
     return batch, steps
@@ -93,8 +105,68 @@ class TrainConfig:
         "shard directory, or 'digits': the embedded set, cut on first use into the cache",
         free=True,
     )
-    network: str = _option("mlp", "network by name", choices=("mlp",))
-    hidden: tuple[int, ...] = _option((128, 128), "widths of the hidden layers, e.g. 128,128")
+    network: str = _option(
+        "mlp",
+        "mlp, cnn, resnet (for small images, GroupNorm), transformer (decoder-only, for text), or "
+        "your own: package.module:function (docs/networks.md)",
+    )
+    hidden: tuple[int, ...] | None = _option(
+        None,
+        "widths of the fully connected hidden layers; default: 128,128 (mlp), 64 (cnn)",
+        kind=tuple,
+    )
+    channels: tuple[int, ...] | None = _option(
+        None, "channels of the convolutions; default: 16,32 (cnn)", kind=tuple
+    )
+    depth: int | None = _option(
+        None, "layers, 6n + 2 (resnet, default 20), or blocks (transformer, default 4)", kind=int
+    )
+    width: int | None = _option(
+        None,
+        "channels of the first stage (resnet, default 16), or width of the residual stream "
+        "(transformer, default 128)",
+        kind=int,
+    )
+    heads: int | None = _option(None, "attention heads; default: 4 (transformer)", kind=int)
+    normalization: str | None = _option(
+        None,
+        "of the layers: 'group' (default), 'batch' or 'none' (resnet)",
+        choices=("group", "batch", "none"),
+    )
+    tied: bool | None = _option(
+        None,
+        "use the token embedding as output layer too; default: off (transformer)",
+        kind=bool,
+    )
+    context: int | None = _option(
+        None, "tokens of a window, one sample of text; default: 64 (text)", kind=int
+    )
+    label_smoothing: float = _option(
+        0.0, "part of the target that is spread over all classes, 0 to below 1", kind=float
+    )
+    class_weights: str | None = _option(
+        None,
+        "weights of the classes' losses, like 1,2,0.5; or 'balanced': every class the same sum",
+    )
+    augment: str | None = _option(
+        None,
+        "change training images at random: 'crop' (4 pixels of padding, then a random window), "
+        "'flip' (left to right), or 'crop,flip'",
+    )
+    subdomains_per_rank: int = _option(
+        1,
+        "subdomains of a rank, whose corrections are computed one after another (apts); each takes "
+        "three vectors as long as the parameters",
+        kind=int,
+        free=True,
+    )
+    precision: str = _option(
+        "fp32",
+        "of the network's products: fp32, tf32 (GPU), or bf16 (autocast); parameters, corrections "
+        "and acceptance stay in fp32",
+        choices=("fp32", "tf32", "bf16"),
+    )
+    compile: bool = _option(False, "compile the network by torch.compile", kind=bool)
     optimizer: str = _option(
         "apts", "training method: apts, or a baseline with a learning rate", choices=OPTIMIZERS
     )
@@ -234,7 +306,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             choices = item.metadata["choices"]
-            if choices and getattr(self, item.name) not in choices:
+            value = getattr(self, item.name)
+            if choices and value not in choices and not (value is item.default is None):
                 self._refuse(item.name, "is none of " + ", ".join(choices))
         if self.local_steps != AUTO:
             self._within("local_steps", 1, 1000)
@@ -268,8 +341,7 @@ class TrainConfig:
             self._refuse("epochs", "must be a positive number")
         if self.radius is not None and not 1e-8 <= self.radius <= 1e3:
             self._refuse("radius", "must be at least 1e-8, at most 1000")
-        if not all(1 <= width <= 2**20 for width in self.hidden):
-            self._refuse("hidden", "must be widths of 1 to 1048576, like 128,128")
+        self._check_network()
         for name, what in (
             ("data", "folder"),
             ("out", "folder"),
@@ -296,6 +368,58 @@ class TrainConfig:
         if self.overlap and self.batch is None and self.deterministic:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
 
+    def _check_network(self) -> None:
+        """Sizes that the network has, in their ranges; loss and augmentation."""
+        own = self.network not in SIZES
+        if own and not OWN_NETWORK.fullmatch(self.network):
+            names = ", ".join(SIZES)
+            self._refuse("network", f"is none of {names}, nor like package.module:function")
+        sizes = SIZES.get(self.network, {})
+        for name in SIZE_NAMES:
+            value = getattr(self, name)
+            if value is not None and name not in sizes:
+                has = ", ".join(f"--{each}" for each in sizes) or "set by its own function"
+                self._refuse(name, f"{self.network} has no such size; its sizes are {has}")
+            if isinstance(value, tuple) and not all(1 <= width <= 2**20 for width in value):
+                self._refuse(name, "must be widths of 1 to 1048576, like 128,128")
+        self._within("depth", 1, 1000)
+        self._within("width", 1, 2**16)
+        self._within("heads", 1, 1024)
+        self._within("context", 1, 2**20)
+        self._within("subdomains_per_rank", 1, 1024)
+        if not 0 <= self.label_smoothing < 1:
+            self._refuse("label_smoothing", "must be at least 0, below 1")
+        self.weights_given()
+        if not set(self.augmentations) <= set(AUGMENTATIONS):
+            self._refuse("augment", "must be crop, flip or crop,flip")
+        if self.subdomains_per_rank > 1 and self.optimizer != "apts":
+            self._refuse(
+                "subdomains_per_rank", f"{self.optimizer} has no subdomains; give --batch instead"
+            )
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What the network takes besides the task, with every default."""
+        known = SIZES.get(self.network, {}).items()
+        return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in known}
+
+    @property
+    def augmentations(self) -> tuple[str, ...]:
+        """Names of AUGMENTATIONS, in order, each once."""
+        return tuple(dict.fromkeys(self.augment.split(","))) if self.augment is not None else ()
+
+    def weights_given(self) -> tuple[float, ...] | None:
+        """The classes' weights; None where none are given or they are 'balanced'."""
+        if self.class_weights in (None, "balanced"):
+            return None
+        try:
+            weights = tuple(float(each) for each in str(self.class_weights).split(","))
+        except ValueError:
+            weights = ()
+        if not (weights and all(0 <= each < math.inf for each in weights) and any(weights)):
+            self._refuse("class_weights", "must be numbers from 0 up, like 1,2,0.5, or balanced")
+        return weights
+
     @property
     def deterministic(self) -> bool:
         """Whether all of an outer iteration is on one batch: the family as published."""
@@ -312,9 +436,19 @@ class TrainConfig:
         assert number is not None
         return (None, float(number[1])) if number[2] else (int(number[1]), None)
 
-    def completed(self, ranks: int, samples: int) -> TrainConfig:
-        """The settings of a run on so many ranks and training samples, with every default."""
+    def completed(self, ranks: int, samples: int, *, language: bool = False) -> TrainConfig:
+        """The settings of a run on so many ranks and training samples, with every default.
+
+        Args:
+            ranks: how many. samples: of the training set. language: whether they are text.
+
+        Raises:
+            InputError: a context for data that have none, or images to be changed in text.
+        """
+        if self.context is not None and not language:
+            self._refuse("context", "is for text; the data are none")
         batch, steps = self.batch, self.local_steps
+        subdomains = ranks * self.subdomains_per_rank
         if self.optimizer in BASELINES:
             batch = math.ceil(BASELINE_BATCH / ranks) if batch is None else batch
             steps = LOCAL_STEPS.get(self.optimizer) if steps is None else steps
@@ -323,10 +457,12 @@ class TrainConfig:
         elif steps == AUTO:
             batch = MINIBATCHES[0] if batch is None else batch
         else:
-            batch, steps = plan(ranks, samples, batch=batch, steps=steps)
+            batch, steps = plan(subdomains, samples, batch=batch, steps=steps)
         enough = 300.0 if self.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
         return dataclasses.replace(
             self,
+            **self.sizes,
+            context=(self.context or CONTEXT) if language else None,
             batch=batch,
             lr=LEARNING_RATES.get(self.optimizer) if self.lr is None else self.lr,
             local_steps=steps,
@@ -398,11 +534,11 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
 
 
 def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
-    if name == "hidden":
+    if kind is tuple:
         if isinstance(value, list) and all(type(w) is int and abs(w) < _HUGE for w in value):
             return tuple(value)
         what = "must be a list of integers, like [128, 128]"
-        raise InputError(f"{path}: hidden = {_shown(value)} {what}")
+        raise InputError(f"{path}: {name} = {_shown(value)} {what}")
     if type(value) is int and abs(value) >= _HUGE:
         raise InputError(f"{path}: {name} has too many digits")
     if kind is float and type(value) is int:

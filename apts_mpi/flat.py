@@ -6,13 +6,24 @@ Allreduce takes the gradient as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from apts_mpi.losses import Criterion
+
 # Samples per forward pass: bounds the memory of activations when a batch is a whole shard.
 CHUNK = 8192
+_ACTIVATIONS = 2**26  # numbers a forward pass may leave, 256 MiB
+
+
+def chunk_for(activations: int) -> int:
+    """Samples per forward pass of a network that leaves so many numbers a sample."""
+    return min(max(_ACTIVATIONS // max(activations, 1), 1), CHUNK)
 
 
 class FlatParameters:
@@ -86,23 +97,44 @@ class FlatNetwork(FlatParameters):
     """A network with its loss over samples.
 
     Args:
-        module: maps (b, *sample_shape) float32 to what the loss takes.
+        module: maps (b, *sample_shape) to what the loss takes.
         loss: maps (outputs, targets) to (b,) losses, one a sample. Samples are averaged here in
             float64, so that small reductions of the loss are not lost in rounding.
+        chunk: samples per forward pass.
+        autocast: whether the network, not its loss, computes in bfloat16 where torch does so.
+        compiled: whether torch.compile makes the network's code.
     """
 
-    def __init__(self, module: nn.Module, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        *,
+        chunk: int = CHUNK,
+        autocast: bool = False,
+        compiled: bool = False,
+    ) -> None:
         super().__init__(module.parameters())
-        self.module = module
-        self._loss = loss
+        self.module, self.chunk = module, chunk
+        self._loss, self._autocast = loss, autocast
+        self._call: Callable[[Tensor], Tensor] = torch.compile(module) if compiled else module
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """Of (b, *sample_shape): float32, whatever the network computes in."""
+        if not self._autocast:
+            return self._call(x)
+        # Casts are not cached: the parameters change under torch's eyes, as one vector.
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
+            outputs = self._call(x)
+        return outputs.float()
 
     def loss_and_gradient(self, x: Tensor, y: Tensor) -> float:
         """Mean loss of the samples; its gradient is left in ``gradient``."""
         self.attach_gradients()
         self.gradient.zero_()
         total = 0.0
-        for i in range(0, len(x), CHUNK):
-            losses = self._loss(self.module(x[i : i + CHUNK]), y[i : i + CHUNK])
+        for i in range(0, len(x), self.chunk):
+            losses = self._loss(self.outputs(x[i : i + self.chunk]), y[i : i + self.chunk])
             part = losses.sum(dtype=torch.float64) / len(x)
             part.backward()
             total += float(part.detach())
@@ -112,20 +144,32 @@ class FlatNetwork(FlatParameters):
     def loss(self, x: Tensor, y: Tensor) -> float:
         """Mean loss of the samples, without a gradient: a third of the work."""
         total = 0.0
-        for i in range(0, len(x), CHUNK):
-            losses = self._loss(self.module(x[i : i + CHUNK]), y[i : i + CHUNK])
+        for i in range(0, len(x), self.chunk):
+            losses = self._loss(self.outputs(x[i : i + self.chunk]), y[i : i + self.chunk])
             total += float(losses.sum(dtype=torch.float64)) / len(x)
         return total
 
-    @torch.no_grad()
-    def evaluate(self, x: Tensor, y: Tensor) -> tuple[float, int]:
-        """Sum of the losses and number of samples whose largest output is their label."""
-        total, correct = 0.0, 0
-        for i in range(0, len(x), CHUNK):
-            outputs, targets = self.module(x[i : i + CHUNK]), y[i : i + CHUNK]
-            total += float(self._loss(outputs, targets).sum(dtype=torch.float64))
-            correct += int((outputs.argmax(dim=1) == targets).sum())
-        return total, correct
+    def evaluate(
+        self, blocks: Iterable[tuple[Tensor, Tensor]], criterion: Criterion
+    ) -> tuple[float, float]:
+        """Sums over samples of the plain loss and of right answers, in the module's eval mode."""
+        total = right = 0.0
+        with self._evaluating(), torch.no_grad():
+            for x, y in blocks:
+                outputs = self.outputs(x)
+                total += float(criterion.plain(outputs, y).sum(dtype=torch.float64))
+                if criterion.right is not None:
+                    right += float(criterion.right(outputs, y).sum(dtype=torch.float64))
+        return total, right
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(training)
 
 
 def closure_objective(

@@ -68,85 +68,131 @@ class CountedMessages:
         return sums[:-1]
 
 
-class JoinedLoss:
-    """f = sum w_d f_d at the present parameters, w_d = b_d / sum b of the ranks' batches.
-
-    Args:
-        flat: the rank's parameters. comm: the ranks.
-        joins_gradients: whether g is wanted at all, and not each rank's own gradient alone.
+class Part:
+    """One subdomain: its loss f_d over its batch, and what is known of it.
 
     Attributes:
-        g: (n,) float32, gradient of f at the iterate; g_d where gradients are not joined.
-        shift: (n,) float32, consistency term ``g - g_d`` there.
-        vector: (n,) float32, what the last vector message joined.
-        weight: w_d of this rank, known from the first evaluation of a batch on.
+        samples: b_d of the batch, which may be 0. weight: w_d, known from the first evaluation of a
+            batch on.
+        loss: f_d at the iterate. trial: f_d where it was evaluated last.
+        gradient: (n,) float32, g_d where it was evaluated last; the flat one itself where the
+            subdomain is alone on its rank.
+        shift: (n,) float32, consistency term ``g - g_d`` at the iterate.
     """
 
-    def __init__(self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool) -> None:
+    def __init__(self, flat: FlatParameters, messages: CountedMessages, *, alone: bool) -> None:
+        self._flat, self._messages = flat, messages
+        self._objective: Objective = lambda with_gradient: 0.0
+        self.samples, self.weight = 0, 0.0
+        self.loss = self.trial = math.nan
+        self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
+        self.shift = torch.zeros_like(flat.vector)
+
+    def begin(self, objective: Objective, samples: int) -> None:
+        """A new iteration: the loss over a batch of so many samples."""
+        self._objective, self.samples = objective, samples
+
+    def own(self, with_gradient: bool) -> float:
+        """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
+        if self.samples == 0:
+            if with_gradient:
+                self._flat.gradient.zero_()
+            return 0.0
+        return self._messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
+
+    def evaluate(self, *, with_gradient: bool) -> None:
+        """``trial``, and with the gradient ``gradient``, at the present parameters."""
+        self.trial = self.own(with_gradient)
+        if with_gradient and self.gradient is not self._flat.gradient:
+            self.gradient.copy_(self._flat.gradient)
+
+
+class JoinedLoss:
+    """f = sum w_d f_d at the present parameters, w_d = b_d / sum b of the subdomains' batches.
+
+    Args:
+        flat: the rank's parameters. comm: the ranks. subdomains: of this rank.
+        joins_gradients: whether g is wanted at all, and not each subdomain's own gradient alone.
+
+    Attributes:
+        parts: this rank's subdomains.
+        g: (n,) float32, gradient of f at the iterate; zero where gradients are not joined.
+        vector: (n,) float32, what the last vector message joined.
+    """
+
+    def __init__(
+        self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool, subdomains: int = 1
+    ) -> None:
         self.flat = flat
         self._messages = CountedMessages(flat, comm)
         self.vector = self._messages.vector
         self.joins_gradients = joins_gradients
+        alone = subdomains == 1
+        self.parts = [Part(flat, self._messages, alone=alone) for _ in range(subdomains)]
         self.g = torch.zeros_like(flat.vector)
-        self.shift = torch.zeros_like(flat.vector)
-        self.weight = 0.0
-        self.samples = 0
 
     @property
     def work(self) -> float:
         """Per-sample gradient evaluations since ``begin``, summed over ranks."""
         return self._messages.work
 
-    def begin(self, objective: Objective, samples: int) -> None:
-        """A new iteration: this rank's loss over its batch of so many samples, which may be 0."""
-        self._objective, self.samples = objective, samples
+    def begin(self, batches: Sequence[tuple[Objective, int]]) -> None:
+        """A new iteration: each subdomain's loss over its batch of so many samples."""
+        if len(batches) != len(self.parts):
+            raise ValueError(f"batches of {len(batches)} subdomains, not {len(self.parts)}")
+        for part, (objective, samples) in zip(self.parts, batches, strict=True):
+            part.begin(objective, samples)
         self._messages.work = 0.0
 
-    def own(self, with_gradient: bool) -> float:
-        """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
-        if self.samples == 0:
-            if with_gradient:
-                self.flat.gradient.zero_()
-            return 0.0
-        return self._messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
+    def evaluate(self, *, with_gradient: bool) -> float:
+        """f at the present parameters, one message; it is not finite where any f_d is not.
 
-    def evaluate(self, *, with_gradient: bool) -> tuple[float, float]:
-        """f and f_d at the present parameters, one message; f is not finite where any f_d is not.
-
-        With the gradient, g_d is left in the flat gradient and the joined one in ``vector``.
+        With the gradient, g_d is left in each part and the joined one in ``vector``.
         """
-        own = self.own(with_gradient)
-        scalars = (self.samples * own, float(self.samples))
-        if with_gradient and self.joins_gradients:
-            torch.mul(self.flat.gradient, self.samples, out=self.vector)
-            total, samples = self._messages.join(scalars)
+        joins = with_gradient and self.joins_gradients
+        for k, part in enumerate(self.parts):
+            part.evaluate(with_gradient=with_gradient)
+            if joins and k == 0:
+                torch.mul(part.gradient, part.samples, out=self.vector)
+            elif joins:
+                self.vector.add_(part.gradient * part.samples)
+        rows = [(part.samples * part.trial, float(part.samples)) for part in self.parts]
+        total, samples = (self._messages.join if joins else self._messages.sum)(*rows)
+        if joins:
             self.vector.div_(max(samples, 1.0))
-        else:
-            total, samples = self._messages.sum(scalars)
         if not samples > 0:
             raise ValueError(f"the ranks' batches have {samples:g} samples together")
-        self.weight = self.samples / samples
-        return total / samples, own
+        for part in self.parts:
+            part.weight = part.samples / samples
+        return total / samples
+
+    def keep_loss(self) -> None:
+        """The losses evaluated last belong to the iterate."""
+        for part in self.parts:
+            part.loss = part.trial
 
     def keep_gradient(self) -> None:
-        """The gradient evaluated last belongs to the iterate: remember it, and its shift."""
+        """The gradients evaluated last belong to the iterate: remember them, and the shifts."""
         if self.joins_gradients:
             self.g.copy_(self.vector)
-            torch.sub(self.g, self.flat.gradient, out=self.shift)
-        else:
-            self.g.copy_(self.flat.gradient)
-            self.shift.zero_()
+            for part in self.parts:
+                torch.sub(self.g, part.gradient, out=part.shift)
+            return
+        for part in self.parts:  # so that g less the shift is g_d, without rounding
+            torch.neg(part.gradient, out=part.shift)
+        self.g.zero_()
 
     def gradient_is_finite(self) -> bool:
         """Of the one evaluated last; the same on every rank, as none may decide for all."""
         return not self.joins_gradients or bool(self.vector.isfinite().all())
 
-    def join(self, correction: Tensor, factor: float, *rows: Sequence[float]) -> list[float]:
-        """Sum ``factor * correction`` over ranks into ``vector``; the scalars' sums are returned.
+    def add(self, k: int, correction: Tensor, factor: float) -> None:
+        """Add ``factor`` times part k's correction (n,), which is overwritten, to ``vector``."""
+        correction.mul_(factor)
+        (self.vector.copy_ if k == 0 else self.vector.add_)(correction)
 
-        One message; correction (n,), the factor this rank's own; a row of scalars a subdomain.
-        """
-        torch.mul(correction, factor, out=self.vector)
+    def join(self, *rows: Sequence[float]) -> list[float]:
+        """Sum ``vector`` and each part's scalars over ranks; the scalars' sums are returned."""
         return self._messages.join(*rows)
 
 
@@ -165,7 +211,7 @@ def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> 
     FirstOrder(norm).step(joined.g, torch.zeros_like(p), radius, radius, p)
     for _ in range(20):
         torch.add(start, p, out=theta)
-        trial, _ = joined.evaluate(with_gradient=False)
+        trial = joined.evaluate(with_gradient=False)
         if not trial < best:
             break
         best, radius = trial, radius * 2.0

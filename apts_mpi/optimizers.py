@@ -26,8 +26,8 @@ class Optimizer(Protocol):
     OWN: ClassVar[tuple[str, ...]]
     FORGETS: ClassVar[str]
 
-    def iterate(self, draw: Draw) -> Iteration:
-        """One outer iteration."""
+    def iterate(self, *draws: Draw) -> Iteration:
+        """One outer iteration; a draw for each subdomain of the rank."""
 
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the network has the parameters that are to be evaluated."""
@@ -43,7 +43,7 @@ class OnOneBatch:
     """APTS, whose outer iteration is on one batch, behind the call that all optimizers have.
 
     Args:
-        whole: whether every minibatch is the same, the rank's whole part.
+        whole: whether every minibatch is the same, the subdomain's whole part.
     """
 
     OWN: ClassVar[tuple[str, ...]] = APTS.OWN
@@ -53,12 +53,11 @@ class OnOneBatch:
         self._apts, self._whole = apts, whole
         self._unlike = 0  # batches to come that are not the one before
 
-    def iterate(self, draw: Draw) -> Iteration:
-        """One outer iteration on the next minibatch."""
-        objective, samples = draw()
+    def iterate(self, *draws: Draw) -> Iteration:
+        """One outer iteration on each subdomain's next minibatch."""
         same = self._whole and self._unlike == 0
         self._unlike = max(self._unlike - 1, 0)
-        return self._apts.iterate(objective, samples=samples, same_batch=same)
+        return self._apts.iterate(*(draw() for draw in draws), same_batch=same)
 
     def averaged(self) -> AbstractContextManager[None]:
         """The iterate itself is evaluated."""
@@ -79,7 +78,7 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
 
     Args:
         config: completed. network: the rank's. comm: the ranks.
-        whole: whether every minibatch is the same, the rank's whole part.
+        whole: whether every minibatch is the same, the subdomain's whole part.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -94,6 +93,7 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
             network,
             comm=comm,
             local_steps=local_steps,
+            subdomains=c.subdomains_per_rank,
             radius=c.radius,
             momentum=c.momentum,
             averaging=c.averaging,
@@ -111,6 +111,7 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
         comm=comm,
         local_solver=c.local_solver,
         local_steps=local_steps,
+        subdomains=c.subdomains_per_rank,
         consistency=c.consistency,
         norm=c.norm,
         join=c.join,

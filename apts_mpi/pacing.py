@@ -28,14 +28,17 @@ _SCALAR_MESSAGES = 2  # of an outer iteration, besides the vector
 _TURNS, _SECONDS = 5, 0.02  # after the first message so many more, or as many as this time allows
 
 
-def local_steps(*, message: float, gradient: float, samples: int, ranks: int, batch: int) -> int:
+def local_steps(
+    *, message: float, gradient: float, samples: int, subdomains: int, batch: int
+) -> int:
     """Local steps of an outer iteration.
 
     Args:
-        message: seconds of an outer iteration's messages. gradient: seconds of one evaluation.
-        samples: of the training set. ranks: how many. batch: samples of a rank's minibatch.
+        message: seconds of an outer iteration's messages. gradient: seconds in which every
+            subdomain evaluates one.
+        samples: of the training set. subdomains: how many. batch: samples of a minibatch.
     """
-    together = ranks * batch
+    together = subdomains * batch
     best = math.sqrt(_S0 * samples * together * message / gradient)
     within = min(max(best, _LEAST * samples), _MOST * samples)
     return min(max(round(within / together), _FEWEST_STEPS), 1000)

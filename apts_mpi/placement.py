@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from apts_mpi.comm import Comm
-from apts_mpi.config import TrainConfig
+from apts_mpi.config import CONTEXT, TrainConfig
 from apts_mpi.data import (
     DatasetInfo,
     Partition,
@@ -19,10 +20,12 @@ from apts_mpi.data import (
     load_source,
     read_info,
     read_partition,
+    windowed,
     write_shards,
 )
 from apts_mpi.data.format import SPLITS
 from apts_mpi.errors import InputError
+from apts_mpi.networks import Task
 from apts_mpi.trace import refusal
 
 
@@ -55,6 +58,9 @@ def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Plac
     comm.maximum(least)
     threads = int(-least[0])
     torch.set_num_threads(threads)
+    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    torch.backends.cudnn.deterministic = True  # a run repeats bit for bit
     device = torch.device("cpu")
     if least[1] < 0:
         device = torch.device("cuda", comm.local_rank % torch.cuda.device_count())
@@ -73,7 +79,11 @@ def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Plac
 
 @dataclass(frozen=True)
 class Samples:
-    """A part of a split on this rank's device."""
+    """A part of a split on this rank's device.
+
+    Attributes:
+        x: (m, *sample_shape). y: (m, ...) targets. total: samples of the split, all parts.
+    """
 
     x: Tensor
     y: Tensor
@@ -85,6 +95,20 @@ class Samples:
         x, y = torch.from_numpy(part.x).to(device), torch.from_numpy(part.y).to(device)
         return cls(x, y, part.total)
 
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The samples of these numbers, (b, *sample_shape) and (b, ...)."""
+        chosen = torch.from_numpy(index).to(self.x.device)
+        # Twice as fast as indexing, for the same values.
+        return self.x.index_select(0, chosen), self.y.index_select(0, chosen)
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in their order, so many at a time."""
+        for i in range(0, len(self), size):
+            yield self.x[i : i + size], self.y[i : i + size]
+
 
 def load(
     data: str,
@@ -94,11 +118,15 @@ def load(
     device: torch.device,
     shards: int | None = None,
     splits: Sequence[str] = SPLITS,
-) -> tuple[DatasetInfo, dict[str, Samples]]:
+    subdomains: int = 1,
+    context: int | None = None,
+) -> tuple[DatasetInfo, dict[str, list[Samples]]]:
     """This rank's samples of each split; every rank calls it.
 
     Args:
-        data: shard directory, or "digits". shards: of the digits; default one a rank.
+        data: shard directory, or "digits". shards: of the digits; default one a subdomain.
+        subdomains: of a rank, whose training samples are told apart; other splits have one part.
+        context: tokens of a window, where the data are text.
 
     Raises:
         AgreedError: on every rank, for what is wrong with the files of any.
@@ -106,7 +134,7 @@ def load(
     directory, error = Path(data), None
     try:
         if data == "digits" and not directory.exists():
-            shards = shards or comm.size
+            shards = shards or comm.size * subdomains
             directory = cache_directory("digits", shards)
             # The cache may be a host's own: one rank a host makes it where it is not there.
             if comm.local_rank == 0 and not directory.exists():
@@ -116,11 +144,31 @@ def load(
     except InputError as caught:
         error = caught
     comm.agree(error)
+    parts = dict[str, list[Samples]]()
     try:
         info = read_info(directory)
-        parts = {each: read_partition(directory, each, comm.rank, comm.size) for each in splits}
+        if info.task == "language":
+            context = context or CONTEXT
+            info = windowed(info, context)
+        elif context is not None:
+            raise InputError(f"--context {context}: is for text; --data {data} is none")
+        for split in splits:
+            many = subdomains if split == "train" else 1
+            read = (
+                read_partition(
+                    directory, split, comm.rank * many + k, comm.size * many, context=context
+                )
+                for k in range(many)
+            )
+            parts[split] = [Samples.of(part, device) for part in read]
     except InputError as caught:
         error = caught
     comm.agree(error)
     comm.require_same("data", [f"{info.name} {info.digest}"])
-    return info, {name: Samples.of(part, device) for name, part in parts.items()}
+    return info, parts
+
+
+def task_of(info: DatasetInfo) -> Task:
+    """What a network for these data has to do."""
+    outputs = info.outputs if info.task == "regression" else len(info.classes)
+    return Task(info.task, info.sample_shape, outputs)

@@ -55,12 +55,14 @@ class Console:
             self._bar.update(min(epoch, self._total) - self._bar.n)
             if accuracy is not None:
                 self._bar.set_postfix(loss=f"{row['loss']:.4f}", accuracy=f"{accuracy:.4f}")
-        elif accuracy is not None and (epoch >= self._next or epoch >= self._total):
+            elif row.get("test_loss") is not None:
+                self._bar.set_postfix(loss=f"{row['loss']:.4f}", test=f"{row['test_loss']:.4f}")
+        elif row.get("test_loss") is not None and (epoch >= self._next or epoch >= self._total):
             self._next = epoch + self._total / self.LINES
             radius = row.get("radius")
             self.say(
                 f"epoch {epoch:6.1f}  iteration {row['iteration']:4d}  loss {row['loss']:.5f}  "
-                f"test accuracy {accuracy:.4f}"
+                + _judged(row)
                 + (f"  radius {radius:.2e}" if radius is not None else "")
             )
 
@@ -69,6 +71,15 @@ class Console:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _judged(row: dict[str, Any]) -> str:
+    """What a row tells of the test data."""
+    if row.get("test_perplexity") is not None:
+        return f"test loss {row['test_loss']:.4f}  perplexity {row['test_perplexity']:.2f}"
+    if row.get("test_accuracy") is not None:
+        return f"test accuracy {row['test_accuracy']:.4f}"
+    return f"test loss {row['test_loss']:.5f}"
 
 
 class RankLog(logging.Handler):
@@ -159,6 +170,7 @@ def summarise(
         "parameters": training.network.n,
         "dataset": training.info.name,
         "ranks": comm.size,
+        "subdomains_per_rank": config.subdomains_per_rank,
         "threads_per_rank": training.threads,
         "oversubscribed": training.oversubscribed,
         "device": training.device.type,
@@ -190,8 +202,15 @@ def table(summary: dict[str, Any], path: Path) -> str:
     iterations = str(s["outer_iterations"])
     if s["optimizer"] not in BASELINES:
         iterations += f"  ({s['accepted']} corrections accepted, {s['rejected']} rejected)"
-    rows = [
-        ("test accuracy", f"{s['test_accuracy']:.4f}  (best {s['best_test_accuracy']:.4f})"),
+    rows = []
+    if s["test_accuracy"] is not None:
+        best = f"(best {s['best_test_accuracy']:.4f})"
+        rows.append(("test accuracy", f"{s['test_accuracy']:.4f}  {best}"))
+    if s.get("test_perplexity") is not None:
+        rows.append(("test perplexity", f"{s['test_perplexity']:.3f}"))
+    if s.get("test_r2") is not None:
+        rows.append(("test R2", f"{s['test_r2']:.4f}"))
+    rows += [
         ("loss", f"train {s['train_loss']:.5f}, test {s['test_loss']:.5f}"),
         ("outer iterations", iterations),
         ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),

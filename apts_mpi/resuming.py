@@ -48,6 +48,8 @@ _COMMON_FORM: dict[str, Any] = {
     "complete": _is(str),
     "data": {
         "name": is_word,
+        "task": lambda value: value in networks.TASKS,
+        "outputs": _is_positive,
         "digest": is_word,
         "shards": _is_positive,
         "sample_shape": every(_is_positive),
@@ -63,8 +65,9 @@ _COMMON_FORM: dict[str, Any] = {
         "accepted": is_count,
         "work": is_amount,
         "evaluated_at": lambda value: is_real(value) and value < math.inf,
-        "losses": {"test_loss": is_real, "test_accuracy": is_real},
+        "losses": every(lambda value: value is None or is_real(value), dict),
         "best": is_amount,
+        "best_loss": is_real,
         "converged": is_flag,
     },
     "place": {"number": is_count, "legs": every(every(is_count, dict))},
@@ -101,7 +104,7 @@ def settings(
     try:
         verify(checkpoint)
         config = continued(checkpoint, given, comm.size)
-        outline(checkpoint, config)
+        outline(checkpoint, config, named=given.get("network"))
         ever_given(checkpoint, config)
     except InputError as caught:
         error = caught
@@ -121,25 +124,38 @@ def verify(checkpoint: Checkpoint) -> None:
             raise fault(checkpoint.path, f"its {name} is missing or cannot be", REMEDY)
 
 
-def outline(checkpoint: Checkpoint, config: TrainConfig) -> nn.Module:
-    """The network of the settings, without memory for its parameters, which the checkpoint has.
+def outline(
+    checkpoint: Checkpoint, config: TrainConfig, *, named: str | None
+) -> tuple[nn.Module, networks.Loss | None]:
+    """The network of the settings, and the loss it brings, if any.
+
+    It has no memory for its parameters, which the checkpoint has; but for one of the user's own.
+
+    Args:
+        named: the network that the user names. Code of the user's own is only run where the user
+            names it: a file that comes from elsewhere may name any.
 
     Raises:
-        InputError: the checkpoint has those of another network.
+        InputError: the checkpoint has the parameters of another network, or has a network of the
+            user's own that is not named.
     """
-    data, tensors = checkpoint.common["data"], checkpoint.common["network"]
-    if len(config.hidden) >= len(tensors):  # before as many layers are made
-        raise fault(checkpoint.path, f"has no network of {len(config.hidden)} layers", REMEDY)
+    tensors, own = checkpoint.common["network"], config.network not in networks.NETWORKS
+    if own and named != config.network:
+        raise InputError(
+            f"{checkpoint.path}: its network is no part of this program; name it, if its code "
+            f"is to be run: --network {config.network}"
+        )
+    layers = [*(config.hidden or ()), *(config.channels or ())]
+    if len(layers) + (config.depth or 0) >= len(tensors) and not own:  # before as many are made
+        raise fault(checkpoint.path, f"has no network of {len(layers)} layers", REMEDY)
     try:
-        with torch.device("meta"):
-            module = networks.build(
-                config.network,
-                sample_shape=data["sample_shape"],
-                classes=len(data["classes"]),
-                hidden=config.hidden,
-                seed=config.seed,
+        with torch.device("cpu" if own else "meta"):
+            module, loss = networks.build(
+                config.network, task_of(checkpoint), config.sizes, seed=config.seed
             )
-    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+    except (InputError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+        if own:
+            raise
         what = f"has no network of its settings ({error})"
         raise fault(checkpoint.path, what, REMEDY) from error
     wanted = {name: tuple(each.shape) for name, each in module.state_dict().items()}
@@ -148,14 +164,20 @@ def outline(checkpoint: Checkpoint, config: TrainConfig) -> nn.Module:
         name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
         what = f"its network's {name[:80]} has shape {found.get(name)}, not {wanted.get(name)}"
         raise fault(checkpoint.path, what, REMEDY)
-    return module
+    return module, loss
+
+
+def task_of(checkpoint: Checkpoint) -> networks.Task:
+    """What the network of a checkpoint does."""
+    data = checkpoint.common["data"]
+    return networks.Task(data["task"], tuple(data["sample_shape"]), data["outputs"])
 
 
 def continued(checkpoint: Checkpoint, given: dict[str, Any], ranks: int) -> TrainConfig:
     """The settings of a run that goes on: the old ones, and those that may be given anew.
 
-    On as many ranks everything stands as it was; on others, defaults that follow the number of
-    ranks do so again.
+    On as many subdomains everything stands as it was; on others, defaults that follow their number
+    do so again.
 
     Args:
         given: settings from flags and a configuration file. ranks: of this run.
@@ -175,7 +197,9 @@ def continued(checkpoint: Checkpoint, given: dict[str, Any], ranks: int) -> Trai
             f"{where}: the run has other settings than those given: {'; '.join(differing)}; leave "
             "them out, or start a run of its own"
         )
-    values = _settings(checkpoint, "complete" if ranks == checkpoint.ranks else "settings")
+    many = given.get("subdomains_per_rank", complete.subdomains_per_rank)
+    same = ranks * many == checkpoint.ranks * complete.subdomains_per_rank
+    values = _settings(checkpoint, "complete" if same else "settings")
     for name in _OWN:
         values.pop(name, None)
     return TrainConfig(**{**values, **given})

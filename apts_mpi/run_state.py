@@ -75,22 +75,39 @@ def _is_of_torch(state: Any) -> bool:
 
 
 _TORCH = ("optimizer", "inner", "outer")
+# Of a subdomain, of either method.
+_SUBDOMAIN_FORM: dict[str, Any] = {
+    "samples": is_count,
+    "loss": is_real,
+    "radius": _is_local_radius,
+    "weight": lambda value: is_real(value) and 0.0 <= value <= 1.0,
+    "local": {"learned": is_count, "first": is_real, "losses": every(is_real)},
+    "model": _are_pairs,
+}
+
+
+def _are_subdomains(states: Any) -> bool:
+    """By their numbers from 0 up."""
+    if not isinstance(states, dict) or set(states) != set(map(str, range(len(states)))):
+        return False
+    forms = (misshapen(state, _SUBDOMAIN_FORM, whole=False) for state in states.values())
+    return bool(states) and all(form is None for form in forms)
+
+
 # Of all optimizers together; none has all of it.
 _OPTIMIZER_FORM: dict[str, Any] = {
-    **dict.fromkeys(("iterations", "accepted", "samples"), is_count),
+    **dict.fromkeys(("iterations", "accepted"), is_count),
     **dict.fromkeys(("radius", "reach", "global_radius"), _is_radius),
-    "local_radius": _is_local_radius,
+    "subdomains": _are_subdomains,
     "relaxation": lambda value: is_real(value) and 1.0 <= value <= RelaxationRule().maximum,
-    **dict.fromkeys(("loss", "own_loss"), is_real),
+    "loss": is_real,
     **dict.fromkeys(("ready", "known", "moving"), is_flag),
     **dict.fromkeys(("losses", "ratio"), every(is_real)),
-    "weight": lambda value: is_real(value) and 0.0 <= value <= 1.0,
     "signs": {
         **dict.fromkeys(("rejected", "untrue"), is_count),
         **dict.fromkeys(("told_floor", "told_rejected", "told_untrue"), is_flag),
     },
-    "local": {"learned": is_count, "first": is_real, "losses": every(is_real)},
-    **dict.fromkeys(("local_model", "global_model"), _are_pairs),
+    "global_model": _are_pairs,
     **dict.fromkeys(_TORCH, _is_of_torch),
 }
 
@@ -108,6 +125,8 @@ def states(training: Training) -> tuple[State, State]:
         "complete": dataclasses.replace(t.config, threads=t.threads).to_toml(),
         "data": {
             "name": info.name,
+            "task": t.task.kind,
+            "outputs": t.task.outputs,
             "digest": info.digest,
             "shards": info.shards,
             # So that the network can be built and used where the data are not.
@@ -120,7 +139,7 @@ def states(training: Training) -> tuple[State, State]:
         "network": dict(t.module.state_dict()),
         "optimizer": state,
         "progress": dataclasses.asdict(t.progress),
-        "place": dataclasses.asdict(t.batches.place(t.comm.size)),
+        "place": dataclasses.asdict(t.subdomains[0].batches.place(_subdomains(t))),
         "traffic": dataclasses.asdict(t.comm.traffic),
     }, {
         "optimizer": own,
@@ -128,6 +147,11 @@ def states(training: Training) -> tuple[State, State]:
         "seconds_total": time.perf_counter() - t.started,
         "random": torch.get_rng_state(),
     }
+
+
+def _subdomains(training: Training) -> int:
+    """Of all ranks."""
+    return training.comm.size * len(training.subdomains)
 
 
 def _behind(training: Training) -> dict[str, str]:
@@ -154,17 +178,33 @@ def restore(training: Training, resumed: Checkpoint) -> None:
     comm.agree(error)
     comm.check_replicas(t.network.vector)
     line = f"going on after iteration {resumed.iteration} of {resumed.path}"
-    if resumed.ranks != comm.size:
+    if _is_resized(training, resumed):
         told = "; ".join(resuming.changes(resumed, t.config, comm.size))
         line += (
-            f" on {comm.size} ranks, not {resumed.ranks}: parameters, radius and place in the "
-            f"data stay, {t.optimizer.FORGETS} is lost" + (f"; {told}" if told else "")
+            f" on {_shape(comm.size, len(t.subdomains))}, not "
+            f"{_shape(resumed.ranks, _their_subdomains(resumed))}: parameters, radius and place in "
+            f"the data stay, {t.optimizer.FORGETS} is lost" + (f"; {told}" if told else "")
         )
     t.console.say(line)
     for name, now in _behind(t).items():
         if before.get(name) != now:
             what = f"{name} is {now}, was {before.get(name)}"
             t.console.say(f"warning: {what}: the run does not repeat bit for bit")
+
+
+def _their_subdomains(resumed: Checkpoint) -> int:
+    """Of a rank."""
+    return resuming.completed(resumed).subdomains_per_rank
+
+
+def _is_resized(training: Training, resumed: Checkpoint) -> bool:
+    """Whether it goes on with other subdomains, or with the same ones on other ranks."""
+    here = training.comm.size, len(training.subdomains)
+    return here != (resumed.ranks, _their_subdomains(resumed))
+
+
+def _shape(ranks: int, subdomains: int) -> str:
+    return f"{ranks} ranks" + (f" of {subdomains} subdomains" if subdomains > 1 else "")
 
 
 def optimizer_state(checkpoint: Checkpoint, n: int) -> State:
@@ -208,7 +248,7 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
             f"{str(data['digest'])[:12]}; give the shard directory it had, which any number of "
             "ranks can read"
         )
-    resized = resumed.ranks != t.comm.size
+    resized = _is_resized(training, resumed)
     t.module.load_state_dict(common["network"])
     t.optimizer.load_state_dict(optimizer_state(resumed, t.network.n), resized=resized)
     t.progress = type(t.progress)(**common["progress"])
@@ -216,7 +256,8 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
         raise ValueError(f"{t.progress.iterations} iterations in {resumed.iteration}")
     legs = tuple(Leg(**leg) for leg in common["place"]["legs"])
     where = Place(int(common["place"]["number"]), legs)
-    t.batches.go_to(where, info.splits["train"].sizes, t.comm.size)
+    for each in t.subdomains:
+        each.batches.go_to(where, info.splits["train"].sizes, _subdomains(t))
     torch.set_rng_state(own["random"])
     for name, value in common["traffic"].items():
         setattr(t.comm.traffic, name, getattr(t.comm.traffic, name) + int(value))

@@ -1,10 +1,11 @@
 """APTS under sampling noise: the stochastic family, which training uses by default.
 
-N ranks, one subdomain each. With Delta the radius of a local step in the scaled metric, one outer
-iteration from theta_k is (docs/method.md has the reasons; the numbers are those of the comments):
+N subdomains, one or several a rank. With Delta the radius of a local step in the scaled metric, one
+outer iteration from theta_k is (docs/method.md has the reasons; the numbers are those of the
+comments):
 
-1. Local trust-region steps from theta_k, each on a fresh minibatch of the rank's shard, the first
-   one on the gradient that the last iteration's control batch has left.
+1. Local trust-region steps of every subdomain from theta_k, each on a fresh minibatch of its part
+   of the data, the first one on the gradient that the last iteration's control batch has left.
 2. The corrections join by one Allreduce, averaged by samples: d_k. Nesterov's momentum on what was
    taken before: u_k = mu u_{k-1} + d_k, correction s_k = d_k + mu u_k, with mu less than its whole
    where the angle between d_k and u_{k-1} is wide.
@@ -18,7 +19,9 @@ iteration from theta_k is (docs/method.md has the reasons; the numbers are those
 
 Messages of an outer iteration: one vector of length n, one of scalars. The first one also
 broadcasts theta and joins one gradient to search the first radius along, with forward evaluations.
-Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average.
+Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average; with
+several subdomains m, v and the gradient are each subdomain's own, and steps 1 and 3 run over them
+one after another.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import logging
 import math
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar
@@ -41,14 +44,46 @@ from apts_mpi.iteration import Draw, FailureSigns, Iteration, require_options
 from apts_mpi.joined import CountedMessages
 from apts_mpi.trust_region.local import Objective
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
-from apts_mpi.trust_region.scaled import ScaledSolver
+from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
 log = logging.getLogger("apts_mpi")
 
 _FIRST = 1e-5  # smallest displacement the radius search tries
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 _AGREEMENT = 2.0  # the cosine from which on momentum is whole is one over this
-_NUMBERS = ("iterations", "accepted", "radius", "reach", "_ready", "_loss", "_samples")
+_NUMBERS = ("iterations", "accepted", "radius", "reach", "_ready")
+
+Batch = tuple[Objective, int]
+
+
+class _Subdomain:
+    """What one subdomain has of its own.
+
+    Attributes:
+        local: its local steps, with its metric.
+        gradient: (n,) float32, of a minibatch at theta_k; the flat one itself where it is alone.
+        loss, samples: of that minibatch.
+    """
+
+    def __init__(self, flat: FlatParameters, steps: int, *, alone: bool) -> None:
+        self.local = ScaledSolver(flat, steps=steps)
+        self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
+        self.loss, self.samples = math.nan, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs."""
+        return {
+            "loss": self.loss,
+            "samples": self.samples,
+            "gradient": self.gradient.clone(),
+            "local": self.local.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.loss, self.samples = float(state["loss"]), int(state["samples"])
+        self.gradient.copy_(state["gradient"])
+        self.local.load_state_dict(state["local"])
 
 
 class StochasticAPTS:
@@ -62,7 +97,8 @@ class StochasticAPTS:
             Or already flat, as ``FlatNetwork`` makes them.
         comm: the ranks that work together; default all of them, which need the same number of
             threads and the same kind of device: what they compute redundantly must round alike.
-        local_steps: an outer iteration.
+        local_steps: of a subdomain an outer iteration.
+        subdomains: of this rank, each with minibatches of its own; as many on every rank.
         radius: initial Delta; default searched. It is cut where that many would not lower the loss.
         momentum: largest mu, 0 to below 1.
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
@@ -78,7 +114,7 @@ class StochasticAPTS:
         average: (n,) float32, weighted average of the iterates.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("options", "loss", "samples", "gradient", "local")
+    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains")
     FORGETS: ClassVar[str] = "the gradient at the iterate"
 
     def __init__(
@@ -87,14 +123,15 @@ class StochasticAPTS:
         *,
         comm: Comm | None = None,
         local_steps: int = 20,
+        subdomains: int = 1,
         radius: float | None = None,
         momentum: float = 0.5,
         averaging: float = 4.0,
         rule: NoisyRule | None = None,
     ) -> None:
         self.comm = comm or Comm()
-        if local_steps < 1:
-            raise ValueError(f"local_steps {local_steps} must be at least 1")
+        if local_steps < 1 or subdomains < 1:
+            raise ValueError(f"local_steps {local_steps}, subdomains {subdomains}: at least 1 each")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum {momentum} is outside [0, 1)")
         if not averaging >= 0.0:
@@ -109,14 +146,14 @@ class StochasticAPTS:
         self.reach = math.nan
         self.iterations = self.accepted = 0
         self._messages = CountedMessages(flat, self.comm)
-        self._local = ScaledSolver(flat, steps=local_steps)
+        alone = subdomains == 1
+        self._subdomains = [_Subdomain(flat, local_steps, alone=alone) for _ in range(subdomains)]
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._moved = torch.zeros_like(flat.vector)  # u
         self.average = torch.zeros_like(flat.vector)
         self._ratio = SmoothedRatio(self.rule.smoothing)
         self._losses: deque[float] = deque(maxlen=self.rule.window)
-        self._ready = False  # whether flat.gradient is a minibatch's at theta_k
-        self._loss, self._samples = math.nan, 0  # of that minibatch, this rank's own
+        self._ready = False  # whether the subdomains have a minibatch's gradient at theta_k
         self._signs = FailureSigns()
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
@@ -124,14 +161,15 @@ class StochasticAPTS:
 
     # ---- the public calls ------------------------------------------------------------------
 
-    def step(self, batches: Callable[[], tuple[Callable[[], Tensor], int]]) -> Iteration:
+    def step(self, *batches: Callable[[], tuple[Callable[[], Tensor], int]]) -> Iteration:
         """One outer iteration; every rank calls it.
 
         Args:
-            batches: gives a closure that returns the mean loss over this rank's next minibatch, a
-                scalar tensor, without calling ``backward``; and that minibatch's samples. Called
-                ``local_steps`` times, as a rule. A closure may be called several times and has to
-                give the same loss at the same parameters: draw indices outside of it.
+            batches: of each subdomain of this rank, a function that gives a closure that returns
+                the mean loss over the subdomain's next minibatch, a scalar tensor, without calling
+                ``backward``; and that minibatch's samples. Called ``local_steps`` times, as a rule.
+                A closure may be called several times and has to give the same loss at the same
+                parameters: draw indices outside of it.
 
         The gradient it leaves is the next call's first: do not change it in between.
 
@@ -141,13 +179,16 @@ class StochasticAPTS:
         """
         self.flat.check_views()
 
-        def draw() -> tuple[Callable[[bool], float], int]:
-            closure, samples = batches()
-            if samples < 0:
-                raise ValueError(f"samples {samples} is negative")
-            return closure_objective(self.flat, closure), samples
+        def drawing(give: Callable[[], tuple[Callable[[], Tensor], int]]) -> Draw:
+            def draw() -> Batch:
+                closure, samples = give()
+                if samples < 0:
+                    raise ValueError(f"samples {samples} is negative")
+                return closure_objective(self.flat, closure), samples
 
-        return self.iterate(draw)
+            return draw
+
+        return self.iterate(*map(drawing, batches))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -165,33 +206,34 @@ class StochasticAPTS:
 
     # ---- the method ------------------------------------------------------------------------
 
-    def iterate(self, draw: Draw) -> Iteration:
-        """One outer iteration over the rank's minibatches, each with or without its gradient."""
+    def iterate(self, *draws: Draw) -> Iteration:
+        """One outer iteration over each subdomain's minibatches, with or without gradients."""
         theta, start, joined = self.flat.vector, self._start, self._messages.vector
+        if len(draws) != len(self._subdomains):
+            raise ValueError(f"minibatches of {len(draws)} subdomains, not {len(self._subdomains)}")
         self._messages.work = 0.0
         start.copy_(theta)
         if not self._ready:
-            self._evaluate_start(draw)
+            self._evaluate_start(draws)
 
-        # 1. local steps, each on a fresh minibatch
-        with self.comm.clock.phase("algebra", "local steps"):
-            local = self._local.run(
-                draw, start=start, loss=self._loss, samples=self._samples, radius=self.radius
-            )
-        self._messages.count(local.evaluations)
+        # 1. each subdomain's local steps, each on a fresh minibatch
+        controls, rows = list[Batch](), list[tuple[float, ...]]()
+        for k, (own, draw) in enumerate(zip(self._subdomains, draws, strict=True)):
+            local = self._local_steps(own, draw)
+            theta.sub_(start).mul_(local.samples)
+            (joined.copy_ if k == 0 else joined.add_)(theta)
+            theta.copy_(start)
+            control, samples = draw()
+            before = self._loss_of(control, samples)
+            controls.append((control, samples))
+            rows.append((local.samples, samples, samples * before, local.accepted, local.tried))
         self._ready = False
 
         # 2. the corrections in one message, and behind them the control batch's loss at theta_k
-        torch.sub(theta, start, out=joined).mul_(local.samples)
-        theta.copy_(start)
-        control, samples = draw()
-        before = self._loss_of(control, samples)
-        seen, controls, before, steps, tried = self._messages.join(
-            (local.samples, samples, samples * before, local.accepted, local.tried)
-        )
-        if not controls > 0:
+        seen, controlled, before, steps, tried = self._messages.join(*rows)
+        if not controlled > 0:
             raise ValueError("the ranks' batches have no samples")
-        before = self._finite(before / controls)
+        before = self._finite(before / controlled)
         if steps == 0:  # on no rank has anything moved
             self.radius = max(self.radius / 4.0, self.rule.minimum)
             self._moved.zero_()
@@ -204,10 +246,11 @@ class StochasticAPTS:
 
         # 3. the joined correction on trial, on samples it has not seen
         theta.add_(s)
-        own = self._loss_of(control, samples, with_gradient=True)
-        slope = float(torch.dot(self.flat.gradient, s)) if samples else 0.0
-        after, slope = self._messages.sum((samples * own, samples * slope))
-        after, slope = after / controls, slope / controls
+        rows = [
+            (own.samples * own.loss, own.samples * self._slope(own, s))
+            for own in self._evaluated(controls)
+        ]
+        after, slope = (total / controlled for total in self._messages.sum(*rows))
         actual = before - after
         promised = 2.0 * actual + slope  # minus the slope of the parabola at theta_k
 
@@ -216,7 +259,7 @@ class StochasticAPTS:
         noise = max(self._losses) - min(self._losses)
         accepted = math.isfinite(slope) and after <= max(self._losses) + noise
         if accepted:
-            self._ready, self._loss, self._samples = True, own, samples
+            self._ready = True
             self.accepted += 1
         else:
             theta.copy_(start)
@@ -229,6 +272,30 @@ class StochasticAPTS:
         if accepted:
             self.average.lerp_(theta, self._weight())
         return self._done(after if accepted else before, rho, accepted, promised, (steps, tried))
+
+    def _local_steps(self, own: _Subdomain, draw: Draw) -> ScaledResult:
+        """A subdomain's local steps from theta_k, on the gradient that it has there."""
+        if own.gradient is not self.flat.gradient:
+            self.flat.attach_gradients()
+            self.flat.gradient.copy_(own.gradient)
+        with self.comm.clock.phase("algebra", "local steps"):
+            local = own.local.run(
+                draw, start=self._start, loss=own.loss, samples=own.samples, radius=self.radius
+            )
+        self._messages.count(local.evaluations)
+        return local
+
+    def _evaluated(self, batches: Iterable[Batch]) -> Iterator[_Subdomain]:
+        """The subdomains, one after another, each with loss and gradient of its batch here."""
+        for own, (objective, samples) in zip(self._subdomains, batches, strict=True):
+            own.samples = samples
+            own.loss = self._loss_of(objective, samples, with_gradient=True)
+            if own.gradient is not self.flat.gradient:
+                own.gradient.copy_(self.flat.gradient)
+            yield own
+
+    def _slope(self, own: _Subdomain, s: Tensor) -> float:
+        return float(torch.dot(own.gradient, s)) if own.samples else 0.0
 
     def _momentum(self, joined: Tensor) -> float:
         """mu, less where the corrections turn away from what was taken before; (n,)."""
@@ -255,25 +322,27 @@ class StochasticAPTS:
             return 1.0
         return (1.0 + self.averaging) / (self.accepted + self.averaging)
 
-    def _evaluate_start(self, draw: Draw) -> None:
-        """Loss and gradient at theta_k on a minibatch; the first time, the radius too."""
-        objective, self._samples = draw()
-        self._loss = self._loss_of(objective, self._samples, with_gradient=True)
-        if math.isnan(self.reach):
-            self._search(objective)
+    def _evaluate_start(self, draws: Iterable[Draw]) -> None:
+        """Losses and gradients at theta_k on a minibatch each; the first time, the radius too."""
+        batches, joined = [draw() for draw in draws], self._messages.vector
+        searching = math.isnan(self.reach)
+        if searching:
+            joined.zero_()
+        for own in self._evaluated(batches):
+            if searching and own.samples:  # the gradient, summed over samples
+                joined.add_(own.gradient * own.samples)
+        if searching:
+            self._search(batches)
         self._ready = True
 
-    def _search(self, objective: Objective) -> None:
+    def _search(self, batches: Sequence[Batch]) -> None:
         """Double a step along the joined gradient's signs while the loss falls.
 
         Costs a vector message, and forward evaluations with scalar messages.
         """
         theta, start, joined = self.flat.vector, self._start, self._messages.vector
-        samples = self._samples
-        torch.mul(self.flat.gradient, samples, out=joined)
-        if not samples:
-            joined.zero_()
-        losses, total = self._messages.join((samples * self._loss, samples))
+        rows = [(own.samples * own.loss, own.samples) for own in self._subdomains]
+        losses, total = self._messages.join(*rows)
         if not total > 0:
             raise ValueError("the ranks' batches have no samples")
         best = self._finite(losses / total)
@@ -286,7 +355,8 @@ class StochasticAPTS:
         reach = _FIRST
         while reach < 1.0:
             torch.add(start, joined, alpha=-reach, out=theta)
-            (loss,) = self._messages.sum((samples * self._loss_of(objective, samples),))
+            trials = [(samples * self._loss_of(each, samples),) for each, samples in batches]
+            (loss,) = self._messages.sum(*trials)
             if not loss / total < best:
                 break
             best, reach = loss / total, 2.0 * reach
@@ -339,9 +409,10 @@ class StochasticAPTS:
         return {
             "rank": self.comm.rank,
             "ranks": self.comm.size,
+            "subdomains": len(self._subdomains),
             "parameters": self.flat.n,
             "shapes": zlib.crc32("\n".join(self.flat.describe()).encode()),
-            "local_steps": self._local.steps,
+            "local_steps": self._subdomains[0].local.steps,
             "momentum": self.momentum,
             "averaging": self.averaging,
             **asdict(self.rule),
@@ -358,10 +429,9 @@ class StochasticAPTS:
             **{name.strip("_"): getattr(self, name) for name in _NUMBERS},
             "losses": list(self._losses),
             "ratio": [self._ratio.actual, self._ratio.promised],
-            "gradient": self.flat.gradient.clone(),
             "moved": self._moved.clone(),
             "average": self.average.clone(),
-            "local": self._local.state_dict(),
+            "subdomains": {str(k): own.state_dict() for k, own in enumerate(self._subdomains)},
             "signs": asdict(self._signs),
         }
 
@@ -369,23 +439,23 @@ class StochasticAPTS:
         """Restore what ``state_dict`` gave on the same rank.
 
         Args:
-            resized: the state is of a run with another number of ranks, of any of them: its local
-                metric is taken over, the gradient at the iterate is not.
+            resized: the state is of a run with another number of ranks or subdomains, of any rank:
+                local metrics are taken over, gradients at the iterate are not.
 
         Raises:
             ValueError: the state is another rank's, or of other options or another network.
         """
-        besides = {"rank", "ranks", "local_steps"} if resized else set()
+        besides = {"rank", "ranks", "subdomains", "local_steps"} if resized else set()
         require_options(self._options(), state["options"], besides=besides)
         for name in _NUMBERS:
             setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
         self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
-        self.flat.attach_gradients()
-        self.flat.gradient.copy_(state["gradient"])
         self._moved.copy_(state["moved"])
         self.average.copy_(state["average"])
-        self._local.load_state_dict(state["local"])
+        self.flat.attach_gradients()
+        for k, own in enumerate(self._subdomains):
+            own.load_state_dict(state["subdomains"][str(k % len(state["subdomains"]))])
         self._signs = FailureSigns(**state["signs"])
         if resized:
             self._ready = False

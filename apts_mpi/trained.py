@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from apts_mpi.comm import Comm
 from apts_mpi.config import BASELINES, TrainConfig
 from apts_mpi.data import DatasetInfo
 from apts_mpi.errors import InputError
-from apts_mpi.evaluation import cross_entropy, evaluate
+from apts_mpi.evaluation import evaluate, flat_network
 from apts_mpi.flat import FlatNetwork
+from apts_mpi.losses import Criterion, criterion
+from apts_mpi.networks import Task, cost
 from apts_mpi.optimizers import optimizer
-from apts_mpi.placement import Samples, load, place
+from apts_mpi.placement import Samples, load, place, task_of
 from apts_mpi.run_state import MISFIT, misfit, optimizer_state
 
 
@@ -32,29 +35,34 @@ class Trained:
 
     Attributes:
         checkpoint: it is from. config: complete. module: the network.
-        parameters: flat, of the module. sample_shape, classes: what it takes and tells apart.
-        mean, std: float64, () or ``sample_shape``; it takes (x - mean) / std.
+        parameters: flat, of the module. task: what it does. criterion: what it is judged by.
+        classes: names of what it tells apart.
+        mean, std: float64, () or a sample's shape; it takes (x - mean) / std.
     """
 
     checkpoint: Checkpoint
     config: TrainConfig
     module: nn.Module
     parameters: FlatNetwork
-    sample_shape: tuple[int, ...]
+    task: Task
+    criterion: Criterion
     classes: tuple[str, ...]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
 
 
-def restore(checkpoint: Checkpoint, comm: Comm) -> Trained:
+def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained:
     """The network of a checkpoint, on the CPU; every rank calls it.
+
+    Args:
+        named: the network that the user names, which one of the user's own needs.
 
     Raises:
         AgreedError: on every rank, where the checkpoint does not fit itself.
     """
     error, trained = None, None
     try:
-        trained = _built(checkpoint)
+        trained = _built(checkpoint, named)
     except MISFIT as caught:
         error = misfit(checkpoint, caught)
     except InputError as caught_input:
@@ -62,7 +70,8 @@ def restore(checkpoint: Checkpoint, comm: Comm) -> Trained:
     comm.agree(error)
     assert trained is not None
     network = trained.parameters
-    method = optimizer(trained.config, network, comm, whole=False)
+    alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
+    method = optimizer(alone, network, comm, whole=False)
     try:
         method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():
@@ -74,26 +83,30 @@ def restore(checkpoint: Checkpoint, comm: Comm) -> Trained:
     return trained
 
 
-def _built(checkpoint: Checkpoint) -> Trained:
+def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     resuming.verify(checkpoint)
     data, config = checkpoint.common["data"], resuming.completed(checkpoint)
-    shape, classes = tuple(data["sample_shape"]), tuple(data["classes"])
-    module = resuming.outline(checkpoint, config)
+    task, classes = resuming.task_of(checkpoint), tuple(data["classes"])
+    module, loss = resuming.outline(checkpoint, config, named=named)
     module.load_state_dict(checkpoint.common["network"], assign=True)
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
-    if any(each.shape not in ((), shape) for each in (mean, std)):
-        raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape} for {shape}")
-    network = FlatNetwork(module, cross_entropy)
-    return Trained(checkpoint, config, module, network, shape, classes, mean, std)
+    if any(each.shape not in ((), task.sample_shape) for each in (mean, std)):
+        raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
+    judged = criterion(task, own=loss)
+    network = flat_network(module, judged, task, config)
+    return Trained(checkpoint, config, module, network, task, judged, classes, mean, std)
 
 
-def describe(checkpoint: Checkpoint, comm: Comm) -> str:
+def describe(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> str:
     """What a checkpoint holds, in text; every rank calls it.
+
+    Args:
+        named: the network that the user names.
 
     Raises:
         AgreedError: on every rank, where the checkpoint does not fit itself.
     """
-    trained, error, lines = restore(checkpoint, comm), None, list[str]()
+    trained, error, lines = restore(checkpoint, comm, named=named), None, list[str]()
     try:
         lines = _lines(trained)
     except (*MISFIT, OSError) as caught:  # the run that wrote it may remove it
@@ -112,23 +125,35 @@ def _lines(trained: Trained) -> list[str]:
         radius = float(common["optimizer"]["radius"])
         method = f"{c.optimizer}, {c.local_solver}{steps}, radius {radius:.3g}"
     size = sum(file.stat().st_size for file in checkpoint.path.iterdir())
-    layers = ",".join(map(str, c.hidden))
+    task, costs = trained.task, cost(trained.module, trained.task)
     rows = {
         "checkpoint": f"{checkpoint.path}, {size / 1e6:.1f} MB",
         "run": f"{checkpoint.run}, on {checkpoint.ranks} ranks, seed {c.seed}",
-        "network": f"{c.network} {layers}: {trained.parameters.n:,} parameters, samples "
-        f"{trained.sample_shape}, {len(trained.classes)} classes",
+        "network": f"{', '.join([c.network, *_sizes(c)])}: {trained.parameters.n:,} parameters",
+        "sample": f"{task.kind}, {task.sample_shape} to {task.outputs}"
+        + (f"; forward {costs.flops:,} FLOPs, gradient 3 times that" if costs else ""),
         "data set": f"{data['name']} in {data['shards']} shards, digest {data['digest'][:12]}",
         "optimizer": f"{method}, batch {c.batch or 'all'} a rank",
         "progress": f"iteration {checkpoint.iteration} ({progress['accepted']} accepted), "
         f"{progress['work']:.0f} sample gradients of {c.epochs:g} epochs",
     }
-    if "test_accuracy" in losses:
+    if losses.get("test_accuracy") is not None:
         rows["test accuracy"] = f"{losses['test_accuracy']:.4f} (best {progress['best']:.4f})"
+    if losses.get("test_loss") is not None:
+        rows["test loss"] = f"{losses['test_loss']:.5f} (best {progress['best_loss']:.5f})"
     rows["versions"] = ", ".join(f"{k} {v}" for k, v in common["versions"].items())
     rows["verified"] = f"checksums of {checkpoint.ranks + 1} files, state, network"
     width = max(map(len, rows))
     return [f"{name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def _sizes(config: TrainConfig) -> list[str]:
+    """The sizes of a network, a phrase each."""
+    shown = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, value in config.sizes.items()
+    }
+    return [f"{name} {value}" for name, value in shown.items()]
 
 
 def score(
@@ -152,27 +177,42 @@ def score(
     placement = place(TrainConfig(device=device), comm, say)
     name = data or trained.config.data
     shards = int(trained.checkpoint.common["data"]["shards"]) if data is None else None
-    info, parts = load(name, comm, say, device=placement.device, shards=shards, splits=[split])
-    error = None
-    if info.sample_shape != trained.sample_shape or info.classes != trained.classes:
+    context = trained.config.context
+    info, parts = load(
+        name,
+        comm,
+        say,
+        device=placement.device,
+        shards=shards,
+        splits=[split],
+        context=context,
+    )
+    error, task = None, trained.task
+    if task_of(info) != task or info.classes != trained.classes:
         error = InputError(
-            f"--data {name}: has samples {info.sample_shape} of {len(info.classes)} classes "
-            f"({', '.join(info.classes)[:80]}); the network takes {trained.sample_shape} and tells "
-            f"{len(trained.classes)} apart ({', '.join(trained.classes)[:80]}); give shards like "
-            "those it was trained on"
+            f"--data {name}: has {info.task} samples {info.sample_shape} of {len(info.classes)} "
+            f"classes ({', '.join(info.classes)[:80]}); the network is for {task.kind}, takes "
+            f"{task.sample_shape} and tells {len(trained.classes)} apart "
+            f"({', '.join(trained.classes)[:80]}); give shards like those it was trained on"
         )
-    elif not parts[split].total:
+    elif not parts[split][0].total:
         error = InputError(f"--data {name}: has no {split} samples; give --split or other shards")
     comm.agree(error)
-    _renormalise(parts[split], info, trained)
+    for part in parts[split]:
+        _renormalise(part, info, trained)
     trained.module.to(placement.device)
-    network = FlatNetwork(trained.module, cross_entropy)
-    loss, right = evaluate(network, parts[split], comm)
-    return f"{split} samples  {parts[split].total}\nloss      {loss:.5f}\naccuracy  {right:.4f}"
+    network = flat_network(trained.module, trained.criterion, task, trained.config)
+    figures = evaluate(network, parts[split], comm, task, trained.criterion)
+    rows = {f"{split} samples": str(parts[split][0].total)}
+    rows |= {k: f"{v:.{5 if k == 'loss' else 4}f}" for k, v in figures.items() if v is not None}
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
 def _renormalise(samples: Samples, info: DatasetInfo, trained: Trained) -> None:
     """From the shards' own mean and std to those the network was trained with, in place."""
+    if info.task == "language":
+        return
     if np.array_equal(info.mean, trained.mean) and np.array_equal(info.std, trained.std):
         return
     for values, change in (
@@ -196,8 +236,10 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
     about: dict[str, Any] = {
         "format": "pt",
         "network": c.network,
-        "hidden": list(c.hidden),
-        "sample_shape": list(trained.sample_shape),
+        **c.sizes,
+        "task": trained.task.kind,
+        "sample_shape": list(trained.task.sample_shape),
+        "outputs": trained.task.outputs,
         "classes": list(trained.classes),
         "mean": trained.mean.tolist(),
         "std": trained.std.tolist(),

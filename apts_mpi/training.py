@@ -7,13 +7,13 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
+from torch import nn
 
 from apts_mpi import networks, pacing, resuming, run_state
 from apts_mpi.baselines import warm_up
@@ -23,14 +23,17 @@ from apts_mpi.comm import CHECKPOINT, STOP, Comm
 from apts_mpi.config import AUTO, BASELINES, TrainConfig
 from apts_mpi.data.batches import Batches
 from apts_mpi.errors import AgreedError, InputError
-from apts_mpi.evaluation import cross_entropy, evaluate
-from apts_mpi.flat import FlatNetwork
+from apts_mpi.evaluation import class_counts, evaluate, flat_network
+from apts_mpi.flat import CHUNK
 from apts_mpi.iteration import Iteration
+from apts_mpi.losses import Criterion, balanced, criterion
 from apts_mpi.optimizers import optimizer
-from apts_mpi.placement import Samples, load, place
+from apts_mpi.placement import Samples, load, place, task_of
 from apts_mpi.report import Console, code_digest, summarise, versions
 from apts_mpi.run_directory import RunDirectory, default_out
+from apts_mpi.statistics import RunningStatistics
 from apts_mpi.stopping import StopSignals
+from apts_mpi.subdomain import Subdomain
 from apts_mpi.trace import Trace
 
 Lap = dict[str, float]  # seconds by phase
@@ -44,7 +47,8 @@ class Progress:
 
     Attributes:
         iterations: outer ones done, accepted of them so many. work: gradient evaluations.
-        evaluated_at: epoch of the last evaluation. losses: what it gave. best: test accuracy.
+        evaluated_at: epoch of the last evaluation. losses: what it gave. best: test accuracy;
+        best_loss: test loss.
         converged: whether there is nothing left to do.
     """
 
@@ -52,8 +56,9 @@ class Progress:
     accepted: int = 0
     work: float = 0.0
     evaluated_at: float = -math.inf
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float | None] = field(default_factory=dict)
     best: float = 0.0
+    best_loss: float = math.inf
     converged: bool = False
 
 
@@ -98,58 +103,99 @@ class Training:
         with self.clock.phase("data", "load"):
             shards = None if resumed is None else resumed.common["data"]["shards"]
             self.info, samples = load(
-                config.data, comm, self.console.say, device=self.device, shards=shards
+                config.data,
+                comm,
+                self.console.say,
+                device=self.device,
+                shards=shards,
+                subdomains=config.subdomains_per_rank,
+                context=config.context,
             )
-            self.train, self.test = samples["train"], samples["test"]
-        self.config = config = config.completed(comm.size, self.train.total)
-        self.module = networks.build(
-            config.network,
-            sample_shape=self.info.sample_shape,
-            classes=len(self.info.classes),
-            hidden=config.hidden,
-            seed=config.seed,
-        ).to(self.device)
-        self.network = FlatNetwork(self.module, cross_entropy)
-        largest = np.array([float(len(self.train.y))])
-        comm.maximum(largest)
-        self.batches = Batches(
-            len(self.train.y),
-            largest=int(largest[0]),
-            batch=config.batch,
-            overlap=config.overlap,
-            seed=config.seed,
-            rank=comm.rank,
+        self.test = samples["test"][0]
+        self.task, self.samples = task_of(self.info), samples["train"][0].total
+        self.config = config = config.completed(
+            comm.size, self.samples, language=self.task.kind == "language"
         )
-        self._indices = iter(self.batches)
+        self.module, self.criterion = self._built(samples["train"])
+        self.network = flat_network(self.module, self.criterion, self.task, config)
+        self.subdomains = self._cut(samples["train"])
         self.seconds_pacing = 0.0  # what finding the local steps has taken
+        self.statistics = RunningStatistics(
+            self.network, samples["train"], batch=config.batch or CHUNK, comm=comm
+        )
+        self._statistics_at = -1  # the iteration that they are of
         if config.local_steps == AUTO:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        whole = self.batches.whole
+        whole = self.subdomains[0].batches.whole
         self.optimizer = optimizer(config, self.network, comm, whole=whole)
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
         self.directory, self.checkpoints = self._open(resumed)
-        self._strange: float | None = None  # a loss of this rank that is not finite
         self._told_strange = False
         self._signals, self._reason = signals, ""  # why this rank wants to stop
 
     # ---- set-up ----------------------------------------------------------------------------
 
+    def _built(self, parts: list[Samples]) -> tuple[nn.Module, Criterion]:
+        """The network, on this rank's device, and its criterion."""
+        config, error, module, made = self.config, None, None, None
+        try:
+            module, own = networks.build(config.network, self.task, config.sizes, seed=config.seed)
+            weights: Sequence[float] | None = config.weights_given()
+            if config.class_weights == "balanced" and self.task.kind == "classification":
+                weights = balanced(class_counts(parts, self.task.outputs, self.comm))
+            made = criterion(
+                self.task,
+                smoothing=config.label_smoothing,
+                weights=weights,
+                own=own,
+                device=self.device,
+            )
+        except InputError as caught:
+            error = caught
+        self.comm.agree(error)
+        assert module is not None
+        assert made is not None
+        return module.to(self.device), made
+
+    def _cut(self, parts: list[Samples]) -> list[Subdomain]:
+        """The subdomains of this rank."""
+        config, comm = self.config, self.comm
+        largest = np.array([float(max(map(len, parts)))])
+        comm.maximum(largest)
+        return [
+            Subdomain(
+                self.network,
+                samples,
+                Batches(
+                    len(samples),
+                    largest=int(largest[0]),
+                    batch=config.batch,
+                    overlap=config.overlap,
+                    seed=config.seed,
+                    rank=comm.rank * len(parts) + k,
+                ),
+                self.clock,
+            )
+            for k, samples in enumerate(parts)
+        ]
+
     def _paced(self, config: TrainConfig) -> TrainConfig:
         """The settings with as many local steps as messages and gradients cost here."""
         assert config.batch is not None, "completed settings have one"
-        x, y = self.train.x[: config.batch], self.train.y[: config.batch]
+        x, y = next(self.subdomains[0].samples.blocks(config.batch))
         message, gradient = pacing.measure(
             self.comm, self.network.vector, lambda: len(y) and self.network.loss_and_gradient(x, y)
         )
+        many = len(self.subdomains)
         steps = pacing.local_steps(
             message=message,
-            gradient=gradient,
-            samples=self.train.total,
-            ranks=self.comm.size,
+            gradient=many * gradient,  # a rank's subdomains take their steps one after another
+            samples=self.samples,
+            subdomains=self.comm.size * many,
             batch=config.batch,
         )
         self.console.say(
@@ -200,6 +246,7 @@ class Training:
     def checkpoint(self) -> str | None:
         """Write one; every rank calls it. None, or on every rank the line of what failed."""
         with self.clock.phase("checkpoint"):
+            self._refresh_statistics()
             self.directory.sync()  # so that the rows reach as far as the checkpoint
             failed = self.checkpoints.save(self.progress.iterations, *run_state.states(self))
         if failed is not None:
@@ -251,7 +298,7 @@ class Training:
         config, progress = self.config, self.progress
         assert config.epochs is not None, "completed settings have them"
         enough = config.iterations is not None and progress.iterations >= config.iterations
-        return progress.converged or enough or progress.work / self.train.total >= config.epochs
+        return progress.converged or enough or progress.work / self.samples >= config.epochs
 
     def _ask_in_time(self, checkpointed: float) -> None:
         """Ask for what the clock demands; the iteration's messages bring it to all ranks."""
@@ -294,7 +341,7 @@ class Training:
         progress.iterations += 1
         progress.accepted += result.accepted
         progress.work += result.gradient_evaluations
-        row = _row(progress.iterations, progress.work / self.train.total, result)
+        row = _row(progress.iterations, progress.work / self.samples, result)
         row["seconds"] = sum(lap.values())
         row["seconds_data"], row["seconds_wait"] = lap["data"], lap["wait"]
         row["seconds_communication"] = sum(lap[phase] for phase in COMMUNICATION)
@@ -303,28 +350,32 @@ class Training:
             progress.converged = True
         return row
 
-    def _evaluated(self, epoch: float) -> dict[str, float]:
+    def _evaluated(self, epoch: float) -> dict[str, float | None]:
         progress = self.progress
         progress.evaluated_at, progress.losses = epoch, self.evaluate()
-        progress.best = max(progress.best, progress.losses["test_accuracy"])
+        accuracy, loss = progress.losses["test_accuracy"], progress.losses["test_loss"]
+        progress.best = max(progress.best, accuracy or 0.0)
+        if loss is not None and math.isfinite(loss):
+            progress.best_loss = min(progress.best_loss, loss)
         return progress.losses
 
     def _finish(self) -> dict[str, Any]:
         """Summary and trace of a run that has come to its end."""
         progress = self.progress
-        train_loss, _ = self._evaluate(self.train)
+        train_loss = self._evaluate([each.samples for each in self.subdomains])["loss"]
         summary = summarise(
             self,
             seconds_total=time.perf_counter() - self.started,
             results={
-                "epochs": progress.work / self.train.total,
+                "epochs": progress.work / self.samples,
                 "outer_iterations": progress.iterations,
                 "accepted": progress.accepted,
                 "rejected": progress.iterations - progress.accepted,
                 "gradient_evaluations": progress.work,
                 "train_loss": train_loss,
                 **progress.losses,
-                "best_test_accuracy": progress.best,
+                "best_test_accuracy": progress.best if self.criterion.right else None,
+                "best_test_loss": progress.best_loss,
             },
         )
         self.directory.finish(summary)
@@ -332,59 +383,54 @@ class Training:
             self.trace.finish()  # last, so that nothing is lost where it fails
         return summary
 
-    def _draw(self) -> tuple[Callable[[bool], float], int]:
-        """The loss over the next minibatch, and how many samples it has, which may be 0."""
-        with self.clock.phase("data"):
-            index = next(self._indices)
-            if len(index) == len(self.train.y) and self.batches.whole:  # in its own order
-                x, y = self.train.x, self.train.y
-            else:
-                chosen = torch.from_numpy(index).to(self.device)
-                # Twice as fast as indexing, for the same values.
-                x, y = (part.index_select(0, chosen) for part in (self.train.x, self.train.y))
-        network, clock = self.network, self.clock
-
-        def objective(with_gradient: bool) -> float:
-            with clock.phase("gradient", "" if with_gradient else "loss"):
-                loss = network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
-            if with_gradient and not math.isfinite(loss):
-                self._strange = loss
-            return loss
-
-        return objective, len(y)
-
     def _iterate(self) -> Iteration:
-        comm, self._strange = self.comm, None
+        comm = self.comm
+        for each in self.subdomains:
+            each.strange = None
         try:
             with self.clock.phase("algebra", f"iteration {self.progress.iterations + 1}"):
-                result = self.optimizer.iterate(self._draw)
+                result = self.optimizer.iterate(*(each.draw for each in self.subdomains))
         except FloatingPointError as error:  # the same on every rank
             line = str(error)
-            (strange,) = comm.sum_scalars([float(self._strange is not None)])
-            if strange < comm.size:  # bad samples, rather than steps that are too long
-                own = f"a loss of rank {comm.rank} on {comm.host} is {self._strange}"
-                who = comm.first_error(InputError(own) if self._strange is not None else None)
+            strange = self._strange()
+            (many,) = comm.sum_scalars([float(strange is not None)])
+            if many < comm.size:  # bad samples, rather than steps that are too long
+                own = f"a loss of rank {comm.rank} on {comm.host} is {strange}"
+                who = comm.first_error(InputError(own) if strange is not None else None)
                 line += f" ({who})" if who else ""
             raise AgreedError(line, status=1) from error
-        if self._strange is not None and not self._told_strange:
+        strange = self._strange()
+        if strange is not None and not self._told_strange:
             self._told_strange = True  # once a run
             line = (
                 f"apts_mpi: warning: rank {comm.rank} on {comm.host}: a loss of iteration "
-                f"{self.progress.iterations + 1} is {self._strange} and was passed over; look for "
+                f"{self.progress.iterations + 1} is {strange} and was passed over; look for "
                 "bad samples in its part if it comes again\n"
             )
             os.write(2, line.encode())  # one write, so that the lines of several ranks do not mix
         return result
 
-    def evaluate(self) -> dict[str, float]:
-        """Loss and accuracy on the test data, over all ranks' parts."""
-        loss, right = self._evaluate(self.test)
-        return {"test_loss": loss, "test_accuracy": right}
+    def _strange(self) -> float | None:
+        """A loss of this rank's subdomains that was not finite in the last iteration."""
+        return next((s.strange for s in self.subdomains if s.strange is not None), None)
 
-    def _evaluate(self, samples: Samples) -> tuple[float, float]:
-        """Mean loss and share of right answers over all ranks; every rank evaluates its part."""
+    def _refresh_statistics(self) -> None:
+        """Make BatchNorm's running statistics those of the network that is evaluated now."""
+        if self._statistics_at != self.progress.iterations:
+            self._statistics_at = self.progress.iterations
+            with self.optimizer.averaged():
+                self.statistics.refresh()
+
+    def evaluate(self) -> dict[str, float | None]:
+        """Figures on the test data, over all ranks' parts: "test_loss", "test_accuracy", ..."""
+        return {f"test_{name}": value for name, value in self._evaluate([self.test]).items()}
+
+    def _evaluate(self, parts: Sequence[Samples]) -> dict[str, float | None]:
+        """Figures over all ranks' parts; every rank evaluates its own."""
+        with self.clock.phase("evaluation"):
+            self._refresh_statistics()
         with self.clock.phase("evaluation"), self.optimizer.averaged():
-            return evaluate(self.network, samples, self.comm)
+            return evaluate(self.network, parts, self.comm, self.task, self.criterion)
 
 
 def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:

@@ -63,13 +63,13 @@ def first_order_consistency() -> None:
     apts.step(closure_over(module, x[part], y[part]), samples=part.stop - part.start)
     closure = closure_over(module, x[part], y[part])
     seen: dict[str, Tensor] = {}
-    run = apts._local.run
+    run = apts._subdomains[0].solver.run
 
     def spy(*args: Any, **kwargs: Any) -> Any:
         seen["q"], seen["shift"] = kwargs["gradient"].clone(), kwargs["shift"].clone()
         return run(*args, **kwargs)
 
-    apts._local.run = spy  # type: ignore[method-assign]
+    apts._subdomains[0].solver.run = spy  # type: ignore[method-assign]
     before = apts.flat.vector.clone()
     apts.step(closure, samples=part.stop - part.start)
     weight = (part.stop - part.start) / SAMPLES

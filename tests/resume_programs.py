@@ -113,7 +113,7 @@ def go_on_elsewhere() -> None:
         assert np.array_equal(training.network.vector.numpy(), np.load(f"{name}-vector-0.npy"))
         radius = getattr(training.optimizer, "radius", 0.0)
         assert radius == np.load(f"{name}-radius.npy")
-        legs = training.batches.place(comm.size).legs
+        legs = training.subdomains[0].batches.place(comm.size).legs
         assert [leg.ranks for leg in legs][:1] == [3] or not legs
         summary = training.run()
         after = rows(out)
@@ -132,7 +132,9 @@ def go_on_elsewhere() -> None:
 def the_rest_of_a_pass() -> None:
     """It is drawn first and alone, also where minibatches are all of a part from then on."""
     training = go_on("halves-left", out="rest", iterations=STOPPED + 3)
-    drawn = [training.comm.sum_scalars([float(training._draw()[1])])[0] for _ in range(3)]
+    drawn = [
+        training.comm.sum_scalars([float(training.subdomains[0].draw()[1])])[0] for _ in range(3)
+    ]
     assert drawn == [1437 - 3 * 240, 1437, 1437], drawn
     twice = go_on("halves-left", out="rest-1", iterations=STOPPED + 1)
     twice.run()

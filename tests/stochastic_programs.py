@@ -113,7 +113,7 @@ class Rank:
         assert abs(work - result.gradient_evaluations) < 1e-6, (work, result.gradient_evaluations)
         assert self.optimizer.rule.minimum <= result.radius <= self.optimizer.reach
         for name in ("m", "v"):
-            assert bool(state["local"][name].isfinite().all())
+            assert bool(state["subdomains"]["0"]["local"][name].isfinite().all())
         assert bool(self.theta.isfinite().all())
         return result
 
@@ -348,14 +348,14 @@ def lone_bad_step() -> None:
     # Three steps are taken back and one is not taken; or that one alone.
     for spoil, missing in ((overflow, 4), (steep, 1)):
         rank = Rank(comm, uneven(comm), local_steps=5).warm()
-        learned = rank.optimizer.state_dict()["local"]["learned"]
+        learned = rank.optimizer.state_dict()["subdomains"]["0"]["local"]["learned"]
         theta = rank.theta.clone()
         rank.spoil = spoil
         result = rank.step()
         assert result.local_accepted == comm.size * rank.steps - missing, result
         went_back = [torch.equal(call[2], theta) for call in rank.calls if call[0] == 3]
         assert went_back == [spoil is overflow and is_last(comm)]
-        after = rank.optimizer.state_dict()["local"]["learned"]
+        after = rank.optimizer.state_dict()["subdomains"]["0"]["local"]["learned"]
         assert after - learned == rank.steps - is_last(comm)
         rank.spoil = no_spoiling
         rank.warm()
@@ -463,7 +463,7 @@ def rank_without_samples() -> None:
         with torch.no_grad():
             last = float(F.cross_entropy(rank.module(rank.x[whole]), rank.y[whole]))
         assert last < 0.8 * first, (first, last)
-        learned = rank.optimizer.state_dict()["local"]["learned"]
+        learned = rank.optimizer.state_dict()["subdomains"]["0"]["local"]["learned"]
         assert (learned == 0) == (has_samples is never and comm.rank == 0)
 
     for count in (0, 2):
@@ -502,7 +502,7 @@ def trained_to(spoil: Spoil, samples: tuple[Tensor, Tensor], iterations: int = 2
     comm = Comm()
     rng = np.random.default_rng(comm.rank)
     rank = Rank(comm, lambda _i: torch.from_numpy(rng.integers(0, 400, 32)), samples)
-    rank.optimizer._local.steps = rank.steps = 8
+    rank.optimizer._subdomains[0].local.steps = rank.steps = 8
     rank.spoil = spoil
     chance = accuracy(rank)
     assert chance < 0.6

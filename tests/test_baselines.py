@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
+from apts_mpi.data.batches import Batches
 from apts_mpi.training import Training
 
 FLAGS = {
@@ -120,14 +120,13 @@ def test_drawing_minibatches_is_the_datas_time(
     out = str(tmp_path / "run")
     config = TrainConfig(optimizer="local-sgd", local_steps=10, iterations=2, out=out, threads=1)
     training = Training(config, Comm())
-    indices = training._indices
+    take = training.subdomains[0].batches.__next__
 
-    def slow() -> Iterator[NDArray[np.int64]]:
-        for index in indices:
-            time.sleep(0.1)
-            yield index
+    def slow(_: Batches) -> NDArray[np.int64]:
+        time.sleep(0.1)
+        return take()
 
-    training._indices = slow()
+    monkeypatch.setattr(Batches, "__next__", slow)
     summary = training.run()
     assert summary["seconds_data"] >= 20 * 0.1
     assert summary["seconds_compute"] < 1.0

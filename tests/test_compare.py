@@ -21,7 +21,7 @@ from benchmarks.compare import command as compare
 from benchmarks.compare import jobs as compare_jobs
 from benchmarks.compare.figure import joined
 from benchmarks.compare.jobs import batches, command
-from benchmarks.compare.plan import Group, groups, read_plan
+from benchmarks.compare.plan import MEASURES, Group, groups, read_plan
 from benchmarks.compare.report import entries, fewer, rank_losses, verdicts
 from benchmarks.launch import Results, Row, RunFailed, mpirun
 
@@ -149,7 +149,7 @@ def test_batches_of_runs_share_data_and_ranks() -> None:
         ("batches = [100]", "batches = [0]", "too small"),
         ("finalists = 2", 'finalists = "2"', "'2' must be of type int"),
         ("hidden = [8]", "hidden = 8", "hidden must be a list"),
-        ("hidden = [8]", "width = 8", "hidden is missing"),
+        ("hidden = [8]", "", "needs hidden, or network"),
         ("epochs = 4", "epochs = 0", "positive"),
         ("ranks = [1, 2]", "ranks = []", "missing"),
         ("rank_loss = 0.3", "shown = 3", "shown = 3"),
@@ -224,8 +224,9 @@ def test_diverged_on_one_seed_is_not_best(tmp_path: Path) -> None:
     assert best is not None
     assert all(row["test_accuracy"] is None or row["settings"]["lr"] == 0.01 for row in best[1])
     (entry,) = [e for e in entries(adam.data, done.get) if e.method.name == "adam"]
-    assert entry.percents == []
-    assert entry.mean == -100.0
+    assert entry.figures == []
+    assert math.isnan(entry.mean)
+    assert entry.score == -math.inf
 
 
 # --- how it is run ---
@@ -271,8 +272,8 @@ class FakeMpi:
         summary |= {"outer_iterations": 3, "versions": {"torch": "2"}}
         (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
         rows: list[Row] = [{"iteration": i, "epoch": i + 0.5, "loss": 1.0} for i in (1, 2, 3)]
-        rows[2] |= {"test_accuracy": accuracy}
-        rows[0] |= {"test_accuracy": 0.1}
+        rows[2] |= {"test_accuracy": accuracy, "test_loss": 0.5}
+        rows[0] |= {"test_accuracy": 0.1, "test_loss": 2.3}
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
 
@@ -304,6 +305,7 @@ def test_runs_all_and_resumes(tmp_path: Path, fake: FakeMpi, jobs: str) -> None:
     assert whole["curves"] == {
         "epoch": [1.5, 3.5],
         "test_accuracy": [0.1, 0.7],
+        "test_loss": [2.3, 0.5],
         "messages": [2, 6],
     }
     assert str(tmp_path) not in json.dumps(rows)
@@ -433,7 +435,7 @@ def test_verdicts(tmp_path: Path) -> None:
         *[("apts", 1), ("apts", 2)],
         *[("adam", 1), ("local-sgd", 2)],
     ]
-    assert found[2].worst == -100.0
+    assert found[2].worst == -math.inf
     assert found[2].tuned["batch"] == 400  # of equals
     assert fewer(found[2], found[0]) == pytest.approx(15)
     one, two = verdicts(data, found)
@@ -464,12 +466,12 @@ def test_curves_of_unlike_lengths_join() -> None:
         return {"curves": curves, "vector_allreduces": 4, "bytes_allreduced": 8 * 10**6}
 
     rows = [row([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]), row([1.5, 3.5], [0.0, 0.2])]
-    x, values = joined(rows, "epoch")
+    x, values = joined(rows, "epoch", MEASURES["accuracy"])
     assert x.tolist() == [2, 3]
     assert values[1].tolist() == pytest.approx([5, 15])
-    x, _ = joined(rows, "megabytes")
+    x, _ = joined(rows, "megabytes", MEASURES["accuracy"])
     assert x.tolist() == [4, 6]
-    x, values = joined([row([1], [0.5]), row([2], [0.7])], "epoch")
+    x, values = joined([row([1], [0.5]), row([2], [0.7])], "epoch", MEASURES["accuracy"])
     assert values.tolist() == [[50], [70]]
     assert math.isfinite(x[0])
 

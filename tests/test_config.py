@@ -98,7 +98,7 @@ def test_an_evaluation_interval_is_refused_or_survives_toml(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flag", "values"),
     [
-        ("network", ["cnn"]),
+        ("network", ["perceptron"]),
         ("optimizer", ["lbfgs", "Adam"]),
         ("local_solver", ["newton", ""]),
         ("join", ["max"]),

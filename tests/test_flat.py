@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi import flat as flat_module
 from apts_mpi.flat import FlatNetwork, FlatParameters, closure_objective
+from apts_mpi.losses import criterion
+from apts_mpi.networks import Task
 
 torch.set_num_threads(1)
+
+PLAIN = criterion(Task("classification", (3,), 3))
 
 
 def losses(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -85,22 +88,19 @@ def test_the_gradient_is_the_plain_autograd_gradient() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 5, 22, 23, 100])
 def test_chunks_change_the_loss_and_its_gradient_by_rounding_only(
-    chunk: int, monkeypatch: pytest.MonkeyPatch
+    chunk: int,
 ) -> None:
     net, (x, y) = module(), samples()
     network = FlatNetwork(net, losses)
     whole, gradient = network.loss_and_gradient(x, y), network.gradient.clone()
-    total, correct = network.evaluate(x, y)
     sizes: list[int] = []
     net.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
-    monkeypatch.setattr(flat_module, "CHUNK", chunk)
+    network.chunk = chunk
     assert network.loss_and_gradient(x, y) == pytest.approx(whole, rel=1e-6)
     assert torch.allclose(network.gradient, gradient, rtol=1e-5, atol=1e-7)
     assert sum(sizes) == len(x)
     assert max(sizes) == min(chunk, len(x))
     assert network.loss(x, y) == pytest.approx(whole, rel=1e-6)
-    assert network.evaluate(x, y)[0] == pytest.approx(total, rel=1e-6)
-    assert network.evaluate(x, y)[1] == correct
 
 
 def test_evaluation_counts_the_samples_whose_largest_output_is_their_label() -> None:
@@ -108,7 +108,9 @@ def test_evaluation_counts_the_samples_whose_largest_output_is_their_label() -> 
     with torch.no_grad():
         net.weight.copy_(torch.eye(3))
     x = torch.tensor([[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0], [9.0, 0, 0]])
-    total, correct = FlatNetwork(net, losses).evaluate(x, torch.tensor([0, 1, 1, 2]))
+    total, correct = FlatNetwork(net, losses).evaluate(
+        [(x[:3], torch.tensor([0, 1, 1])), (x[3:], torch.tensor([2]))], PLAIN
+    )
     assert correct == 2
     right = float(losses(x[:1], torch.tensor([0]))[0])
     assert total == pytest.approx(2 * right + 2 * (right + 9.0), rel=1e-5)

@@ -61,7 +61,7 @@ def corrections_alone(optimizer: APTS, closure: Callable[[], Tensor]) -> tuple[T
 
 def test_half_of_the_accepted_correction_is_added_to_the_next() -> None:
     optimizer, bowl = run()
-    optimizer.local_radius = optimizer.global_radius = STEP
+    optimizer._subdomains[0].radius = optimizer.global_radius = STEP
     added, first = corrections_alone(optimizer, bowl)
     assert float(first.norm()) > 0
     assert torch.allclose(added, 0.5 * first, atol=1e-6)
@@ -69,9 +69,12 @@ def test_half_of_the_accepted_correction_is_added_to_the_next() -> None:
 
 def test_momentum_is_cut_to_what_the_ball_leaves() -> None:
     optimizer, bowl = run(radius=1.0)
-    optimizer.local_radius = optimizer.global_radius = 0.9
+    optimizer._subdomains[0].radius = optimizer.global_radius = 0.9
     (first,) = moves(optimizer, bowl, 1)
-    optimizer.radius, optimizer.local_radius = 1.0, 0.9  # 0.9 + 0.5 * 0.9 would leave the ball
+    optimizer.radius, optimizer._subdomains[0].radius = (
+        1.0,
+        0.9,
+    )  # 0.9 + 0.5 * 0.9 would leave the ball
     (second,) = moves(optimizer, bowl, 1)
     assert abs(float(first.norm()) - 0.9) < 1e-6
     assert 1.0 - 1e-5 < float(second.norm()) <= 1.0 + 1e-5
@@ -97,7 +100,7 @@ def test_a_rejected_correction_leaves_no_momentum() -> None:
 
 def test_momentum_that_would_undo_the_correction_is_left_out() -> None:
     optimizer, bowl = run()
-    optimizer.local_radius = optimizer.global_radius = STEP
+    optimizer._subdomains[0].radius = optimizer.global_radius = STEP
     moves(optimizer, bowl, 1)
     optimizer._step.copy_(50.0 * STEP * torch.tensor([0.6, 0.8]))  # uphill, longer than a step
     (step,) = moves(optimizer, bowl, 1)

@@ -29,7 +29,7 @@ def test_no_other_number_of_steps_takes_less_time(
         min(max(round(part * samples / together), 5), 1000) for part in (1.0 / 12.0, 1.0 / 2.0)
     )
     found = local_steps(
-        message=message, gradient=gradient, samples=samples, ranks=ranks, batch=batch
+        message=message, gradient=gradient, samples=samples, subdomains=ranks, batch=batch
     )
     assert least <= found <= most
     for other in (found - 1, found + 1):
@@ -39,7 +39,7 @@ def test_no_other_number_of_steps_takes_less_time(
 
 
 def test_dear_messages_mean_more_steps_and_dear_gradients_fewer() -> None:
-    usual = {"samples": 60_000, "ranks": 2, "batch": 64}
+    usual = {"samples": 60_000, "subdomains": 2, "batch": 64}
     slow = local_steps(message=0.05, gradient=1e-3, **usual)
     fast = local_steps(message=0.005, gradient=1e-3, **usual)
     assert slow > local_steps(message=0.05, gradient=4e-3, **usual) > fast

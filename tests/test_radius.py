@@ -238,7 +238,7 @@ class Script:
         return next(self.losses)
 
     def step(self) -> Any:
-        return self.apts.iterate(self.objective, samples=1, same_batch=True)
+        return self.apts.iterate((self.objective, 1), same_batch=True)
 
 
 def test_a_window_of_five_accepts_a_rise_that_a_monotone_run_rejects() -> None:

@@ -74,7 +74,7 @@ class Run:
     @property
     def control(self) -> int:
         """Which minibatch of the coming iteration is its control batch."""
-        return self.optimizer._local.steps - 1 + self.fresh
+        return self.optimizer._subdomains[0].local.steps - 1 + self.fresh
 
     def minibatch(self) -> NDArray[np.int64]:
         return self.rng.choice(len(self.x), size=self.rng.integers(10, 21), replace=False)
@@ -795,7 +795,7 @@ def test_the_first_loss_is_no_blow_up_later() -> None:
     losses = iter([2.0, *[0.01] * 30, 1.9, *[0.01] * 30])
     x = torch.nn.Parameter(torch.zeros(1))
     optimizer = StochasticAPTS([x], local_steps=60, radius=1e-3)
-    solver = optimizer._local
+    solver = optimizer._subdomains[0].local
 
     def draw() -> tuple[Any, int]:
         loss = next(losses)
@@ -941,7 +941,7 @@ def test_a_local_loss_that_is_not_finite_takes_the_rank_back(bad: float) -> None
     assert result.local_accepted < result.local_tried
     assert math.isfinite(result.loss)
     for name in ("m", "v"):
-        assert bool(run.optimizer.state_dict()["local"][name].isfinite().all())
+        assert bool(run.optimizer.state_dict()["subdomains"]["0"]["local"][name].isfinite().all())
     run.spoil = no_spoiling
     run.warm()
     assert not torch.equal(run.theta, theta)

@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from apts_mpi.networks.mlp import mlp
+from apts_mpi.errors import InputError
+from apts_mpi.networks import custom
+from apts_mpi.networks.cnn import cnn
+from apts_mpi.networks.cost import Cost, cost
+from apts_mpi.networks.custom import Loss
+from apts_mpi.networks.mlp import of_task
+from apts_mpi.networks.resnet import ResNet
+from apts_mpi.networks.task import TASKS, Task
+from apts_mpi.networks.transformer import Transformer
+
+__all__ = ["NETWORKS", "TASKS", "Cost", "Task", "build", "cost"]
+
+# Each takes the task and, by name, the sizes that `config.SIZES` lists for it.
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
+    "mlp": of_task,
+    "cnn": cnn,
+    "resnet": ResNet,
+    "transformer": Transformer,
+}
 
 
 def build(
-    name: str, *, sample_shape: Sequence[int], classes: int, hidden: Sequence[int], seed: int
-) -> nn.Module:
-    """A network that maps (b, *sample_shape) float32 to (b, classes) logits.
+    name: str, task: Task, sizes: Mapping[str, Any], *, seed: int
+) -> tuple[nn.Module, Loss | None]:
+    """A network for a task, and the loss that it brings, if any.
 
     Args:
-        name: "mlp". hidden: widths of its hidden layers. seed: of the initial parameters.
+        name: of ``NETWORKS``, or the user's own, ``package.module:function``.
+        sizes: what the network takes besides the task. seed: of the initial parameters.
+
+    Raises:
+        InputError: there is no such network for that task; the line says why.
     """
-    if name != "mlp":
-        raise ValueError(f"no network is named {name!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return mlp(math.prod(sample_shape), hidden, classes)
+        if name not in NETWORKS:
+            return custom.build(name, task)
+        try:
+            return NETWORKS[name](task, **sizes), None
+        except ValueError as error:
+            raise InputError(f"--network {name}: {error}") from error

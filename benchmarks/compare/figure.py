@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import figures
-from benchmarks.compare.plan import AVERAGING, DataSet, Method
+from benchmarks.compare.plan import AVERAGING, DataSet, Measure, Method
 from benchmarks.launch import Row
 
 COLOURS = {
@@ -36,41 +36,46 @@ def plot(path: Path, data: DataSet, shown: Sequence[tuple[Method, int, list[Row]
     for method, ranks, rows in shown:
         if ranks != (1 if method.optimizer in AVERAGING else data.shown):
             continue
-        if any(row["test_accuracy"] is None for row in rows):
+        if any(data.measure.shown(row) is None for row in rows):
             continue
         colour = COLOURS.get(method.optimizer, OWN[own % len(OWN)])
         style: Any = "--"
         if method.optimizer not in COLOURS:
             style, own = figures.STYLES[own // len(OWN) % len(figures.STYLES)], own + 1
         for ax, axis in zip(axes, AXES, strict=True):
-            x, values = joined(rows, axis)
+            x, values = joined(rows, axis, data.measure)
             ax.plot(x, values.mean(0), color=colour, ls=style, lw=1.4, label=method.name)
             ax.fill_between(x, values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-        finals += [100 * row["test_accuracy"] for row in rows]
+        finals += [data.measure.scale * row[data.measure.key] for row in rows]
     for ax, label in zip(axes, LABELS, strict=True):
         ax.set_xlabel(label)
     for ax in axes[1:]:
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
-    axes[0].set_ylabel("test accuracy, %")
+    axes[0].set_ylabel(f"{data.measure.name}, {data.measure.unit}")
     axes[0].set_title(f"{data.name}, N = {data.shown}", loc="left")
     if finals:
-        top = max(finals)
-        low = max(min(finals) - BELOW, 0.0)
-        axes[0].set_ylim(low, min(top + 0.05 * (top - low) + 0.1, 100.5))
+        if data.measured == "accuracy":
+            top = max(finals)
+            low = max(min(finals) - BELOW, 0.0)
+            axes[0].set_ylim(low, min(top + 0.05 * (top - low) + 0.1, 100.5))
+        else:
+            axes[0].set_ylim(0.95 * min(finals), 1.3 * max(finals))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figures.save(figure, path)
     plt.close(figure)
 
 
-def joined(rows: Sequence[Row], axis: str) -> tuple[Any, Any]:
-    """Accuracy in percent of every run (runs, points) over common points of an axis (points,).
+def joined(rows: Sequence[Row], axis: str, measure: Measure) -> tuple[Any, Any]:
+    """The measure of every run (runs, points) over common points of an axis (points,).
 
     Runs are evaluated at slightly different work: all are interpolated to the points of the first,
     as far as all of them reach.
     """
-    curves = [(_axis(row, axis), 100 * np.array(row["curves"]["test_accuracy"])) for row in rows]
+    curves = [
+        (_axis(row, axis), measure.scale * np.array(row["curves"][measure.key])) for row in rows
+    ]
     first = max(x[0] for x, _ in curves)
     last = min(x[-1] for x, _ in curves)
     points = curves[0][0]

@@ -42,6 +42,23 @@ def find_cifar10(given: Path | None) -> Path:
     return folder
 
 
+def find_text() -> Path:
+    """tinyshakespeare.txt.
+
+    Raises:
+        InputError: it is not there; the line says how to get it.
+    """
+    folder = Path(os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data"))
+    path = folder / "tinyshakespeare.txt"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: is missing; put the text of "
+            "https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare there, or name "
+            "its folder in APTS_MPI_TEST_DATA"
+        )
+    return path
+
+
 def _places(folder: Path) -> tuple[Path, Path]:
     return folder, folder / "cifar-10-batches-bin"
 
@@ -80,14 +97,17 @@ class Shards:
         """
         if source == "digits":
             return None
+        if source == "text":
+            return find_text()
         find = find_mnist if source == "mnist" else find_cifar10
         return find(self._given[source])
 
 
 def command(settings: Row) -> list[str]:
     """The program's arguments for a run, but for --data and --out."""
+    network = settings.get("network") or ["--hidden", settings["hidden"]]
     line = [
-        *("train", "--hidden", settings["hidden"], "--epochs", f"{settings['epochs']:g}"),
+        *("train", *network, "--epochs", f"{settings['epochs']:g}"),
         *("--seed", str(settings["seed"]), "--device", "cpu", "--threads", "1"),
         *("--evaluate-every", "1"),
     ]
@@ -95,6 +115,8 @@ def command(settings: Row) -> list[str]:
         batch = max(1, round(settings["batch"] / settings["ranks"]))
         line += ["--optimizer", settings["optimizer"], "--lr", f"{settings['lr']:g}"]
         line += ["--batch", str(batch)]
+    if settings.get("simulated"):
+        line += ["--subdomains-per-rank", str(settings["ranks"])]
     if "local_steps" in settings:
         line += ["--local-steps", str(settings["local_steps"])]
     return [*line, *settings["arguments"]]
@@ -108,11 +130,12 @@ def outcome(directory: Path) -> Row:
     """
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [row for row in map(json.loads, lines) if row.get("test_accuracy") is not None]
+    rows = [row for row in map(json.loads, lines) if row.get("test_loss") is not None]
     each = summary["vector_allreduces"] / max(summary["outer_iterations"], 1)
     curves = {
         "epoch": [float(f"{row['epoch']:.5g}") for row in rows],
         "test_accuracy": [float(f"{row['test_accuracy']:.5g}") for row in rows],
+        "test_loss": [float(f"{row['test_loss']:.5g}") for row in rows],
         "messages": [float(f"{each * row['iteration']:.5g}") for row in rows],
     }
     return {**{name: summary[name] for name in KEPT}, "curves": curves, **origin()}
@@ -209,7 +232,7 @@ class _Work:
             worker = ["-m", "benchmarks.worker", str(folder / "lines.json")]
             limit = START + self._timeout
             try:
-                mpirun(batch[0]["ranks"], worker, timeout=limit, heard=heard)
+                mpirun(_processes(batch[0]), worker, timeout=limit, heard=heard)
             except RunFailed as error:
                 if ended < len(batch) and not self.stopped.is_set():
                     self._fail(batch[ended], str(error))
@@ -221,11 +244,12 @@ class _Work:
             self._fail(settings, failure)
             return
         if failure:
-            values = {"test_accuracy": None, "diverged": failure, **origin()}
+            values = {"test_accuracy": None, "test_loss": None, "diverged": failure, **origin()}
             told = "diverged"
         else:
             values = outcome(directory)
-            told = f"{100 * values['test_accuracy']:.2f} %, {values['seconds_total']:.0f} s"
+            told = f"{100 * values['test_accuracy']:.2f} %, loss {values['test_loss']:.4f}"
+            told += f", {values['seconds_total']:.0f} s"
         with self._lock:
             self._results.add(settings, {"command": " ".join(command(settings)), **values})
             self._progress.say(f"{describe(settings)}: {told}")
@@ -234,6 +258,11 @@ class _Work:
         with self._lock:
             self.failed.append(settings)
             self._progress.say(f"{describe(settings)}: failed: {why}")
+
+
+def _processes(settings: Row) -> int:
+    """Ranks of the job; simulated subdomains are all on one."""
+    return 1 if settings.get("simulated") else int(settings["ranks"])
 
 
 def batches(todo: Sequence[Row], jobs: int) -> list[list[Row]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from benchmarks.launch import Row
 AVERAGING = ("adam", "sgd")  # N ranks take the steps of one with the joined batch
 LOCAL = ("local-sgd", "diloco")
 OPTIMIZERS = ("apts", *AVERAGING, *LOCAL)
-SOURCES = ("digits", "mnist", "cifar10")
+SOURCES = ("digits", "mnist", "cifar10", "text")
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
@@ -36,13 +37,51 @@ class Method:
     least_ranks: int = 1
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What runs are judged by.
+
+    Attributes:
+        key: of a run's summary. name, unit: in tables. scale: from the summary to the tables.
+        sign: 1 where more is better, -1 where less is. form: of a value in the tables.
+    """
+
+    key: str
+    name: str
+    unit: str
+    scale: float
+    sign: int
+    form: str
+
+    def score(self, row: Row) -> float:
+        """Higher is better; -infinity of a run that diverged."""
+        value = row[self.key]
+        return -math.inf if value is None else self.sign * float(value)
+
+    def shown(self, row: Row) -> float | None:
+        """The value of a run in the tables; None where it diverged."""
+        value = row[self.key]
+        return None if value is None else self.scale * float(value)
+
+
+MEASURES = {
+    "accuracy": Measure("test_accuracy", "test accuracy", "%", 100.0, 1, ".2f"),
+    "loss": Measure("test_loss", "test loss", "nats", 1.0, -1, ".4f"),
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """A data set with the runs on it; ``methods`` as they are for this set."""
 
     name: str
     source: str
-    hidden: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
+    network: tuple[str, ...] = ()
+    simulated: bool = False
+    measured: str = "accuracy"
+    least: float | None = None
+    fewer: int = 20
     ranks: tuple[int, ...]
     epochs: float
     seeds: tuple[int, ...]
@@ -50,6 +89,18 @@ class DataSet:
     rank_loss: float | None = None
     shown: int
     methods: tuple[Method, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """What its runs are judged by."""
+        return MEASURES[self.measured]
+
+    @property
+    def described(self) -> str:
+        """Its network in a few words."""
+        if self.network:
+            return " ".join(self.network).replace("--network ", "").replace("--", "")
+        return "hidden layers " + "-".join(map(str, self.hidden))
 
 
 @dataclass(frozen=True)
@@ -65,7 +116,7 @@ class Group:
         common = {
             "apts_mpi": apts_mpi.__version__,
             "data": self.data.source,
-            "hidden": ",".join(map(str, self.data.hidden)),
+            **self._network(),
             "epochs": self.data.epochs,
             "ranks": self.ranks,
             "optimizer": self.method.optimizer,
@@ -81,6 +132,15 @@ class Group:
             points.append(point)
         return points
 
+    def _network(self) -> Row:
+        if not self.data.network:
+            return {"hidden": ",".join(map(str, self.data.hidden))}
+        simulated = self.data.simulated and self.method.optimizer == "apts"
+        return {
+            "network": list(self.data.network),
+            **({"simulated": True} if simulated else {}),
+        }
+
     def finalists(self, get: Get) -> list[Row] | None:
         """The candidates for all seeds; None while the first seed's runs are not all done."""
         candidates = self.candidates()
@@ -91,7 +151,7 @@ class Group:
             row = get({**candidate, "seed": self.data.seeds[0]})
             if row is None:
                 return None
-            scores.append(accuracy(row))
+            scores.append(self.data.measure.score(row))
         # Of equals the larger batch: it needs fewer messages.
         order = sorted(
             range(len(candidates)),
@@ -114,14 +174,14 @@ class Group:
         return [{**candidate, "seed": seed} for candidate, seed in pairs if seed in allowed]
 
     def best(self, get: Get) -> tuple[Row, list[Row]] | None:
-        """The candidate of the best mean accuracy among those with most seeds, and its runs."""
+        """The candidate of the best mean score among those with most seeds, and its runs."""
         ranked = []
         for candidate in self.candidates():
             rows = [get({**candidate, "seed": seed}) for seed in self.data.seeds]
             done = [row for row in rows if row is not None]
             if done:
-                scores = [accuracy(row) for row in done]
-                mean = sum(scores) / len(scores) if min(scores) >= 0 else -1.0
+                scores = [self.data.measure.score(row) for row in done]
+                mean = sum(scores) / len(scores)
                 ranked.append(((len(done), mean, candidate.get("batch", 0)), candidate, done))
         if not ranked:
             return None
@@ -161,6 +221,11 @@ _SET = {
     "name": str,
     "source": str,
     "hidden": [int],
+    "network": [str],
+    "simulated": bool,
+    "measured": str,
+    "least": float,
+    "fewer": int,
     "ranks": [int],
     "epochs": float,
     "seeds": [int],
@@ -213,7 +278,7 @@ def _method(table: dict[str, Any]) -> Method:
 
 def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     where = f"set {table.get('name', '')!r}"
-    values = typed(where, table, _SET, needed=("name", "hidden", "ranks", "epochs", "seeds"))
+    values = typed(where, table, _SET, needed=("name", "ranks", "epochs", "seeds"))
     changes = values.pop("methods", {})
     unknown = set(changes) - {method.name for method in methods}
     check(not unknown, f"{where}: changes {', '.join(sorted(unknown))}, which is no method")
@@ -228,6 +293,10 @@ def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     data = DataSet(**{"shown": max(values["ranks"]), **values})
     known = f"is none of {', '.join(SOURCES)}"
     check(data.source in SOURCES, f"{where}: source {data.source!r} {known}")
+    both = bool(data.hidden) == bool(data.network)
+    check(not both, f"{where}: needs hidden, or network: flags of the program")
+    check(not data.simulated or bool(data.network), f"{where}: simulated needs network")
+    check(data.measured in MEASURES, f"{where}: measured is none of {', '.join(MEASURES)}")
     check(min(*data.hidden, *data.ranks, data.epochs) > 0, f"{where}: needs positive numbers")
     check(min(data.seeds) >= 0, f"{where}: seeds are numbers from 0 up")
     check(data.shown in data.ranks, f"{where}: shown = {data.shown} is none of its ranks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +17,15 @@ from benchmarks.compare.plan import (
     DataSet,
     Get,
     Group,
+    Measure,
     Method,
-    accuracy,
     groups,
 )
 from benchmarks.launch import Row
 
-FEWER, LEAST_FEWER = 20, 10  # times fewer messages than gradient averaging: goal, and at least
-RESULT = ["test accuracy, %", "seeds", "work, epochs", "messages", "MB"]
-TUNED = ["rate", "batch", "local steps", "worst rate, %"]
-VERDICT = [
-    *("method", "N", "averaging", "accuracy", "messages"),
-    *("local", "accuracy", "messages", "goals"),
-]
+LEAST_FEWER = 10  # times fewer messages than gradient averaging that are nearly enough
+RESULT = ["seeds", "work, epochs", "messages", "MB"]
+TUNED = ["rate", "batch", "local steps"]
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class Entry:
 
     Attributes:
         tuned: the settings chosen, but for the seed. rows: the runs of them that are done.
-        worst: accuracy on the first seed at the chosen batch and the worst rate, in percent; None
-            without a grid, -100 where that diverged.
+        worst: the figure on the first seed at the chosen batch and the worst rate; None without a
+            grid, infinite where that diverged.
     """
 
     group: Group
@@ -52,15 +49,31 @@ class Entry:
         return self.group.method
 
     @property
-    def percents(self) -> list[float]:
-        """Final test accuracy of each run, in percent; none where any diverged."""
-        values = [100 * accuracy(row) for row in self.rows]
-        return values if min(values) >= 0 else []
+    def measure(self) -> Measure:
+        """What it is judged by."""
+        return self.group.data.measure
+
+    @property
+    def figures(self) -> list[float]:
+        """Final test accuracy in percent, or loss, of each run; none where any diverged."""
+        values = [self.measure.shown(row) for row in self.rows]
+        return [] if None in values else [value for value in values if value is not None]
 
     @property
     def mean(self) -> float:
-        """Mean final test accuracy, in percent; -100 where a run diverged."""
-        return fmean(self.percents) if self.percents else -100.0
+        """Mean of the figures; NaN where a run diverged."""
+        return fmean(self.figures) if self.figures else math.nan
+
+    def behind(self, other: Entry) -> float:
+        """By how much its figure is worse than another's; infinite where it diverged."""
+        if not self.figures:
+            return math.inf
+        return self.measure.sign * (other.mean - self.mean) if other.figures else -math.inf
+
+    @property
+    def score(self) -> float:
+        """Higher is better; -infinity where a run diverged."""
+        return self.measure.sign * self.mean if self.figures else -math.inf
 
     def average(self, name: str) -> float:
         """Mean of a figure over the runs."""
@@ -82,7 +95,9 @@ def _worst(group: Group, tuned: Row, get: Get) -> float | None:
         return None
     others = [c for c in group.candidates() if c["batch"] == tuned["batch"]]
     rows = [get({**candidate, "seed": group.data.seeds[0]}) for candidate in others]
-    return min((100 * accuracy(row) for row in rows if row is not None), default=None)
+    measure = group.data.measure
+    scores = [measure.score(row) for row in rows if row is not None]
+    return measure.sign * measure.scale * min(scores) if scores else None
 
 
 @dataclass(frozen=True)
@@ -104,13 +119,16 @@ class Verdict:
         """What was aimed at: met, missed, and for messages also nearly."""
         told = {}
         if self.averaging is not None:
-            lost = self.averaging.mean - self.own.mean
-            told["accuracy"] = _met(lost <= self.margin + 1e-9)
+            lost, data = self.own.behind(self.averaging), self.own.group.data
+            good = lost <= self.margin + 1e-9
+            if data.least is not None:
+                good = good and self.own.mean >= data.least
+            told[data.measured] = _met(good)
             times = fewer(self.averaging, self.own)
             nearly = "nearly" if times >= LEAST_FEWER else "missed"
-            told["messages"] = "met" if times >= FEWER else nearly
+            told["messages"] = "met" if times >= data.fewer else nearly
         if self.local is not None:
-            told["local"] = _met(self.own.mean >= self.local.mean)
+            told["local"] = _met(self.own.behind(self.local) <= 0)
         return told
 
     def cells(self) -> list[str]:
@@ -121,8 +139,9 @@ class Verdict:
                 line += ["-", "-", "-"]
                 continue
             line.append(other.method.name)
-            good = self.own.percents and other.percents
-            line.append(f"{self.own.mean - other.mean:+.2f}" if good else "diverged")
+            good = self.own.figures and other.figures
+            form = "+" + self.own.measure.form
+            line.append(f"{self.own.mean - other.mean:{form}}" if good else "diverged")
             line.append(f"1/{fewer(other, self.own):.1f}" if good else "-")
         return [*line, ", ".join(f"{name} {told}" for name, told in self.goals().items())]
 
@@ -133,7 +152,7 @@ def _met(good: bool) -> str:
 
 def fewer(baseline: Entry, own: Entry) -> float:
     """How many times the messages of ours the baseline sends; 0 where either diverged."""
-    if not (baseline.percents and own.percents):
+    if not (baseline.figures and own.figures):
         return 0.0
     name = "vector_allreduces"
     return baseline.average(name) / max(own.average(name), 1.0)
@@ -148,7 +167,7 @@ def verdicts(data: DataSet, found: Sequence[Entry]) -> list[Verdict]:
             for entry in found
             if entry.method.optimizer in kind and ranks in (None, entry.group.ranks)
         ]
-        return max(rivals, key=lambda entry: entry.mean, default=None)
+        return max(rivals, key=lambda entry: entry.score, default=None)
 
     return [
         Verdict(entry, best(AVERAGING, None), best(LOCAL, entry.group.ranks), data.margin)
@@ -165,22 +184,24 @@ def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
         own = {entry.group.ranks: entry for entry in found if entry.method == method}
         if method.optimizer != "apts" or least == most or not {least, most} <= set(own):
             continue
-        lost = own[least].mean - own[most].mean
-        text = f"From N = {least} to {most} {method.name} loses {lost:.2f} points"
+        lost = own[most].behind(own[least])
+        unit = "points" if data.measured == "accuracy" else data.measure.unit
+        form = data.measure.form
+        text = f"From N = {least} to {most} {method.name} loses {lost:{form}} {unit}"
         if data.rank_loss is not None:
             text += f" (goal: at most {data.rank_loss:g}): {_met(lost <= data.rank_loss + 1e-9)}"
         told.append(text + ".")
     return told
 
 
-def report(out: Path, plan: Sequence[DataSet], get: Get) -> None:
-    """Write compare.md and a plot a set from the runs that are done; nothing where none is."""
+def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") -> None:
+    """Write NAME.md and a plot a set from the runs that are done; nothing where none is."""
     sections, rows = [], []
     for data in plan:
         found = entries(data, get)
         if not found:
             continue
-        path = out / f"compare_{data.name}.png"
+        path = out / f"{name}_{data.name}.png"
         plot(path, data, [(entry.method, entry.group.ranks, entry.rows) for entry in found])
         sections += _section(data, found, get, path.name)
         rows += [row for entry in found for row in entry.rows if "versions" in row]
@@ -190,55 +211,70 @@ def report(out: Path, plan: Sequence[DataSet], get: Get) -> None:
         "# Against tuned baselines, at equal work",
         "The default method, no flag set, against gradient averaging (Adam, SGD) and local methods "
         "(local SGD, DiLoCo) whose learning rate and batch were searched: the best by the final "
-        "test accuracy itself, which favours them. Test accuracy after the last epoch of work, "
+        "test accuracy or loss itself, which favours them. Figures after the last epoch of work, "
         "mean [least, largest] over seeds. Work: gradient evaluations a sample, a forward one "
         "counts a third. Messages: of the length of the parameters, in a run; MB: payload of all "
         "messages that a rank hands over. Adam and SGD ran on one rank with the joined batch; N "
         "ranks take the same steps, with a message each. Batch: samples of all ranks together. "
-        "Worst rate: accuracy at the worst learning rate of the grid with the same batch, first "
+        "Worst rate: the figure at the worst learning rate of the grid with the same batch, first "
         "seed: what a wrong choice costs. The baselines have a constant learning rate and the last "
         "iterate evaluated. The default evaluates its average of the iterates, which is a part of "
         "it; a schedule or an average of their own would help the baselines too.",
-        f"Goals: accuracy within the set's margin of the better of Adam and SGD; messages at most "
-        f"1/{FEWER} of its (nearly: 1/{LEAST_FEWER}); accuracy not below the better local method.",
+        "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; messages "
+        f"at most the set's part of its (nearly: 1/{LEAST_FEWER}); not worse than the better local "
+        "method.",
         *sections,
         f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
-        tables.setup(rows) + " Repeat: `python -m benchmarks compare --fresh`.",
+        tables.setup(rows) + f" Repeat: `python -m benchmarks {name} --fresh`.",
     ]
-    tables.write(out / "compare.md", *parts)
+    tables.write(out / f"{name}.md", *parts)
 
 
 def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[str]:
     judged = verdicts(data, found)
-    hidden = "-".join(map(str, data.hidden))
+    described = data.described[:1].upper() + data.described[1:]
     seeds = ", ".join(map(str, data.seeds))
+    unit = "points" if data.measured == "accuracy" else data.measure.unit
+    least = f", and at least {data.least:g}" if data.least is not None else ""
+    figure = f"{data.measure.name}, {data.measure.unit}"
+    tuned = [*TUNED, f"worst rate, {data.measure.unit}"]
     parts = [
         f"## {data.name}",
-        f"Hidden layers {hidden}, {data.epochs:g} epochs of work, seeds {seeds}; margin "
-        f"{data.margin:g} points. {_progress(data, get)}",
-        tables.markdown(["method", "N", *RESULT, *TUNED], map(_line, found), text=1),
+        f"{described}, {data.epochs:g} epochs of work, seeds {seeds}; margin {data.margin:g} "
+        f"{unit}{least}; messages at most 1/{data.fewer}. "
+        + ("N subdomains are computed one after another on one rank. " if data.simulated else "")
+        + _progress(data, get),
+        tables.markdown(["method", "N", figure, *RESULT, *tuned], map(_line, found), text=1),
     ]
     if judged:
         parts += [
-            "The default against the best of each kind: difference in accuracy, in points, and "
-            "messages as a part of theirs.",
-            tables.markdown(VERDICT, [verdict.cells() for verdict in judged], text=1),
+            f"The default against the best of each kind: difference in {data.measured}, in "
+            f"{unit}, and messages as a part of theirs.",
+            tables.markdown(
+                [
+                    *("method", "N", "averaging", data.measured, "messages"),
+                    *("local", data.measured, "messages", "goals"),
+                ],
+                [verdict.cells() for verdict in judged],
+                text=1,
+            ),
         ]
-    return [*parts, *rank_losses(data, found), f"![accuracy, {data.name}]({image})"]
+    return [*parts, *rank_losses(data, found), f"![{data.measure.name}, {data.name}]({image})"]
 
 
 def _line(entry: Entry) -> list[Any]:
     tuned, ranks = entry.tuned, str(entry.group.ranks)
     line = [entry.method.name, "any" if entry.method.optimizer in AVERAGING else ranks]
-    if entry.percents:
-        line += [tables.span(entry.percents, ".2f"), str(len(entry.rows))]
+    form = entry.measure.form
+    if entry.figures:
+        line += [tables.span(entry.figures, form), str(len(entry.rows))]
         line += [f"{entry.average('epochs'):.1f}", f"{entry.average('vector_allreduces'):.0f}"]
         line.append(f"{entry.average('bytes_allreduced') / 1e6:.1f}")
     else:
         line += ["diverged", str(len(entry.rows)), "-", "-", "-"]
     if entry.worst is None:
         return [*line, "-", "-", "-", "-"]
-    worst = "diverged" if entry.worst < 0 else f"{entry.worst:.2f}"
+    worst = f"{entry.worst:{form}}" if math.isfinite(entry.worst) else "diverged"
     return [*line, f"{tuned['lr']:g}", tuned["batch"], tuned.get("local_steps", "-"), worst]
 
 
@@ -246,7 +282,7 @@ def _progress(data: DataSet, get: Get) -> str:
     """How many runs there are, which diverged, and whether any are missing."""
     wanted = [settings for group in groups(data) for settings in group.wanted(get)]
     done = [row for row in map(get, wanted) if row is not None]
-    lost = sum(accuracy(row) < 0 for row in done)
+    lost = sum(data.measure.shown(row) is None for row in done)
     text = f"{len(done)} runs, of which {lost} diverged."
     searching = any(group.finalists(get) is None for group in groups(data))
     if searching or len(done) < len(wanted):

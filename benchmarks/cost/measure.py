@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from apts_mpi import networks
 from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
 from apts_mpi.flat import FlatNetwork
+from apts_mpi.losses import cross_entropy
 from apts_mpi.optimizers import optimizer
 from apts_mpi.report import versions
 from benchmarks.cost.cases import Network
@@ -101,14 +101,9 @@ def replay(
 
 def flat_network(network: Network) -> FlatNetwork:
     """The network with its first parameters."""
-    module = networks.build(
-        "mlp", sample_shape=(network.inputs,), classes=CLASSES, hidden=network.hidden, seed=0
-    )
-    return FlatNetwork(module, _cross_entropy)
-
-
-def _cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(outputs, targets, reduction="none")
+    task = networks.Task("classification", (network.inputs,), CLASSES)
+    module, _ = networks.build("mlp", task, {"hidden": network.hidden}, seed=0)
+    return FlatNetwork(module, cross_entropy)
 
 
 class Contest:

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from apts_mpi import networks
 from apts_mpi.data import read_info, read_partition
 from apts_mpi.data.batches import Batches
+from apts_mpi.placement import task_of
 
 
 def train(run: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
@@ -40,13 +41,8 @@ def train(run: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
         part = read_partition(directory, split, rank, ranks)
         parts[split] = (torch.from_numpy(part.x), torch.from_numpy(part.y), part.total)
     x, y, total = parts["train"]
-    module = networks.build(
-        "mlp",
-        sample_shape=info.sample_shape,
-        classes=len(info.classes),
-        hidden=tuple(map(int, run["hidden"].split(","))),
-        seed=run["seed"],
-    )
+    hidden = tuple(map(int, run["hidden"].split(",")))
+    module, _ = networks.build("mlp", task_of(info), {"hidden": hidden}, seed=run["seed"])
     network = DistributedDataParallel(module, gradient_as_bucket_view=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=run["lr"])
     own = max(1, run["batch"] // ranks)

@@ -55,7 +55,7 @@ def reach(arguments: list[str], target: float, comm: Comm) -> dict[str, Any]:
     return {
         **columns,
         "parameters": training.network.n,
-        "samples": training.train.total,
+        "samples": training.samples,
         "local_steps": training.config.local_steps,
         "rank_batch": training.config.batch,
         "oversubscribed": oversubscribed(comm.size),

@@ -96,7 +96,7 @@ def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
     return {
         **record.values(),
         "dataset": training.info.name,
-        "samples": training.train.total,
+        "samples": training.samples,
         "parameters": training.network.n,
         "host": comm.host,
         "host_cores": comm.host_cores,

@@ -192,8 +192,8 @@ def _trained(folder: Path) -> str:
     path, comm = folder / "network.safetensors", _comm()
     try:
         found = newest(folder / "run", comm, _mute)
-        told = trained.describe(found, comm)
-        network = trained.restore(found, comm)
+        told = trained.describe(found, comm, named=None)
+        network = trained.restore(found, comm, named=None)
         score = trained.score(network, comm, _mute, data=None, split="test", device="cpu")
         trained.export(network, path, overwrite=True)
     except AgreedError as error:

@@ -121,14 +121,14 @@ def test_what_is_the_same_on_every_rank(
 
 
 OWN = [
-    ("checkpoint", "state.optimizer.samples", 10**400, "too many digits"),
-    ("checkpoint", "state.optimizer.samples", -1, "samples"),
+    ("checkpoint", "state.optimizer.subdomains.0.samples", 10**400, "too many digits"),
+    ("checkpoint", "state.optimizer.subdomains.0.samples", -1, "subdomains"),
     ("checkpoint", "state.random", GONE, "random"),
     ("checkpoint", "state.seconds_total", math.inf, "seconds_total"),
     ("checkpoint", "state.optimizer.new", "\ud800", "surrogates"),
     ("checkpoint", "rank", "0", "is the file of rank '0'"),
-    ("checkpoint sr1", "state.optimizer.weight", math.nan, "weight"),
-    ("checkpoint sr1", "state.optimizer.local_radius", 0.0, "local_radius"),
+    ("checkpoint sr1", "state.optimizer.subdomains.0.weight", math.nan, "subdomains"),
+    ("checkpoint sr1", "state.optimizer.subdomains.0.radius", 0.0, "subdomains"),
 ]
 
 

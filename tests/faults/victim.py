@@ -31,6 +31,7 @@ from apts_mpi import (
     report,
     run_directory,
     sealed,
+    subdomain,
     training,
 )
 
@@ -38,7 +39,7 @@ from apts_mpi import (
 PLACES: dict[str, tuple[Any, str]] = {
     "reading shards": (placement, "read_partition"),
     "message": (comm.Comm, "allreduce"),
-    "drawing": (training.Training, "_draw"),
+    "drawing": (subdomain.Subdomain, "draw"),
     "gradient": (flat.FlatNetwork, "loss_and_gradient"),
     "evaluation": (training, "evaluate"),
     "after an iteration": (training.Training, "_count"),

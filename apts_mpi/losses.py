@@ -1,0 +1,128 @@
+"""Losses: what is trained on, and what is told of a network on data.
+
+A loss maps (outputs, targets) to (b,) losses, one a sample. What is evaluated is the plain loss,
+free of label smoothing and class weights, so that runs with different ones can be compared and a
+perplexity is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from apts_mpi.errors import InputError
+from apts_mpi.networks import Task
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of (b, classes) logits and (b,) int64 labels: (b,) losses, one a sample."""
+    return F.cross_entropy(outputs, targets, reduction="none")
+
+
+def token_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of (b, t, tokens) logits and (b, t) tokens: (b,) losses, a window's mean over its tokens."""
+    flat = F.cross_entropy(outputs.flatten(0, 1), targets.flatten().long(), reduction="none")
+    return flat.view(targets.shape).mean(dim=1)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of (b, outputs) float32 and as many targets: (b,) losses, a sample's mean over outputs."""
+    return (outputs - targets).square().mean(dim=1)
+
+
+def right_labels(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of logits and labels: (b,) 1 where the largest logit is the label's, else 0."""
+    return outputs.argmax(dim=1) == targets
+
+
+def right_tokens(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Of logits and tokens: (b,) float32, the share of a window's tokens that are right."""
+    return (outputs.argmax(dim=2) == targets).float().mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What a network is trained and judged by.
+
+    Attributes:
+        train: the loss that is trained on. plain: the one that is evaluated.
+        right: (outputs, targets) to (b,) shares of right answers; None where there is no right.
+    """
+
+    train: Loss
+    plain: Loss
+    right: Loss | None
+
+
+_PLAIN: dict[str, tuple[Loss, Loss | None]] = {
+    "classification": (cross_entropy, right_labels),
+    "language": (token_cross_entropy, right_tokens),
+    "regression": (squared_error, None),
+}
+
+
+def criterion(
+    task: Task,
+    *,
+    smoothing: float = 0.0,
+    weights: Sequence[float] | None = None,
+    own: Loss | None = None,
+    device: torch.device | str = "cpu",
+) -> Criterion:
+    """The criterion of a task.
+
+    Args:
+        task: cross-entropy for classification, per token for language; squared error for
+            regression.
+        smoothing: of the labels, 0 to below 1: the target is (1 - smoothing) times the label plus
+            smoothing / classes of every class (Szegedy et al. 2015, arXiv 1512.00567).
+        weights: of the classes, each sample's loss is multiplied by its class's.
+        own: loss that the user's network brings; it is trained on and evaluated.
+
+    Raises:
+        InputError: smoothing or weights that the task has no use for, or not one weight a class.
+    """
+    plain, right = _PLAIN[task.kind]
+    if task.kind == "regression" and smoothing:
+        raise InputError(f"--label-smoothing {smoothing:g}: a regression has no labels")
+    if task.kind != "classification" and weights is not None:
+        raise InputError(f"--class-weights: {task.kind} has no classes to weigh")
+    if own is not None:
+        if smoothing or weights is not None:
+            raise InputError(
+                "--label-smoothing and --class-weights are for the program's own losses; the "
+                "network brings one"
+            )
+        return Criterion(own, own, right)
+    if not smoothing and weights is None:
+        return Criterion(plain, plain, right)
+    if weights is not None and len(weights) != task.outputs:
+        raise InputError(f"--class-weights: {len(weights)} weights for {task.outputs} classes")
+    each = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+        language = task.kind == "language"
+        logits = outputs.flatten(0, 1) if language else outputs
+        labels = targets.flatten().long() if language else targets
+        losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        if each is not None:
+            losses = losses * each[labels]
+        return losses.view(targets.shape).mean(dim=1) if language else losses
+
+    return Criterion(smoothed, plain, right)
+
+
+def balanced(counts: Sequence[int]) -> list[float]:
+    """Weights that give every class the same sum, and the samples the mean weight 1.
+
+    Args:
+        counts: training samples of each class; one without any has weight 0.
+    """
+    present = sum(count > 0 for count in counts)
+    return [sum(counts) / (present * count) if count else 0.0 for count in counts]

@@ -1,0 +1,23 @@
+"""What a network is for: what it takes, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TASKS = ("classification", "language", "regression")
+
+
+@dataclass(frozen=True)
+class Task:
+    """The problem that a data set poses.
+
+    Attributes:
+        kind: "classification": (b, *sample_shape) float32 to (b, outputs) logits; "regression": to
+            (b, outputs) numbers; "language": (b, context) tokens to (b, context, outputs) logits of
+            the token that follows each.
+        sample_shape: of a sample. outputs: classes, numbers a sample, or tokens of the vocabulary.
+    """
+
+    kind: str
+    sample_shape: tuple[int, ...]
+    outputs: int
