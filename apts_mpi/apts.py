@@ -95,6 +95,8 @@ class APTS:
             g, so that without consistency and global step there is none.
         memory: pairs an L-SR1 model keeps, 1 to 10.
         rule: when steps are taken and how radii follow.
+        compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py), whose
+            residuals may take |s| beyond Delta by what rounding lost before.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -113,6 +115,7 @@ class APTS:
         "weight",
         "gradient",
         "shift",
+        "lost",
     )
     FORGETS: ClassVar[str] = "what is known at the iterate, the local radii and models"
 
@@ -132,6 +135,7 @@ class APTS:
         momentum: float = 0.5,
         memory: int = 5,
         rule: RadiusRule | None = None,
+        compress: str = "none",
     ) -> None:
         if local_solver not in DETERMINISTIC:
             raise ValueError(f"local_solver {local_solver!r} is none of {DETERMINISTIC}")
@@ -161,7 +165,7 @@ class APTS:
         self.iterations = 0
         # The first radius is searched along g, also where nothing later needs it.
         needs_g = self.consistency or global_step or radius is None
-        self._joined = JoinedLoss(flat, self.comm, joins_gradients=needs_g)
+        self._joined = JoinedLoss(flat, self.comm, joins_gradients=needs_g, compress=compress)
         self._losses: deque[float] = deque(maxlen=window)
         self._local = LocalSolver(
             flat, self._model(memory), self.rule, norm=norm, steps=local_steps
@@ -265,6 +269,10 @@ class APTS:
         else:
             theta.copy_(start)
         self._moving = accepted
+        if accepted:
+            joined.messages.keep()
+        else:
+            joined.messages.drop()
 
         # 6. one trust-region step on f itself
         global_rho, global_accepted = math.nan, False
@@ -420,6 +428,7 @@ class APTS:
             "gradient": self._joined.g.clone(),
             "shift": self._joined.shift.clone(),
             "step": self._step.clone(),
+            "lost": self._joined.messages.state_dict(),
             "signs": asdict(self._signs),
         }
 
@@ -449,4 +458,5 @@ class APTS:
             self._joined.shift.copy_(state["shift"])
         searched = not math.isnan(self.radius)
         self._joined.joins_gradients = self.consistency or self.global_step or not searched
+        self._joined.messages.load_state_dict({} if resized else state.get("lost", {}))
         self._signs = FailureSigns(**state["signs"])

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from apts_mpi.comm import Comm
+from apts_mpi.compression import message_for
 from apts_mpi.flat import FlatParameters
-from apts_mpi.message import FusedMessage
 from apts_mpi.trust_region.local import FirstOrder, Objective
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
@@ -22,6 +22,7 @@ class CountedMessages:
 
     Args:
         flat: the rank's parameters. comm: the ranks.
+        compress: how the vector is sent, one of COMPRESSIONS, where ``exact`` does not forbid it.
 
     Attributes:
         vector: (n,) float32, of the vector message.
@@ -29,9 +30,9 @@ class CountedMessages:
             forward one counts a third. It rides in the messages that are sent anyway.
     """
 
-    def __init__(self, flat: FlatParameters, comm: Comm) -> None:
+    def __init__(self, flat: FlatParameters, comm: Comm, compress: str = "none") -> None:
         self._comm = comm
-        self._message = FusedMessage(flat.n, _SCALARS, flat.vector.device)
+        self._message = message_for(compress, flat.n, _SCALARS, flat.vector.device, comm)
         self.vector = self._message.vector
         self.work = 0.0
         self._untold = 0.0  # this rank's, not in any message yet
@@ -45,22 +46,42 @@ class CountedMessages:
         self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
         return objective(with_gradient)
 
-    def join(self, *rows: Sequence[float]) -> list[float]:
+    def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
         """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
+
+        Args:
+            exact: in float32 in any case: of what is no correction, a gradient.
 
         Returns:
             The scalars' sums, exact and the same however subdomains are spread over ranks.
         """
-        return self._told(self._comm.sum_message(self._message, *self._with_work(rows)))
+        rows = self._with_work(rows)
+        return self._told(self._comm.sum_message(self._message, *rows, exact=exact))
 
     def sum(self, *rows: Sequence[float]) -> list[float]:
         """Sum each subdomain's row of scalars over the ranks, as ``join`` does."""
         return self._told(self._comm.sum_scalars(*self._with_work(rows)))
 
-    def _with_work(self, rows: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    def keep(self) -> None:
+        """The correction joined last was accepted: what compressing it lost is sent later."""
+        self._message.keep()
+
+    def drop(self) -> None:
+        """It was not: what is lost of earlier ones stays as it was."""
+        self._message.drop()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What compressing has lost so far, of this rank alone."""
+        return self._message.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        self._message.load_state_dict(state)
+
+    def _with_work(self, rows: Sequence[Sequence[float]]) -> tuple[Sequence[float], ...]:
         """The rows, behind the first one the work to be told: in thirds, which sum exactly."""
         thirds = float(round(3.0 * self._untold))
-        return [(*row, 0.0 if i else thirds) for i, row in enumerate(rows)]
+        return tuple((*row, 0.0 if i else thirds) for i, row in enumerate(rows))
 
     def _told(self, sums: list[float]) -> list[float]:
         self._untold = 0.0
@@ -74,18 +95,27 @@ class JoinedLoss:
     Args:
         flat: the rank's parameters. comm: the ranks.
         joins_gradients: whether g is wanted at all, and not each rank's own gradient alone.
+        compress: how corrections are sent, one of COMPRESSIONS.
 
     Attributes:
         g: (n,) float32, gradient of f at the iterate; g_d where gradients are not joined.
         shift: (n,) float32, consistency term ``g - g_d`` there.
+        messages: by which all is joined.
         vector: (n,) float32, what the last vector message joined.
         weight: w_d of this rank, known from the first evaluation of a batch on.
     """
 
-    def __init__(self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool) -> None:
+    def __init__(
+        self,
+        flat: FlatParameters,
+        comm: Comm,
+        *,
+        joins_gradients: bool,
+        compress: str = "none",
+    ) -> None:
         self.flat = flat
-        self._messages = CountedMessages(flat, comm)
-        self.vector = self._messages.vector
+        self.messages = CountedMessages(flat, comm, compress)
+        self.vector = self.messages.vector
         self.joins_gradients = joins_gradients
         self.g = torch.zeros_like(flat.vector)
         self.shift = torch.zeros_like(flat.vector)
@@ -95,12 +125,12 @@ class JoinedLoss:
     @property
     def work(self) -> float:
         """Per-sample gradient evaluations since ``begin``, summed over ranks."""
-        return self._messages.work
+        return self.messages.work
 
     def begin(self, objective: Objective, samples: int) -> None:
         """A new iteration: this rank's loss over its batch of so many samples, which may be 0."""
         self._objective, self.samples = objective, samples
-        self._messages.work = 0.0
+        self.messages.work = 0.0
 
     def own(self, with_gradient: bool) -> float:
         """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
@@ -108,7 +138,7 @@ class JoinedLoss:
             if with_gradient:
                 self.flat.gradient.zero_()
             return 0.0
-        return self._messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
+        return self.messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
 
     def evaluate(self, *, with_gradient: bool) -> tuple[float, float]:
         """f and f_d at the present parameters, one message; f is not finite where any f_d is not.
@@ -119,10 +149,10 @@ class JoinedLoss:
         scalars = (self.samples * own, float(self.samples))
         if with_gradient and self.joins_gradients:
             torch.mul(self.flat.gradient, self.samples, out=self.vector)
-            total, samples = self._messages.join(scalars)
+            total, samples = self.messages.join(scalars, exact=True)
             self.vector.div_(max(samples, 1.0))
         else:
-            total, samples = self._messages.sum(scalars)
+            total, samples = self.messages.sum(scalars)
         if not samples > 0:
             raise ValueError(f"the ranks' batches have {samples:g} samples together")
         self.weight = self.samples / samples
@@ -147,7 +177,7 @@ class JoinedLoss:
         One message; correction (n,), the factor this rank's own; a row of scalars a subdomain.
         """
         torch.mul(correction, factor, out=self.vector)
-        return self._messages.join(*rows)
+        return self.messages.join(*rows)
 
 
 def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> float:

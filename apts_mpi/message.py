@@ -57,6 +57,7 @@ class FusedMessage:
         vector: (n,) float32 on ``device``; on the CPU a view of the message itself, so that
             nothing is copied.
         host: (n + DIGITS * scalars + FLAGS,) float32, contiguous, what MPI reads and writes.
+        payload: (n,) float32, a tensor of its first n numbers.
         flags: (FLAGS,) float32, its end; zero or one on a rank, their sums over ranks after.
     """
 
@@ -68,11 +69,12 @@ class FusedMessage:
         buffer = torch.zeros(n + DIGITS * scalars + FLAGS, pin_memory=device.type == "cuda")
         self.host: np.ndarray = buffer.numpy()
         self.flags = self.host[n + DIGITS * scalars :]
+        self.payload = buffer[:n]
         self._staging: Tensor | None = None
         if device.type == "cpu":
-            self.vector = buffer[:n]
+            self.vector = self.payload
         else:
-            self._staging = buffer[:n]
+            self._staging = self.payload
             self.vector = torch.zeros(n, device=device)
 
     def load(self, *rows: Sequence[float]) -> None:
@@ -109,3 +111,16 @@ class FusedMessage:
         # As plain numbers: single elements of an array are slow to work with.
         digits = self.host[self.n : self.n + count * DIGITS].tolist()
         return [decode(digits[i : i + DIGITS]) for i in range(0, len(digits), DIGITS)]
+
+    def keep(self) -> None:
+        """The last sum was applied; of messages that round more than float32 (compression.py)."""
+
+    def drop(self) -> None:
+        """The last sum was not applied."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next message depends on besides its vector: nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave; residuals of a run that compressed are left out."""

@@ -90,6 +90,7 @@ _OPTIMIZER_FORM: dict[str, Any] = {
         **dict.fromkeys(("told_floor", "told_rejected", "told_untrue"), is_flag),
     },
     "local": {"learned": is_count, "first": is_real, "losses": every(is_real)},
+    "lost": every(is_finite, dict),
     **dict.fromkeys(("local_model", "global_model"), _are_pairs),
     **dict.fromkeys(_TORCH, _is_of_torch),
 }

@@ -68,6 +68,7 @@ class StochasticAPTS:
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
             (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
         rule: when corrections are taken and how Delta follows.
+        compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py).
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -78,7 +79,7 @@ class StochasticAPTS:
         average: (n,) float32, weighted average of the iterates.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("options", "loss", "samples", "gradient", "local")
+    OWN: ClassVar[tuple[str, ...]] = ("options", "loss", "samples", "gradient", "local", "lost")
     FORGETS: ClassVar[str] = "the gradient at the iterate"
 
     def __init__(
@@ -91,6 +92,7 @@ class StochasticAPTS:
         momentum: float = 0.5,
         averaging: float = 4.0,
         rule: NoisyRule | None = None,
+        compress: str = "none",
     ) -> None:
         self.comm = comm or Comm()
         if local_steps < 1:
@@ -108,7 +110,7 @@ class StochasticAPTS:
         self.radius = math.nan if radius is None else float(radius)
         self.reach = math.nan
         self.iterations = self.accepted = 0
-        self._messages = CountedMessages(flat, self.comm)
+        self._messages = CountedMessages(flat, self.comm, compress)
         self._local = ScaledSolver(flat, steps=local_steps)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._moved = torch.zeros_like(flat.vector)  # u
@@ -193,6 +195,7 @@ class StochasticAPTS:
             raise ValueError("the ranks' batches have no samples")
         before = self._finite(before / controls)
         if steps == 0:  # on no rank has anything moved
+            self._messages.drop()
             self.radius = max(self.radius / 4.0, self.rule.minimum)
             self._moved.zero_()
             self._ratio.reset()
@@ -218,8 +221,10 @@ class StochasticAPTS:
         if accepted:
             self._ready, self._loss, self._samples = True, own, samples
             self.accepted += 1
+            self._messages.keep()
         else:
             theta.copy_(start)
+            self._messages.drop()
             self._moved.zero_()
 
         # 5. the radius
@@ -273,7 +278,7 @@ class StochasticAPTS:
         torch.mul(self.flat.gradient, samples, out=joined)
         if not samples:
             joined.zero_()
-        losses, total = self._messages.join((samples * self._loss, samples))
+        losses, total = self._messages.join((samples * self._loss, samples), exact=True)
         if not total > 0:
             raise ValueError("the ranks' batches have no samples")
         best = self._finite(losses / total)
@@ -362,6 +367,7 @@ class StochasticAPTS:
             "moved": self._moved.clone(),
             "average": self.average.clone(),
             "local": self._local.state_dict(),
+            "lost": self._messages.state_dict(),
             "signs": asdict(self._signs),
         }
 
@@ -387,5 +393,6 @@ class StochasticAPTS:
         self.average.copy_(state["average"])
         self._local.load_state_dict(state["local"])
         self._signs = FailureSigns(**state["signs"])
+        self._messages.load_state_dict({} if resized else state.get("lost", {}))
         if resized:
             self._ready = False
