@@ -64,6 +64,7 @@ class Collectives:
         watch: gets to know of every call that waits for other ranks; None for no watch.
         parts: how many exchange vectors with each other: the ranks, or the hosts if hierarchical.
         takes_part: whether this rank is one of those that do.
+        gpu_aware: whether MPI takes buffers from a GPU's memory; gpu_aware.py finds out.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Collectives:
         self.local_size: int = node.Get_size()
         self.host_cores = _cores_of_host(node)
         self.parts, self.takes_part = self.size, True
+        self.gpu_aware = False
         self._node: MPI.Comm | None = None
         self._between: MPI.Comm = self._mpi
         if hierarchical:
@@ -118,8 +120,11 @@ class Collectives:
             with self.clock.phase("wait"):
                 self._mpi.Barrier()
 
-    def allreduce(self, buffer: np.ndarray, op: MPI.Op = MPI.SUM) -> None:
-        """Replace a contiguous buffer in place by its sum over all ranks, or by ``op`` of them."""
+    def allreduce(self, buffer: np.ndarray | Tensor, op: MPI.Op = MPI.SUM) -> None:
+        """Replace a contiguous buffer in place by its sum over all ranks, or by ``op`` of them.
+
+        A tensor may be on a GPU where ``gpu_aware`` is.
+        """
         self._enter("allreduce")
         self._wait()
         with self.clock.phase("allreduce", nbytes=buffer.nbytes):
@@ -162,7 +167,7 @@ class Collectives:
         flat = self._node is None
         self.traffic.bytes_allreduced += message.nbytes if flat else message.host.nbytes
 
-    def _reduce_within(self, node: MPI.Comm, buffer: np.ndarray, op: MPI.Op) -> None:
+    def _reduce_within(self, node: MPI.Comm, buffer: np.ndarray | Tensor, op: MPI.Op) -> None:
         """To the host's first rank; the other ranks' buffers stay as they are."""
         if self.takes_part:
             node.Reduce(MPI.IN_PLACE, buffer, op=op)

@@ -107,7 +107,8 @@ class Comm(Collectives):
         message.load(*rows)
         message.flags[:] = self._wishes
         if exact or not isinstance(message, CompressedMessage):
-            self.allreduce(message.host)
+            self.allreduce(message.ready())
+            message.arrived()
         else:
             self.sum_compressed(message)
         np.logical_or(self._heard, message.flags, out=self._heard)

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apts_mpi.message import DIGIT_BITS, DIGITS, FLAGS, FusedMessage
+from apts_mpi.message import DIGIT_BITS, DIGITS, FLAGS, DeviceMessage, FusedMessage
 
 if TYPE_CHECKING:
     from apts_mpi.collectives import Collectives
@@ -247,7 +247,9 @@ def message_for(
 ) -> FusedMessage:
     """The message of a vector that these ranks join, ``compress`` one of COMPRESSIONS.
 
-    Where nobody exchanges, one rank or one host of hierarchical joining, nothing is rounded.
+    It lies in the device's memory if MPI takes it from there, but for one that compresses, which
+    the processor does. Where nobody exchanges, one rank or one host of hierarchical joining,
+    nothing is rounded.
 
     Raises:
         ValueError: ``compress`` is none of them.
@@ -255,6 +257,8 @@ def message_for(
     if compress not in COMPRESSIONS:
         raise ValueError(f"compress {compress!r} is none of {', '.join(COMPRESSIONS)}")
     if compress == "none" or comm.parts < 2:
+        if comm.gpu_aware:
+            return DeviceMessage(n, scalars, device)
         return FusedMessage(n, scalars, device)
     return CompressedMessage(
         n, scalars, device, form=compress, parts=comm.parts, takes_part=comm.takes_part

@@ -104,6 +104,13 @@ class FusedMessage:
         tail[: len(digits)] = digits
         tail[len(digits) :] = 0.0
 
+    def ready(self) -> np.ndarray | Tensor:
+        """What MPI reads and writes: contiguous, and complete after ``load`` and the flags."""
+        return self.host
+
+    def arrived(self) -> None:
+        """MPI has written the sum."""
+
     def unload(self, count: int) -> list[float]:
         """After the sum: bring the vector back to its device; return the first scalars."""
         if self._staging is not None:
@@ -124,3 +131,34 @@ class FusedMessage:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave; residuals of a run that compressed are left out."""
+
+
+class DeviceMessage(FusedMessage):
+    """A message that lies in a GPU's memory, for an MPI library that takes it from there.
+
+    Attributes:
+        whole: (n + DIGITS * scalars + FLAGS,) float32 on ``device``, contiguous.
+        vector: (n,) float32, its first n numbers. host: only what comes behind them.
+    """
+
+    def __init__(self, n: int, scalars: int, device: torch.device) -> None:
+        super().__init__(0, scalars, "cpu")
+        self.whole = torch.zeros(n + DIGITS * scalars + FLAGS, device=device)
+        self.vector = self.whole[:n]
+        self._tail, self._host_tail = self.whole[n:], torch.from_numpy(self.host)
+
+    def ready(self) -> Tensor:
+        """The whole, once the GPU has written it."""
+        self._tail.copy_(self._host_tail)
+        synchronize(self.whole.device)
+        return self.whole
+
+    def arrived(self) -> None:
+        """Scalars and flags are wanted on the host."""
+        self._host_tail.copy_(self._tail)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the current stream of a GPU was asked: MPI knows nothing of streams."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from mpi4py import MPI
 from torch import Tensor, nn
 
+from apts_mpi import gpu_aware
 from apts_mpi.__main__ import guarded
 from apts_mpi.apts import APTS
 from apts_mpi.comm import STOP, Comm
 from apts_mpi.compression import CompressedMessage, message_for
 from apts_mpi.data.sources import load_source
-from apts_mpi.message import DIGITS, FLAGS
+from apts_mpi.message import DIGITS, FLAGS, DeviceMessage
 from apts_mpi.stochastic import StochasticAPTS
 
 CPU = torch.device("cpu")
@@ -147,6 +148,38 @@ def other_operations() -> None:
         assert numbers.tolist() == [comm.size - 1, 0]
         assert comm.broadcast_text(f"of {comm.rank}", root=comm.size - 1) == f"of {comm.size - 1}"
         comm.agree(None)
+
+
+def device_memory() -> None:
+    """Sums are right from a buffer that is no NumPy array; CPU memory stands in for a GPU's."""
+    for comm in comms():
+        comm.gpu_aware = True
+        message = message_for("none", 100, 2, CPU, comm)
+        assert isinstance(message, DeviceMessage)
+        comm.wish(STOP)
+        for _ in range(2):
+            message.vector.fill_(comm.rank + 1.0)
+            sums = comm.sum_message(message, (0.1, 2.0**60), (0.1, 0.0))
+            assert sums[1] == comm.size * 2.0**60
+            assert abs(sums[0] - 0.2 * comm.size) < 1e-14 * comm.size
+            assert bool((message.vector == comm.size * (comm.size + 1) / 2).all())
+            assert comm.wished(STOP)
+            comm.wish(STOP)
+
+
+def gpu_aware_falls_back() -> None:
+    """All ranks stage where one has to, and tell the same line."""
+    comm = Comm()
+    said: list[str] = []
+
+    def ask() -> int:
+        return int(comm.rank != comm.size - 1)
+
+    for device, reason in ((CPU, "rank 0"), (torch.device("cuda"), f"rank {comm.size - 1}")):
+        assert not gpu_aware.enable(comm, device, said.append, ask=ask, environment={})
+        assert not comm.gpu_aware
+        assert said[-1].startswith(f"messages go by the host: {reason} on ")
+    comm.require_same("lines", said)
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from conftest import TESTS, Launch
 MESSAGES = (
     *("rows_of_scalars", "sums", "exact_on_request", "non_finite"),
     *("wishes", "traffic", "other_operations"),
+    *("device_memory", "gpu_aware_falls_back"),
 )
 
 
