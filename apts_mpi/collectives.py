@@ -84,26 +84,37 @@ class Collectives:
         self.clock = Clock(on=timed)
         self.traffic = Traffic()
         self.watch: Watch | None = None
-        if host_number is None:
-            node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        else:
-            node = self._mpi.Split(host_number, self.rank)
+        node = self._split(host_number)
         self.local_rank: int = node.Get_rank()
         self.local_size: int = node.Get_size()
         self.host_cores = _cores_of_host(node)
+        node.Free()
         self.parts, self.takes_part = self.size, True
         self.gpu_aware = False
         self._node: MPI.Comm | None = None
         self._between: MPI.Comm = self._mpi
         if hierarchical:
-            self.takes_part = self.local_rank == 0
-            colour = 0 if self.takes_part else MPI.UNDEFINED
-            self._node, self._between = node, self._mpi.Split(colour, self.rank)
-            parts = np.array([self._between.Get_size() if self.takes_part else 0])
-            node.Bcast(parts)
-            self.parts = int(parts[0])
-        else:
-            node.Free()
+            self.join_by_hosts(host_number)
+
+    def join_by_hosts(self, host_number: int | None = None) -> None:
+        """Sum hierarchically from now on; called by all ranks, before messages are made.
+
+        Args:
+            host_number: as the constructor's.
+        """
+        node = self._split(host_number)
+        self.takes_part = node.Get_rank() == 0
+        between = self._mpi.Split(0 if self.takes_part else MPI.UNDEFINED, self.rank)
+        parts = np.array([between.Get_size() if self.takes_part else 0], dtype=np.int64)
+        node.Bcast(parts)
+        self.parts = int(parts[0])
+        self._node, self._between = node, between
+
+    def _split(self, host_number: int | None) -> MPI.Comm:
+        """The ranks of this host."""
+        if host_number is None:
+            return self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        return self._mpi.Split(host_number, self.rank)
 
     def _enter(self, call: str) -> None:
         """Tell the watch that a call begins which waits for other ranks."""
