@@ -18,7 +18,8 @@ iteration from theta_k is (docs/method.md has the reasons; the numbers are those
 
 Messages of an outer iteration: one vector of length n, one of scalars. The first one also
 broadcasts theta and joins one gradient to search the first radius along, with forward evaluations.
-Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average.
+Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average; three
+more where corrections are compressed, whose residuals count for accepted ones only.
 """
 
 from __future__ import annotations
