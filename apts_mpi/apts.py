@@ -123,6 +123,8 @@ class APTS:
             g, so that without consistency and global step there is none.
         memory: pairs an L-SR1 model keeps, 1 to 10.
         rule: when steps are taken and how radii follow.
+        compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py), whose
+            residuals may take |s| beyond Delta by what rounding lost before.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -133,7 +135,7 @@ class APTS:
             another reach than N times five.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "gradient")
+    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "gradient", "lost")
     FORGETS: ClassVar[str] = "what is known at the iterate, the local radii and models"
 
     def __init__(
@@ -153,6 +155,7 @@ class APTS:
         momentum: float = 0.5,
         memory: int = 5,
         rule: RadiusRule | None = None,
+        compress: str = "none",
     ) -> None:
         if local_solver not in DETERMINISTIC:
             raise ValueError(f"local_solver {local_solver!r} is none of {DETERMINISTIC}")
@@ -181,7 +184,13 @@ class APTS:
         self.iterations = 0
         # The first radius is searched along g, also where nothing later needs it.
         needs_g = self.consistency or global_step or radius is None
-        self._joined = JoinedLoss(flat, self.comm, joins_gradients=needs_g, subdomains=subdomains)
+        self._joined = JoinedLoss(
+            flat,
+            self.comm,
+            joins_gradients=needs_g,
+            subdomains=subdomains,
+            compress=compress,
+        )
         self._losses: deque[float] = deque(maxlen=window)
         self._subdomains = [
             _Subdomain(
@@ -302,6 +311,10 @@ class APTS:
         else:
             theta.copy_(start)
         self._moving = accepted
+        if accepted:
+            joined.messages.keep()
+        else:
+            joined.messages.drop()
 
         # 6. one trust-region step on f itself
         global_rho, global_accepted = math.nan, False
@@ -458,6 +471,7 @@ class APTS:
             "global_model": self._global.state_dict(),
             "gradient": self._joined.g.clone(),
             "step": self._step.clone(),
+            "lost": self._joined.messages.state_dict(),
             "signs": asdict(self._signs),
         }
 
@@ -488,4 +502,5 @@ class APTS:
             self._joined.g.copy_(state["gradient"])
         searched = not math.isnan(self.radius)
         self._joined.joins_gradients = self.consistency or self.global_step or not searched
+        self._joined.messages.load_state_dict({} if resized else state.get("lost", {}))
         self._signs = FailureSigns(**state["signs"])

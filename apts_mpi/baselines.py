@@ -25,9 +25,9 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from apts_mpi.comm import Comm
+from apts_mpi.compression import message_for
 from apts_mpi.flat import FlatParameters
 from apts_mpi.iteration import Draw, Iteration
-from apts_mpi.message import FusedMessage
 
 MOMENTUM = 0.9
 
@@ -56,7 +56,7 @@ class Baseline(ABC):
         self.theta = nn.Parameter(flat.vector)
         self.theta.grad = flat.gradient
         self.iterations = 0
-        self._message = FusedMessage(flat.n, 2, flat.vector.device)
+        self._message = message_for("none", flat.n, 2, flat.vector.device, comm)
         comm.require_same("a network", flat.describe())
         comm.broadcast_tensor(flat.vector)
 

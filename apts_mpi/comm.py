@@ -1,49 +1,41 @@
-"""The only room that talks MPI: explicit collectives on contiguous preallocated buffers.
+"""What ranks tell each other, by the explicit collectives of collectives.py; nothing is pickled.
 
-Every call is counted, its payload added, and its time split in two: a barrier first, whose time is
-waiting for the slowest rank, then the collective itself, whose time is transfer. The two calls that
-a trace needs besides (``read_clock``, ``relay``) are no part of training, and neither counted nor
-timed.
+The two calls that a trace needs besides (``read_clock``, ``relay``) are no part of training, and
+neither counted nor timed.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from mpi4py import MPI
 from torch import Tensor
 
-from apts_mpi.clock import Clock
+from apts_mpi.collectives import Collectives, Traffic
+from apts_mpi.compression import CompressedMessage
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.message import FLAGS, MOST_RANKS, FusedMessage
 
-if TYPE_CHECKING:
-    from apts_mpi.watch import Watch
+__all__ = [
+    "CHECKPOINT",
+    "STOP",
+    "ClockReading",
+    "Comm",
+    "Traffic",
+    "abort",
+    "library_version",
+    "world",
+]
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
 _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
 _ROUNDS = 16  # of messages to and fro to compare two clocks; the quickest counts
-
-
-@dataclass
-class Traffic:
-    """What one rank has sent; bytes of payload."""
-
-    vector_allreduces: int = 0
-    scalar_allreduces: int = 0
-    broadcasts: int = 0
-    agreements: int = 0  # Allreduces of a number or two that end a step together
-    bytes_allreduced: int = 0
-    bytes_broadcast: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,67 +47,36 @@ class ClockReading:
     error: float
 
 
-class Comm:
-    """An MPI communicator with the few collectives the project needs.
+class Comm(Collectives):
+    """An MPI communicator with the few joint calls the project needs.
 
     Args:
-        communicator: default ``MPI.COMM_WORLD``.
-        timed: False leaves out the barriers and clocks, to measure what they cost.
-
-    Attributes:
-        rank, size: of the communicator. local_rank, local_size: among the ranks of this host.
-        host: this host's name. traffic: what has been sent so far. clock: where the time went.
-        watch: gets to know of every call that waits for other ranks; None for no watch.
+        communicator, timed, hierarchical, host_number: as ``Collectives``'s.
     """
 
-    def __init__(self, communicator: MPI.Comm | None = None, *, timed: bool = True) -> None:
-        self._mpi: MPI.Comm = MPI.COMM_WORLD if communicator is None else communicator
-        self.rank: int = self._mpi.Get_rank()
-        self.size: int = self._mpi.Get_size()
-        if self.size > MOST_RANKS:
-            raise InputError(f"{self.size} ranks are more than the {MOST_RANKS} this program joins")
-        self.host = socket.gethostname()
-        self.clock = Clock(on=timed)
-        self.traffic = Traffic()
-        self.watch: Watch | None = None
-        node = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank: int = node.Get_rank()
-        self.local_size: int = node.Get_size()
-        self.host_cores = _cores_of_host(node)
-        node.Free()
+    def __init__(
+        self,
+        communicator: MPI.Comm | None = None,
+        *,
+        timed: bool = True,
+        hierarchical: bool = False,
+        host_number: int | None = None,
+    ) -> None:
+        super().__init__(
+            communicator, timed=timed, hierarchical=hierarchical, host_number=host_number
+        )
         self._scalars = FusedMessage(0, 8)
         self._wishes = np.zeros(FLAGS, dtype=np.float32)  # this rank's
         self._heard = np.zeros(FLAGS, dtype=bool)  # any rank's
 
-    def _enter(self, call: str) -> None:
-        """Tell the watch that a call begins which waits for other ranks."""
-        if self.watch is not None:
-            self.watch.enter(call)
-
-    def _leave(self) -> None:
-        if self.watch is not None:
-            self.watch.leave()
-
-    def _wait(self) -> None:
-        """Wait for all ranks, so that what follows is transfer alone."""
-        if self.clock.on:
-            with self.clock.phase("wait"):
-                self._mpi.Barrier()
-
-    def allreduce(self, buffer: np.ndarray, op: MPI.Op = MPI.SUM) -> None:
-        """Replace a contiguous buffer in place by its sum over all ranks, or by ``op`` of them."""
-        self._enter("allreduce")
-        self._wait()
-        with self.clock.phase("allreduce", nbytes=buffer.nbytes):
-            self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=op)
-        self._leave()
-        self.traffic.bytes_allreduced += buffer.nbytes
-
-    def sum_message(self, message: FusedMessage, *rows: Sequence[float]) -> list[float]:
-        """Sum a vector and scalars over all ranks, one Allreduce.
+    def sum_message(
+        self, message: FusedMessage, *rows: Sequence[float], exact: bool = False
+    ) -> list[float]:
+        """Sum a vector and scalars over all ranks: one Allreduce, or what a message has instead.
 
         Args:
             message: its ``vector`` is summed in place.
+            exact: in float32, also where the message is one that compresses.
             rows: one or more, the scalars of each of this rank's subdomains; rows of all ranks are
                 of one length, at most ``message.scalars``. A scalar that is not finite makes its
                 sum NaN on every rank.
@@ -128,14 +89,16 @@ class Comm:
                 many as this one.
         """
         self.traffic.vector_allreduces += 1
-        return self._sum(message, rows)
+        return self._sum(message, rows, exact=exact)
 
     def sum_scalars(self, *rows: Sequence[float]) -> list[float]:
         """Sum scalars over all ranks, exactly as ``sum_message`` does, one small Allreduce."""
         self.traffic.scalar_allreduces += 1
-        return self._sum(self._scalars, rows)
+        return self._sum(self._scalars, rows, exact=True)
 
-    def _sum(self, message: FusedMessage, rows: Sequence[Sequence[float]]) -> list[float]:
+    def _sum(
+        self, message: FusedMessage, rows: Sequence[Sequence[float]], *, exact: bool
+    ) -> list[float]:
         if len(rows) * self.size > MOST_RANKS:
             raise ValueError(
                 f"{len(rows)} rows of scalars on each of {self.size} ranks: no more than "
@@ -143,7 +106,11 @@ class Comm:
             )
         message.load(*rows)
         message.flags[:] = self._wishes
-        self.allreduce(message.host)
+        if exact or not isinstance(message, CompressedMessage):
+            self.allreduce(message.ready())
+            message.arrived()
+        else:
+            self.sum_compressed(message)
         np.logical_or(self._heard, message.flags, out=self._heard)
         return message.unload(len(rows[0]))
 
@@ -166,34 +133,6 @@ class Comm:
         """Replace float64 scalars in place by their maximum over all ranks."""
         self.allreduce(scalars, MPI.MAX)
         self.traffic.scalar_allreduces += 1
-
-    def broadcast(self, buffer: np.ndarray, root: int = 0) -> None:
-        """Overwrite a contiguous buffer on every rank by the root's."""
-        self._enter("broadcast")
-        self._wait()
-        with self.clock.phase("broadcast", nbytes=buffer.nbytes):
-            self._mpi.Bcast(buffer, root=root)
-        self._leave()
-        self.traffic.broadcasts += 1
-        self.traffic.bytes_broadcast += buffer.nbytes
-
-    def broadcast_tensor(self, tensor: Tensor, root: int = 0) -> None:
-        """Overwrite a contiguous tensor on every rank by the root's."""
-        host = tensor.detach().cpu()
-        self.broadcast(host.numpy(), root)
-        if tensor.device.type != "cpu":
-            tensor.copy_(host)
-
-    def broadcast_text(self, text: str, root: int = 0) -> str:
-        """The root's text, on every rank; two explicit messages, its length and its bytes."""
-        data = np.frombuffer(text.encode(), dtype=np.uint8)
-        length = np.array([len(data)], dtype=np.int64)
-        self.broadcast(length, root)
-        buffer = np.zeros(int(length[0]), dtype=np.uint8)
-        if self.rank == root:
-            buffer[:] = data
-        self.broadcast(buffer, root)
-        return buffer.tobytes().decode()
 
     def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
         """Read this rank's clock against rank 0's, by messages to and fro; called by all ranks.
@@ -340,16 +279,6 @@ class Comm:
                 "coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3)",
                 status=1,
             )
-
-
-def _cores_of_host(node: MPI.Comm) -> int:
-    """Cores that this host's ranks may use together, after any binding by the launcher."""
-    if not hasattr(os, "sched_getaffinity"):
-        return os.cpu_count() or 1
-    mask = np.zeros(8192, dtype=np.uint8)
-    mask[[core for core in os.sched_getaffinity(0) if core < len(mask)]] = 1
-    node.Allreduce(MPI.IN_PLACE, mask, op=MPI.MAX)
-    return int(mask.sum())
 
 
 def library_version() -> str:

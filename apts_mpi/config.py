@@ -160,6 +160,22 @@ class TrainConfig:
         kind=int,
         free=True,
     )
+    compress: str = _option(
+        "none",
+        "send corrections in 16 bits, what that rounds off being added to the next one (apts); where "
+        "a host has several ranks, with --hierarchical",
+        choices=("none", "bf16", "fp16"),
+    )
+    hierarchical: bool = _option(
+        False, "join within each host first, then between hosts", kind=bool, free=True
+    )
+    gpu_aware: bool = _option(
+        False,
+        "send from GPU memory where the MPI library can, which is tried at the start; else through "
+        "host memory",
+        kind=bool,
+        free=True,
+    )
     precision: str = _option(
         "fp32",
         "of the network's products: fp32, tf32 (GPU), or bf16 (autocast); parameters, corrections "
@@ -392,6 +408,10 @@ class TrainConfig:
         self.weights_given()
         if not set(self.augmentations) <= set(AUGMENTATIONS):
             self._refuse("augment", "must be crop, flip or crop,flip")
+        if self.compress != "none" and self.optimizer != "apts":
+            self._refuse(
+                "compress", f"{self.optimizer} has no corrections; only apts is compressed"
+            )
         if self.subdomains_per_rank > 1 and self.optimizer != "apts":
             self._refuse(
                 "subdomains_per_rank", f"{self.optimizer} has no subdomains; give --batch instead"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from apts_mpi.comm import Comm
+from apts_mpi.compression import message_for
 from apts_mpi.flat import FlatParameters
-from apts_mpi.message import FusedMessage
 from apts_mpi.trust_region.local import FirstOrder, Objective
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
@@ -22,6 +22,7 @@ class CountedMessages:
 
     Args:
         flat: the rank's parameters. comm: the ranks.
+        compress: how the vector is sent, one of COMPRESSIONS, where ``exact`` does not forbid it.
 
     Attributes:
         vector: (n,) float32, of the vector message.
@@ -29,9 +30,9 @@ class CountedMessages:
             forward one counts a third. It rides in the messages that are sent anyway.
     """
 
-    def __init__(self, flat: FlatParameters, comm: Comm) -> None:
+    def __init__(self, flat: FlatParameters, comm: Comm, compress: str = "none") -> None:
         self._comm = comm
-        self._message = FusedMessage(flat.n, _SCALARS, flat.vector.device)
+        self._message = message_for(compress, flat.n, _SCALARS, flat.vector.device, comm)
         self.vector = self._message.vector
         self.work = 0.0
         self._untold = 0.0  # this rank's, not in any message yet
@@ -45,22 +46,42 @@ class CountedMessages:
         self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
         return objective(with_gradient)
 
-    def join(self, *rows: Sequence[float]) -> list[float]:
+    def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
         """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
+
+        Args:
+            exact: in float32 in any case: of what is no correction, a gradient.
 
         Returns:
             The scalars' sums, exact and the same however subdomains are spread over ranks.
         """
-        return self._told(self._comm.sum_message(self._message, *self._with_work(rows)))
+        rows = self._with_work(rows)
+        return self._told(self._comm.sum_message(self._message, *rows, exact=exact))
 
     def sum(self, *rows: Sequence[float]) -> list[float]:
         """Sum each subdomain's row of scalars over the ranks, as ``join`` does."""
         return self._told(self._comm.sum_scalars(*self._with_work(rows)))
 
-    def _with_work(self, rows: Sequence[Sequence[float]]) -> list[Sequence[float]]:
+    def keep(self) -> None:
+        """The correction joined last was accepted: what compressing it lost is sent later."""
+        self._message.keep()
+
+    def drop(self) -> None:
+        """It was not: what is lost of earlier ones stays as it was."""
+        self._message.drop()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What compressing has lost so far, of this rank alone."""
+        return self._message.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        self._message.load_state_dict(state)
+
+    def _with_work(self, rows: Sequence[Sequence[float]]) -> tuple[Sequence[float], ...]:
         """The rows, behind the first one the work to be told: in thirds, which sum exactly."""
         thirds = float(round(3.0 * self._untold))
-        return [(*row, 0.0 if i else thirds) for i, row in enumerate(rows)]
+        return tuple((*row, 0.0 if i else thirds) for i, row in enumerate(rows))
 
     def _told(self, sums: list[float]) -> list[float]:
         self._untold = 0.0
@@ -113,28 +134,35 @@ class JoinedLoss:
     Args:
         flat: the rank's parameters. comm: the ranks. subdomains: of this rank.
         joins_gradients: whether g is wanted at all, and not each subdomain's own gradient alone.
+        compress: how corrections are sent, one of COMPRESSIONS.
 
     Attributes:
-        parts: this rank's subdomains.
+        parts: this rank's subdomains. messages: by which all is joined.
         g: (n,) float32, gradient of f at the iterate; zero where gradients are not joined.
         vector: (n,) float32, what the last vector message joined.
     """
 
     def __init__(
-        self, flat: FlatParameters, comm: Comm, *, joins_gradients: bool, subdomains: int = 1
+        self,
+        flat: FlatParameters,
+        comm: Comm,
+        *,
+        joins_gradients: bool,
+        subdomains: int = 1,
+        compress: str = "none",
     ) -> None:
         self.flat = flat
-        self._messages = CountedMessages(flat, comm)
-        self.vector = self._messages.vector
+        self.messages = CountedMessages(flat, comm, compress)
+        self.vector = self.messages.vector
         self.joins_gradients = joins_gradients
         alone = subdomains == 1
-        self.parts = [Part(flat, self._messages, alone=alone) for _ in range(subdomains)]
+        self.parts = [Part(flat, self.messages, alone=alone) for _ in range(subdomains)]
         self.g = torch.zeros_like(flat.vector)
 
     @property
     def work(self) -> float:
         """Per-sample gradient evaluations since ``begin``, summed over ranks."""
-        return self._messages.work
+        return self.messages.work
 
     def begin(self, batches: Sequence[tuple[Objective, int]]) -> None:
         """A new iteration: each subdomain's loss over its batch of so many samples."""
@@ -142,7 +170,7 @@ class JoinedLoss:
             raise ValueError(f"batches of {len(batches)} subdomains, not {len(self.parts)}")
         for part, (objective, samples) in zip(self.parts, batches, strict=True):
             part.begin(objective, samples)
-        self._messages.work = 0.0
+        self.messages.work = 0.0
 
     def evaluate(self, *, with_gradient: bool) -> float:
         """f at the present parameters, one message; it is not finite where any f_d is not.
@@ -157,9 +185,11 @@ class JoinedLoss:
             elif joins:
                 self.vector.add_(part.gradient * part.samples)
         rows = [(part.samples * part.trial, float(part.samples)) for part in self.parts]
-        total, samples = (self._messages.join if joins else self._messages.sum)(*rows)
         if joins:
+            total, samples = self.messages.join(*rows, exact=True)
             self.vector.div_(max(samples, 1.0))
+        else:
+            total, samples = self.messages.sum(*rows)
         if not samples > 0:
             raise ValueError(f"the ranks' batches have {samples:g} samples together")
         for part in self.parts:
@@ -193,7 +223,7 @@ class JoinedLoss:
 
     def join(self, *rows: Sequence[float]) -> list[float]:
         """Sum ``vector`` and each part's scalars over ranks; the scalars' sums are returned."""
-        return self._messages.join(*rows)
+        return self.messages.join(*rows)
 
 
 def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> float:

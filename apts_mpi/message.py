@@ -57,6 +57,7 @@ class FusedMessage:
         vector: (n,) float32 on ``device``; on the CPU a view of the message itself, so that
             nothing is copied.
         host: (n + DIGITS * scalars + FLAGS,) float32, contiguous, what MPI reads and writes.
+        payload: (n,) float32, a tensor of its first n numbers.
         flags: (FLAGS,) float32, its end; zero or one on a rank, their sums over ranks after.
     """
 
@@ -68,11 +69,12 @@ class FusedMessage:
         buffer = torch.zeros(n + DIGITS * scalars + FLAGS, pin_memory=device.type == "cuda")
         self.host: np.ndarray = buffer.numpy()
         self.flags = self.host[n + DIGITS * scalars :]
+        self.payload = buffer[:n]
         self._staging: Tensor | None = None
         if device.type == "cpu":
-            self.vector = buffer[:n]
+            self.vector = self.payload
         else:
-            self._staging = buffer[:n]
+            self._staging = self.payload
             self.vector = torch.zeros(n, device=device)
 
     def load(self, *rows: Sequence[float]) -> None:
@@ -102,6 +104,13 @@ class FusedMessage:
         tail[: len(digits)] = digits
         tail[len(digits) :] = 0.0
 
+    def ready(self) -> np.ndarray | Tensor:
+        """What MPI reads and writes: contiguous, and complete after ``load`` and the flags."""
+        return self.host
+
+    def arrived(self) -> None:
+        """MPI has written the sum."""
+
     def unload(self, count: int) -> list[float]:
         """After the sum: bring the vector back to its device; return the first scalars."""
         if self._staging is not None:
@@ -109,3 +118,47 @@ class FusedMessage:
         # As plain numbers: single elements of an array are slow to work with.
         digits = self.host[self.n : self.n + count * DIGITS].tolist()
         return [decode(digits[i : i + DIGITS]) for i in range(0, len(digits), DIGITS)]
+
+    def keep(self) -> None:
+        """The last sum was applied; of messages that round more than float32 (compression.py)."""
+
+    def drop(self) -> None:
+        """The last sum was not applied."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the next message depends on besides its vector: nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what ``state_dict`` gave; residuals of a run that compressed are left out."""
+
+
+class DeviceMessage(FusedMessage):
+    """A message that lies in a GPU's memory, for an MPI library that takes it from there.
+
+    Attributes:
+        whole: (n + DIGITS * scalars + FLAGS,) float32 on ``device``, contiguous.
+        vector: (n,) float32, its first n numbers. host: only what comes behind them.
+    """
+
+    def __init__(self, n: int, scalars: int, device: torch.device) -> None:
+        super().__init__(0, scalars, "cpu")
+        self.whole = torch.zeros(n + DIGITS * scalars + FLAGS, device=device)
+        self.vector = self.whole[:n]
+        self._tail, self._host_tail = self.whole[n:], torch.from_numpy(self.host)
+
+    def ready(self) -> Tensor:
+        """The whole, once the GPU has written it."""
+        self._tail.copy_(self._host_tail)
+        synchronize(self.whole.device)
+        return self.whole
+
+    def arrived(self) -> None:
+        """Scalars and flags are wanted on the host."""
+        self._host_tail.copy_(self._tail)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the current stream of a GPU was asked: MPI knows nothing of streams."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

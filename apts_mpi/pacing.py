@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from apts_mpi.comm import Comm
-from apts_mpi.message import FusedMessage
+from apts_mpi.compression import message_for
 
 _S0 = 2.0 / 3.0  # of the training set
 _LEAST, _MOST = 1.0 / 12.0, 1.0 / 2.0  # of it in an outer iteration: outside was not measured
@@ -53,7 +53,7 @@ def measure(comm: Comm, vector: Tensor, evaluate: Callable[[], object]) -> tuple
         vector: (n,) parameters, as long and on the same device as what is sent.
         evaluate: one gradient evaluation on this rank.
     """
-    message = FusedMessage(len(vector), 6, vector.device)
+    message = message_for("none", len(vector), 6, vector.device, comm)
 
     def messages() -> None:
         comm.sum_message(message, (0.0,))

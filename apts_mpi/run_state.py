@@ -107,6 +107,7 @@ _OPTIMIZER_FORM: dict[str, Any] = {
         **dict.fromkeys(("rejected", "untrue"), is_count),
         **dict.fromkeys(("told_floor", "told_rejected", "told_untrue"), is_flag),
     },
+    "lost": every(is_finite, dict),
     "global_model": _are_pairs,
     **dict.fromkeys(_TORCH, _is_of_torch),
 }

@@ -19,9 +19,10 @@ comments):
 
 Messages of an outer iteration: one vector of length n, one of scalars. The first one also
 broadcasts theta and joins one gradient to search the first radius along, with forward evaluations.
-Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average; with
-several subdomains m, v and the gradient are each subdomain's own, and steps 1 and 3 run over them
-one after another.
+Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average; three
+more where corrections are compressed, whose residuals count for accepted ones only. With several
+subdomains m, v and the gradient are each subdomain's own, and steps 1 and 3 run over them one after
+another.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ class StochasticAPTS:
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
             (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
         rule: when corrections are taken and how Delta follows.
+        compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py).
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -114,7 +116,7 @@ class StochasticAPTS:
         average: (n,) float32, weighted average of the iterates.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains")
+    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "lost")
     FORGETS: ClassVar[str] = "the gradient at the iterate"
 
     def __init__(
@@ -128,6 +130,7 @@ class StochasticAPTS:
         momentum: float = 0.5,
         averaging: float = 4.0,
         rule: NoisyRule | None = None,
+        compress: str = "none",
     ) -> None:
         self.comm = comm or Comm()
         if local_steps < 1 or subdomains < 1:
@@ -145,7 +148,7 @@ class StochasticAPTS:
         self.radius = math.nan if radius is None else float(radius)
         self.reach = math.nan
         self.iterations = self.accepted = 0
-        self._messages = CountedMessages(flat, self.comm)
+        self._messages = CountedMessages(flat, self.comm, compress)
         alone = subdomains == 1
         self._subdomains = [_Subdomain(flat, local_steps, alone=alone) for _ in range(subdomains)]
         self._start = torch.zeros_like(flat.vector)  # theta_k
@@ -235,6 +238,7 @@ class StochasticAPTS:
             raise ValueError("the ranks' batches have no samples")
         before = self._finite(before / controlled)
         if steps == 0:  # on no rank has anything moved
+            self._messages.drop()
             self.radius = max(self.radius / 4.0, self.rule.minimum)
             self._moved.zero_()
             self._ratio.reset()
@@ -261,8 +265,10 @@ class StochasticAPTS:
         if accepted:
             self._ready = True
             self.accepted += 1
+            self._messages.keep()
         else:
             theta.copy_(start)
+            self._messages.drop()
             self._moved.zero_()
 
         # 5. the radius
@@ -342,7 +348,7 @@ class StochasticAPTS:
         """
         theta, start, joined = self.flat.vector, self._start, self._messages.vector
         rows = [(own.samples * own.loss, own.samples) for own in self._subdomains]
-        losses, total = self._messages.join(*rows)
+        losses, total = self._messages.join(*rows, exact=True)
         if not total > 0:
             raise ValueError("the ranks' batches have no samples")
         best = self._finite(losses / total)
@@ -432,6 +438,7 @@ class StochasticAPTS:
             "moved": self._moved.clone(),
             "average": self.average.clone(),
             "subdomains": {str(k): own.state_dict() for k, own in enumerate(self._subdomains)},
+            "lost": self._messages.state_dict(),
             "signs": asdict(self._signs),
         }
 
@@ -457,5 +464,6 @@ class StochasticAPTS:
         for k, own in enumerate(self._subdomains):
             own.load_state_dict(state["subdomains"][str(k % len(state["subdomains"]))])
         self._signs = FailureSigns(**state["signs"])
+        self._messages.load_state_dict({} if resized else state.get("lost", {}))
         if resized:
             self._ready = False

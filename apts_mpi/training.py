@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 from torch import nn
 
-from apts_mpi import networks, pacing, resuming, run_state
+from apts_mpi import gpu_aware, networks, pacing, resuming, run_state
 from apts_mpi.baselines import warm_up
 from apts_mpi.checkpoint import FOLDER, Checkpoint, Checkpoints, set_aside
 from apts_mpi.clock import COMMUNICATION
@@ -98,6 +98,10 @@ class Training:
         placement = place(config, comm, self.console.say)
         self.device, self.threads = placement.device, placement.threads
         self.oversubscribed = placement.oversubscribed
+        if config.hierarchical:
+            comm.join_by_hosts()
+        if config.gpu_aware:
+            gpu_aware.enable(comm, self.device, self.console.say)
         # From here on, as what it cannot do is agreed on.
         self.trace = Trace(config.trace, comm, self.console.say) if config.trace else None
         with self.clock.phase("data", "load"):

@@ -1,0 +1,1 @@
+"""Ways to join a vector: flat or hierarchical, in 32 or 16 bits."""
