@@ -162,8 +162,8 @@ class TrainConfig:
     )
     compress: str = _option(
         "none",
-        "send corrections in 16 bits, what that rounds off being added to the next one (apts); where "
-        "a host has several ranks, with --hierarchical",
+        "send corrections in 16 bits, what that rounds off being added to the next one (apts); "
+        "where a host has several ranks, with --hierarchical",
         choices=("none", "bf16", "fp16"),
     )
     hierarchical: bool = _option(
