@@ -134,7 +134,9 @@ def _shard_parser() -> Parser:
         "--shards", type=int, required=True, metavar="K", help="how many; best one a rank"
     )
     parser.add_argument(
-        "--download", action="store_true", help="mnist: fetch the files to --from, checked"
+        "--download",
+        action="store_true",
+        help="mnist, cifar10: fetch the files to --from, checked",
     )
     parser.add_argument(
         "--test-fraction",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from apts_mpi.data.arrays import read_arrays
 from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
-from apts_mpi.data.cifar import read_cifar10
+from apts_mpi.data.cifar import fetch_cifar10, read_cifar10
 from apts_mpi.data.format import fault
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
@@ -96,13 +96,13 @@ def load_source(
 ) -> Source:
     """Load a data set: "digits", "mnist", "cifar10" or "arrays".
 
-    `path` is the folder of the MNIST files (by default one in the cache; `download` fetches what
-    is missing), that of CIFAR-10's binary files, or the user's .npz or .h5 file. `test_fraction`
+    `path` is the folder of the MNIST files or of CIFAR-10's binary ones (by default one in the
+    cache; `download` fetches what is missing), or the user's .npz or .h5 file. `test_fraction`
     and `seed` make the stratified split of data that come without one. Raises InputError.
     """
     if name not in SOURCES:
         raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
-    if download and name != "mnist":
+    if download and name not in ("mnist", "cifar10"):
         raise InputError(f"--download: {name} is not downloaded; drop the option")
     if name == "digits":
         if path is not None:
@@ -111,12 +111,7 @@ def load_source(
     if name == "mnist":
         return _mnist(path, download)
     if name == "cifar10":
-        if path is None:
-            raise InputError(
-                "cifar10: no folder given; name that of its binary files by --from DIR"
-            )
-        x_train, y_train, x_test, y_test, classes = read_cifar10(Path(path))
-        return Source(name, x_train, y_train, x_test, y_test, classes, origin=str(path))
+        return _cifar10(path, download)
     if path is None:
         raise InputError("arrays: no file given; name a .npz or .h5 file with --from FILE")
     return _arrays(Path(path), test_fraction, seed)
@@ -140,6 +135,19 @@ def _mnist(path: Path | None, download: bool) -> Source:
     x_train, y_train, x_test, y_test = read_mnist(folder)
     classes = tuple(str(digit) for digit in range(10))
     return Source("mnist", x_train, y_train, x_test, y_test, classes, origin=str(folder))
+
+
+def _cifar10(path: Path | None, download: bool) -> Source:
+    folder = cache_root() / "cifar10" if path is None else Path(path)
+    if download:
+        fetch_cifar10(folder)
+    elif path is None and not folder.is_dir():
+        raise InputError(
+            "cifar10: no folder given; name that of its binary files by --from DIR, or use "
+            "--download"
+        )
+    x_train, y_train, x_test, y_test, classes = read_cifar10(folder)
+    return Source("cifar10", x_train, y_train, x_test, y_test, classes, origin=str(folder))
 
 
 def _arrays(path: Path, test_fraction: float, seed: int) -> Source:
