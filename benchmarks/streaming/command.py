@@ -128,8 +128,8 @@ def _report(out: Path, rows: list[Row]) -> None:
         "# Is the loop fed?",
         "Gradients of minibatches of uint8 images (3, 32, 32) on one process, torch with one "
         "thread, the reading thread beside it. Median time of a minibatch, drawn and computed; the "
-        "seconds of the loop that it waited for data, the first minibatch aside, which has the first "
-        "group to be read; the most memory that the process took, with what the loop computes, "
+        "seconds of the loop that it waited for data, the first minibatch aside, for which the "
+        "first group is read; the most memory that the process took, with what the loop computes, "
         "beyond what it had before it opened the data, and the bound that the stream states for "
         "itself. Start: reading the part, or opening the shards.",
         tables.markdown(header, map(_line, rows), text=2),
