@@ -17,9 +17,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.format import check_shard, chunk_sum, fault, opened, read_sums
+from apts_mpi.data.format import check_shard, fault, opened
 from apts_mpi.data.info import DatasetInfo
 from apts_mpi.data.reading import check_block, damaged
+from apts_mpi.data.sums import chunk_sum, read_sums
 
 LARGEST = 32 * 1024 * 1024  # bytes of a chunk; `shard` makes them of 512 KiB or of one sample
 

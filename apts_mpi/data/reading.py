@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from apts_mpi.data.format import (
     SPLITS,
     check_shard,
-    chunk_sum,
     fault,
     opened,
     read_index,
-    read_sums,
 )
 from apts_mpi.data.info import DatasetInfo, windowed
 from apts_mpi.data.partitioning import part
+from apts_mpi.data.sums import chunk_sum, read_sums
 from apts_mpi.errors import InputError
 
 BLOCK = 1024 * 1024  # bytes of raw data held besides the result
