@@ -49,13 +49,9 @@ class Stored:
             chunks = locate(directory, self._stored, split, shard, *rows)
             base = self.info.splits[split].starts[shard] + lo - start
             self._pieces.append((base, hi - lo, lo, chunks))
-        self._table: NDArray[np.float32] | None = None
-        if context is None and self.info.dtype == "|u1":
-            # What each of the 256 values becomes, with the roundings of a whole array.
-            values = np.arange(256, dtype=np.uint8)
-            with np.errstate(over="ignore"):
-                self._table = ((values - self.info.mean) / self.info.std).astype(np.float32)
-            self._check(self._table)
+        self._bytes = self.info.dtype == "|u1"
+        if self._bytes and context is None:  # then no sample can be at fault
+            self._check(self._normalised(np.array([0, 255], dtype=np.uint8)))
 
     @property
     def held(self) -> int:
@@ -127,15 +123,21 @@ class Stored:
         if self._context is not None:
             return found[0][:, :-1], found[0][:, 1:]
         raw, y = found
-        if self._table is not None:
-            return self._table[raw], y
+        x = self._normalised(raw)
+        if not self._bytes:
+            self._check(x)
+        return x, y
+
+    def _normalised(self, raw: NDArray[Any]) -> NDArray[np.float32]:
         x = np.empty(raw.shape, dtype=np.float32)
         step = max(1, _BLOCK // (raw[:1].nbytes or 1))
         for k in range(0, len(raw), step):
+            block = raw[k : k + step].astype(np.float64)
+            block -= self.info.mean
+            block /= self.info.std
             with np.errstate(over="ignore"):
-                x[k : k + step] = (raw[k : k + step] - self.info.mean) / self.info.std
-        self._check(x)
-        return x, y
+                x[k : k + step] = block
+        return x
 
     def _check(self, x: NDArray[np.float32]) -> None:
         if not np.isfinite(x).all():
