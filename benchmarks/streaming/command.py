@@ -117,6 +117,7 @@ def _report(out: Path, rows: list[Row]) -> None:
     if not rows:
         return
     header = ["loop", "data", "file, MB", "ms a minibatch", "quartiles", "ms on average"]
+    header += ["loop's CPU, ms", "reader's CPU, ms"]
     header += ["waited, s", "of, s", "first, s", "memory, MB", "stated, MB", "start, s"]
     order = {name: k for k, name in enumerate([*NETWORKS, *WAYS])}
     rows = sorted(
@@ -127,7 +128,8 @@ def _report(out: Path, rows: list[Row]) -> None:
         out / "streaming.md",
         "# Is the loop fed?",
         "Gradients of minibatches of uint8 images (3, 32, 32) on one process, torch with one "
-        "thread, the reading thread beside it. Median time of a minibatch, drawn and computed; the "
+        "thread, the reading thread beside it. Median time of a minibatch, drawn and computed; its "
+        "mean, and that of the processor's time for the loop and for the reading thread; the "
         "seconds of the loop that it waited for data, the first minibatch aside, for which the "
         "first group is read; the most memory that the process took, with what the loop computes, "
         "beyond what it had before it opened the data, and the bound that the stream states for "
@@ -143,7 +145,10 @@ def _line(row: Row) -> list[Any]:
         *(NETWORKS[settings["network"]], WAYS[settings["way"]], f"{settings['megabytes']:,}"),
         f"{1e3 * row['median']:.2f}",
         " to ".join(f"{1e3 * row[name]:.2f}" for name in ("low", "high")),
-        f"{1e3 * row['seconds'] / settings['minibatches']:.2f}",
+        *(
+            f"{1e3 * row[n] / settings['minibatches']:.2f}"
+            for n in ("seconds", "cpu", "cpu_reader")
+        ),
         *(f"{row[name]:.{digits}f}" for name, digits in (("waited", 2), ("seconds", 1))),
         *(f"{row['first']:.2f}", f"{row['memory'] / 1e6:,.0f}"),
         *("-" if stated is None else f"{stated / 1e6:.0f}", f"{row['start']:.2f}"),

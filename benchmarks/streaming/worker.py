@@ -55,16 +55,19 @@ def main(shards: Path, way: str, network: str, batch: int, minibatches: int) -> 
         take, stated = stream.take, stream.memory(batches.widest)
     opened = time.perf_counter() - start
     times, waits = [], []
+    own, both = time.thread_time(), time.process_time()
     for _ in range(minibatches):
         begin = time.perf_counter()
         x, y = take(next(batches))
         waits.append(time.perf_counter() - begin)
         step(torch.from_numpy(x), torch.from_numpy(y))
         times.append(time.perf_counter() - begin)
+    own, both = time.thread_time() - own, time.process_time() - both
     low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
     found = {
         **{"median": middle, "low": low, "high": high, "seconds": sum(times)},
         **{"first": waits[0], "waited": sum(waits[1:]), "start": opened, "stated": stated},
+        **{"cpu": own, "cpu_reader": both - own},
         "memory": _most_resident() - before,
         "missed": stream.missed if stream else 0,
         "threads_per_rank": 1,
