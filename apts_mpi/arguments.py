@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from apts_mpi.config import AUTO, TrainConfig
 from apts_mpi.data import SOURCES
 from apts_mpi.data.format import SPLITS
+from apts_mpi.data.sources import TASKS
 from apts_mpi.data.text import LEVELS
 from apts_mpi.errors import InputError
 
@@ -54,6 +55,15 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(",") if width)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not like 128,128") from None
+
+
+def _sides(text: str) -> tuple[int, int]:
+    parts = text.split(",")
+    try:
+        high, wide = (int(part) for part in (parts * 2 if len(parts) == 1 else parts))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 32,48 or 32") from None
+    return high, wide
 
 
 def _steps(text: str) -> int:
@@ -116,7 +126,7 @@ def _shard_parser() -> Parser:
     parser.add_argument(
         "source",
         choices=(*SOURCES, "text"),
-        help="digits (embedded), mnist, cifar10, your arrays, or a text",
+        help="digits (embedded), mnist, cifar10, your arrays, folders of images, or a text",
     )
     parser.add_argument(
         "--from",
@@ -125,7 +135,8 @@ def _shard_parser() -> Parser:
         metavar="PATH",
         help="mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
         "version's six files; arrays: a .npz or .h5 file with x_train, y_train, x_test, y_test, or "
-        "x and y; text: a file, or a folder, of whose *.txt files, in the order of their names, a "
+        "x and y; imagefolder: a folder with a folder of images a class, or train and test with "
+        "such; text: a file, or a folder, of whose *.txt files, in the order of their names, a "
         "newline comes between",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shard directory")
@@ -133,7 +144,9 @@ def _shard_parser() -> Parser:
         "--shards", type=int, required=True, metavar="K", help="how many; best one a rank"
     )
     parser.add_argument(
-        "--download", action="store_true", help="mnist: fetch the files to --from, checked"
+        "--download",
+        action="store_true",
+        help="mnist, cifar10: fetch the files to --from, checked",
     )
     parser.add_argument(
         "--test-fraction",
@@ -141,6 +154,25 @@ def _shard_parser() -> Parser:
         metavar="X",
         help="part of the samples kept for testing where the source has no split (default 0.2); of "
         "a text its end (default 0.1)",
+    )
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        help="arrays: what they are for; the y of a regression are real, (n,) or (n, outputs) "
+        "(default classification)",
+    )
+    parser.add_argument(
+        "--size",
+        type=_sides,
+        metavar="H,W",
+        help="imagefolder: rows and columns, or one number for both; an image is scaled so that it "
+        "covers them, and cut about its centre",
+    )
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="imagefolder: 3 for colour, 1 for grey (default 3)",
     )
     parser.add_argument(
         "--level", choices=LEVELS, help="text: what its tokens are (default char, of UTF-8)"

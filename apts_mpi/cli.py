@@ -167,6 +167,11 @@ def _source(parsed: argparse.Namespace) -> Source | TextSource:
     name, path = parsed.source, parsed.path
     if parsed.level and name != "text":
         raise InputError(f"--level: {name} has no text; drop the option")
+    if parsed.task and name == "text":
+        raise InputError(f"--task {parsed.task}: a text is for a language model; drop the option")
+    for flag in ("size", "channels"):
+        if getattr(parsed, flag) is not None and name != "imagefolder":
+            raise InputError(f"--{flag}: it is for imagefolder; drop the option")
     if name == "text":
         if path is None:
             raise InputError("text: no file given; name a text file or a folder with --from")
@@ -177,6 +182,9 @@ def _source(parsed: argparse.Namespace) -> Source | TextSource:
         name,
         path=path,
         download=parsed.download,
-        test_fraction=0.2 if parsed.test_fraction is None else parsed.test_fraction,
+        test_fraction=parsed.test_fraction,
         seed=parsed.seed,
+        task=parsed.task or "classification",
+        size=parsed.size,
+        channels=parsed.channels or 3,
     )

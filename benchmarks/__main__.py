@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "one HTML page and a Markdown summary of results",
     "sensitivity": "every parameter alone over its whole range; learning rates beside it",
     "soak": "half an hour of one run: does memory stay flat, does it slow down?",
+    "streaming": "whether a stream from the disk keeps a loop fed: time, waiting, memory",
     "strong": "communication against compute, the same work on more and more ranks",
     "weak": "communication against compute, the same work a rank on more and more ranks",
 }

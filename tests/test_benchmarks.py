@@ -178,3 +178,15 @@ def test_results_that_are_no_results_are_refused(tmp_path: Path) -> None:
 def test_a_run_that_hangs_is_ended() -> None:
     with pytest.raises(RunFailed, match="no end within 2 s"):
         mpirun(2, ["-c", "import time; time.sleep(60)"], timeout=2)
+
+
+def test_streaming_measures_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.streaming import command as streaming
+
+    monkeypatch.setattr(streaming, "NETWORKS", {"mlp": streaming.NETWORKS["mlp"]})
+    words = ["streaming", "--megabytes", "3", "--minibatches", "5", "--out", str(tmp_path)]
+    assert main(words) == 0
+    rows = [json.loads(line) for line in (tmp_path / "streaming.jsonl").read_text().splitlines()]
+    assert [row["settings"]["way"] for row in rows] == ["memory", "cold", "warm"]
+    assert [row["missed"] for row in rows] == [0, 0, 0]
+    assert "MLP 128, 128 | stream, from the disk" in (tmp_path / "streaming.md").read_text()

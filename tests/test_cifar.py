@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import tarfile
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -70,11 +76,10 @@ def test_shards(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
 
 
-def test_misuse(tmp_path: Path) -> None:
+def test_misuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APTS_MPI_CACHE", str(tmp_path / "cache"))
     with refused("cifar10: no folder", "--from"):
         load_source("cifar10")
-    with refused("--download", "cifar10"):
-        load_source("cifar10", path=tmp_path, download=True)
     with refused(str(tmp_path / "nowhere"), "not a folder", "--from"):
         load_source("cifar10", path=tmp_path / "nowhere")
     with refused("data_batch_1.bin", "is missing", "--from"):
@@ -121,6 +126,127 @@ def test_a_file_that_may_not_be_read(folder: Path) -> None:
     (folder / cifar.TEST).chmod(0)
     with refused("test_batch.bin", "cannot be read"):
         load_source("cifar10", path=folder)
+
+
+# --- the download ---
+
+
+class Server:
+    """What a server on this machine sends for every path asked for."""
+
+    def __init__(self) -> None:
+        self.content, self.claimed, self.asked = b"", 0, 0
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked += 1
+                self.send_response(200)
+                self.send_header("Content-Length", str(server.claimed or len(server.content)))
+                self.end_headers()
+                self.wfile.write(server.content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/cifar-10-binary.tar.gz"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    served = Server()
+    thread = threading.Thread(target=served.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setattr(cifar, "URL", served.url)
+    monkeypatch.setattr(cifar, "RECORDS", 4)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield served
+    served.http.shutdown()
+    thread.join()
+    served.http.server_close()
+
+
+def packed(folder: Path, *more: tarfile.TarInfo, leave_out: str = "") -> bytes:
+    """The folder as an archive, with its own entry and what else is asked for."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(folder, cifar.FOLDER, recursive=False)
+        for path in sorted(folder.iterdir()):
+            if path.name != leave_out:
+                archive.add(path, f"{cifar.FOLDER}/{path.name}")
+        for member in more:
+            archive.addfile(member, io.BytesIO(bytes(member.size)) if member.isreg() else None)
+    return buffer.getvalue()
+
+
+def trust(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(cifar, "MD5", hashlib.md5(content).hexdigest())
+
+
+def test_download(
+    folder: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    escape = tarfile.TarInfo("../escaped")
+    escape.size = 5
+    server.content = packed(folder, escape)
+    monkeypatch.setenv("APTS_MPI_CACHE", str(tmp_path / "cache"))
+    with refused(server.url, "md5", "c32a1d4ab5d03f1284b67883e8d87530"):
+        load_source("cifar10", download=True)
+    assert not list((tmp_path / "cache" / "cifar10").iterdir())
+    trust(monkeypatch, server.content)
+    source = load_source("cifar10", download=True)
+    assert np.array_equal(source.x_train, load_source("cifar10", path=folder).x_train)
+    assert source.classes == tuple(NAMES)
+    assert server.asked == 2
+    again = load_source("cifar10", download=True)  # nothing is fetched twice
+    assert np.array_equal(again.x_test, load_source("cifar10").x_test)
+    assert server.asked == 2
+    place = tmp_path / "cache" / "cifar10"
+    assert [path.name for path in place.iterdir()] == [cifar.FOLDER]
+    assert not list(tmp_path.rglob("escaped"))
+    (place / cifar.FOLDER / cifar.TEST).unlink()
+    with refused(cifar.FOLDER, "has no test_batch.bin", "remove the folder"):
+        load_source("cifar10", download=True)
+
+
+@pytest.mark.parametrize("kind", ["lacking", "twice", "link", "large", "truncated", "no archive"])
+def test_archives_that_will_not_do(
+    folder: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    member = tarfile.TarInfo(f"{cifar.FOLDER}/{cifar.TEST}")
+    left_out, word = cifar.TEST, "is not a file of 12292 bytes"
+    if kind == "lacking":
+        member.name, word = "other", f"has no {cifar.FOLDER}/{cifar.TEST}"
+    elif kind == "twice":
+        member.size, left_out, word = 4 * cifar.RECORD, "", "twice"
+    elif kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    elif kind == "large":
+        member.size = 4 * cifar.RECORD + 1
+    server.content = packed(folder, member, leave_out=left_out)
+    if kind == "truncated":
+        server.content, word = server.content[: len(server.content) // 2], "cannot be unpacked"
+    elif kind == "no archive":
+        server.content, word = b"<html>gone</html>", "cannot be unpacked"
+    trust(monkeypatch, server.content)
+    with refused(server.url, word):
+        load_source("cifar10", path=tmp_path / "new", download=True)
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_servers_that_fail(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.content, server.claimed = b"a" * 100, 200
+    with refused(server.url, "ended after 100 of 200 bytes"):
+        load_source("cifar10", path=tmp_path, download=True)
+    server.claimed = 0
+    monkeypatch.setattr(cifar, "DOWNLOAD_LIMIT", 99)
+    with refused(server.url, "more than 99 bytes"):
+        load_source("cifar10", path=tmp_path, download=True)
+    monkeypatch.setattr(cifar, "URL", "http://127.0.0.1:9/nothing.tar.gz")
+    with refused("http://127.0.0.1:9", "cannot be downloaded"):
+        load_source("cifar10", path=tmp_path, download=True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_real_cifar10() -> None:

@@ -70,7 +70,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_misused_sources(tmp_path: Path) -> None:
-    with refused("cifar", "digits, mnist, cifar10, arrays"):
+    with refused("cifar", "digits, mnist, cifar10, arrays, imagefolder"):
         load_source("cifar")
     with refused("--from"):
         load_source("digits", path=tmp_path)

@@ -4,6 +4,7 @@ from apts_mpi.data.info import DatasetInfo, windowed
 from apts_mpi.data.inspecting import describe
 from apts_mpi.data.reading import Partition, read_info, read_partition
 from apts_mpi.data.sources import SOURCES, Source, cache_directory, load_source
+from apts_mpi.data.streaming import Stream
 from apts_mpi.data.text import TextSource, load_text
 from apts_mpi.data.writing import write_shards
 
@@ -12,6 +13,7 @@ __all__ = [
     "DatasetInfo",
     "Partition",
     "Source",
+    "Stream",
     "TextSource",
     "cache_directory",
     "describe",

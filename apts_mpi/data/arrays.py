@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.checks import check_features, check_labels, check_names
+from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
 from apts_mpi.data.format import DAMAGE, fault, is_inside
 
 NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
@@ -26,24 +26,25 @@ _HEADER = 512  # characters of an array's header, which Python's parser reads; m
 _DAMAGE = (*DAMAGE, EOFError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
 
 Array = NDArray[Any]
-Labels = NDArray[np.int64]
 
 
 class Arrays(NamedTuple):
-    """Features as stored and labels as class indices; no test arrays when there was no split."""
+    """Features as stored and labels as class indices, int64, or targets (n, outputs), float32; no
+    test arrays when there was no split."""
 
     x_train: Array
-    y_train: Labels
+    y_train: Array
     x_test: Array | None
-    y_test: Labels | None
+    y_test: Array | None
     classes: tuple[str, ...]
 
 
-def read_arrays(path: Path) -> Arrays:
+def read_arrays(path: Path, *, task: str = "classification") -> Arrays:
     """Read `x`, `y` or `x_train`, `y_train`, `x_test`, `y_test`, with optional `classes` (names).
 
     Labels are whole numbers >= 0. Without `classes` the sorted labels found in training become
-    the classes; with it they are indices into it. Raises InputError.
+    the classes; with it they are indices into it. Of the task "regression" `y` are real targets
+    (n,) or (n, outputs) instead, and there are no classes. Raises InputError.
     """
     readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
     if path.suffix not in readers:
@@ -55,10 +56,10 @@ def read_arrays(path: Path) -> Arrays:
     except _DAMAGE as exc:
         detail = " ".join(str(exc).split())[:200] or type(exc).__name__
         raise fault(path, f"cannot be read ({detail})", f"save a {path.suffix} file anew") from exc
-    return _arranged(path, found, present)
+    return _arranged(path, found, present, task)
 
 
-def _arranged(path: Path, found: dict[str, Array], present: list[str]) -> Arrays:
+def _arranged(path: Path, found: dict[str, Array], present: list[str], task: str) -> Arrays:
     plain = [name for name in ("x", "y") if name in found]
     split = [name for name in ("x_train", "y_train", "x_test", "y_test") if name in found]
     if plain and split:
@@ -68,16 +69,23 @@ def _arranged(path: Path, found: dict[str, Array], present: list[str]) -> Arrays
     if missing:
         has = ", ".join(name[:40] for name in present[:20]) or "nothing"
         raise fault(path, f"has no {missing[0]} (it has {has})", WANTED)
+    regression = task == "regression"
+    if regression and "classes" in found:
+        raise fault(path, "has classes, which a regression has not", "remove them")
     classes = _class_names(path, found["classes"]) if "classes" in found else None
     pairs = []
     for x_name, y_name in zip(wanted[::2], wanted[1::2], strict=True):
         x = check_features(path, x_name, found[x_name])
-        y = check_labels(
-            path, y_name, found[y_name], len(x), None if classes is None else len(classes)
-        )
+        if regression:
+            y = check_targets(path, y_name, found[y_name], len(x))
+        else:
+            most = None if classes is None else len(classes)
+            y = check_labels(path, y_name, found[y_name], len(x), most)
         pairs.append((x, y))
     x, y = pairs[0]
     x_test, y_test = pairs[1] if len(pairs) > 1 else (None, None)
+    if regression:
+        return Arrays(x, y, x_test, y_test, ())
     if classes is None:
         known, y = np.unique(y, return_inverse=True)
         if y_test is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.data.grouped import Grouped, Indices, listed
 from apts_mpi.data.partitioning import part
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Place:
     number: int = 0
     legs: tuple[Leg, ...] = ()
 
-    def unseen(self, sizes: Sequence[int], seed: int) -> NDArray[np.bool_]:
+    def unseen(
+        self, sizes: Sequence[int], seed: int, window: int | None = None
+    ) -> NDArray[np.bool_]:
         """Which samples of the training set, in their global order, the pass has not drawn yet.
 
         Args:
-            sizes: samples of each shard. seed: of the run.
+            sizes: samples of each shard. seed: of the run. window: as `Batches` had it.
 
         Raises:
             ValueError: no run can have gone such a way.
@@ -50,9 +52,9 @@ class Place:
                 raise ValueError(f"{leg.taken} of {leg.batches} batches of {largest} samples")
             for rank, (start, stop) in enumerate(edges if leg.taken else ()):
                 own = np.flatnonzero(left[start:stop])
-                pieces = _pieces(own, leg.batches, seed, rank, self.number, k)
-                for piece in pieces[: leg.taken]:
-                    left[start + piece] = False
+                pieces = _pieces(own, leg.batches, seed, rank, self.number, k, window)
+                for taken in range(leg.taken):
+                    left[start + pieces[taken]] = False
         return left
 
 
@@ -66,6 +68,8 @@ class Batches:
         overlap: percent of a minibatch that is added to it from the next one of the pass, as the
             method's authors did; the number of minibatches stays the same.
         seed, rank: a rank's order depends on these and on nothing else.
+        window: samples of a window of the part, where it is streamed: the order is then one by
+            groups of windows (`Grouped`). None shuffles the whole part.
     """
 
     def __init__(
@@ -77,31 +81,49 @@ class Batches:
         overlap: float = 0.0,
         seed: int = 0,
         rank: int = 0,
+        window: int | None = None,
     ) -> None:
         self.samples = samples
         self.per_pass = 1 if batch is None else max(math.ceil(largest / batch), 1)
         self._batch, self._overlap = batch, overlap / 100.0
-        self._seed, self._rank = seed, rank
+        self._seed, self._rank, self._window = seed, rank, window
         self._number = self._taken = 0
         self._earlier: tuple[Leg, ...] = ()
-        self._rest: list[Indices] | None = None  # of the pass that was begun
+        self._rest: Sequence[Indices] | None = None  # of the pass that was begun
 
     @property
     def whole(self) -> bool:
         """Whether every batch is the whole part, in its own order."""
         return self.per_pass == 1
 
-    def one_pass(self, number: int) -> list[Indices]:
-        """The minibatches of pass ``number``, as (b,) indices into the part; b may be 0."""
-        own = np.arange(self.samples)
-        return self._widened(_pieces(own, self.per_pass, self._seed, self._rank, number, 0))
+    @property
+    def widest(self) -> int:
+        """The most samples of a minibatch."""
+        if self.whole or self._batch is None:
+            return self.samples
+        own = min(self._batch, self.samples)
+        return own + math.ceil(self._overlap * own)
 
-    def _widened(self, parts: list[Indices]) -> list[Indices]:
-        if self._overlap == 0.0 or len(parts) == 1:
+    def one_pass(self, number: int) -> Sequence[Indices]:
+        """The minibatches of pass ``number``, as (b,) indices into the part; b may be 0."""
+        return self._cut(range(self.samples), self.per_pass, number, 0)
+
+    def ahead(self) -> Iterator[Indices]:
+        """What this will give from here on, drawn by itself; also for another thread."""
+        other = copy.copy(self)
+        if isinstance(self._rest, Grouped):
+            other._rest = self._rest.fresh()
+        return other
+
+    def _cut(self, own: Indices | range, count: int, number: int, leg: int) -> Sequence[Indices]:
+        parts = _pieces(
+            own, count, self._seed, self._rank, number, leg, self._window, self._overlap
+        )
+        if isinstance(parts, Grouped) or self._overlap == 0.0 or len(parts) == 1:
             return parts
         return [
             np.concatenate((part, following[: round(self._overlap * len(part))]))
-            for part, following in zip(parts, parts[1:] + parts[:1], strict=True)
+            for part, following in zip(parts, [*parts[1:], parts[0]], strict=True)
         ]
 
     def __iter__(self) -> Iterator[Indices]:
@@ -143,7 +165,7 @@ class Batches:
         *earlier, last = place.legs
         same = last.ranks == ranks
         before = Place(place.number, tuple(earlier) if same else place.legs)
-        unseen = before.unseen(sizes, self._seed)
+        unseen = before.unseen(sizes, self._seed, self._window)
         edges = [part(sizes, rank, ranks) for rank in range(ranks)]
         largest = max(int(unseen[start:stop].sum()) for start, stop in edges)
         count = 1 if self._batch is None else max(math.ceil(largest / self._batch), 1)
@@ -152,14 +174,28 @@ class Batches:
             raise ValueError("the place in the data is not one of these settings")
         start, stop = edges[self._rank]
         own, k = np.flatnonzero(unseen[start:stop]), len(before.legs)
-        pieces = _pieces(own, count, self._seed, self._rank, place.number, k)
-        self._rest, self._taken, self._earlier = self._widened(pieces), taken, before.legs
+        self._rest, self._taken = self._cut(own, count, place.number, k), taken
+        self._earlier = before.legs
 
 
-def _pieces(own: Indices, count: int, seed: int, rank: int, number: int, leg: int) -> list[Indices]:
-    """So many minibatches of a rank's samples, in the order of that pass and leg."""
+def _pieces(
+    own: Indices | range,
+    count: int,
+    seed: int,
+    rank: int,
+    number: int,
+    leg: int,
+    window: int | None = None,
+    overlap: float = 0.0,
+) -> Sequence[Indices]:
+    """So many minibatches of a rank's samples, in the order of that pass and leg.
+
+    The overlap is only for those that are made as they are asked for.
+    """
     if count == 1:
-        return [own]
+        return [listed(own)]
     key = (seed, rank, number, leg) if leg else (seed, rank, number)
-    order: Indices = np.random.default_rng(key).permutation(own)
+    if window is not None:
+        return Grouped(own, count, key, window, overlap)
+    order: Indices = np.random.default_rng(key).permutation(listed(own))
     return np.array_split(order, count)

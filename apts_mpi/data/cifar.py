@@ -1,21 +1,33 @@
-"""CIFAR-10 in its binary layout: five files of training records and one of test records."""
+"""CIFAR-10 in its binary layout, five files of training and one of test records; its download."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from apts_mpi.data.download import downloaded
 from apts_mpi.data.format import fault
+from apts_mpi.errors import InputError
+from apts_mpi.sealed import sync
 
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+DOWNLOAD_LIMIT = 192 * 1024 * 1024  # bytes; the archive has 170 million
 FOLDER = "cifar-10-batches-bin"
 TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))
 TEST = "test_batch.bin"
 NAMES = "batches.meta.txt"
 SHAPE = (3, 32, 32)  # red, green, blue; each row by row
 RECORD = 1 + 3 * 32 * 32  # bytes: the label, then the pixels
+RECORDS = 10_000  # of a file of the original
 CLASSES = 10
 NAMES_LIMIT = 4096  # bytes; the original file has 61
 AGAIN = "unpack cifar-10-binary.tar.gz again"
@@ -90,3 +102,66 @@ def _names(path: Path) -> tuple[str, ...]:
     if len(names) != CLASSES:
         raise fault(path, f"names {len(names)} classes, not {CLASSES}", "mend it, or remove it")
     return names
+
+
+def fetch_cifar10(folder: Path) -> None:
+    """Download the archive and unpack it into `folder`, where its files are not there yet.
+
+    They appear there all at once, verified. A folder that lacks some of them is an InputError and
+    left alone, as is everything wrong with what comes over the network.
+    """
+    target = folder / FOLDER
+    try:
+        if target.exists() or (folder / TEST).exists():
+            place = find_cifar10(folder)
+            for name in (*TRAIN, TEST):
+                if not (place / name).is_file():
+                    raise fault(
+                        place, f"has no {name}", "remove the folder, or choose another --from"
+                    )
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with downloaded(URL, folder, md5=MD5, limit=DOWNLOAD_LIMIT) as archive:
+            scratch = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.tmp-", dir=folder))
+            try:
+                _unpack(archive, scratch)
+                scratch.chmod(0o755)
+                os.rename(scratch, target)
+                sync(folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as exc:
+        raise fault(folder, f"cannot be written ({exc})", "choose another --from") from exc
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """The files that are to be in the archive, and nothing else that may be in it."""
+    wanted = {f"{FOLDER}/{name}": RECORDS * RECORD for name in (*TRAIN, TEST)}
+    wanted[f"{FOLDER}/{NAMES}"] = NAMES_LIMIT
+    found: set[str] = set()
+    try:
+        with tarfile.open(archive, "r|gz") as members:
+            for member in members:
+                size = wanted.get(member.name)
+                if size is None:
+                    continue
+                exact = member.name != f"{FOLDER}/{NAMES}"
+                if not member.isreg() or member.size > size or (exact and member.size != size):
+                    raise InputError(f"{URL}: {member.name} is not a file of {size} bytes")
+                if member.name in found:
+                    raise InputError(f"{URL}: holds {member.name} twice")
+                found.add(member.name)
+                stream = members.extractfile(member)
+                assert stream is not None, "a regular file has content"
+                _keep(stream, folder / member.name.rsplit("/", 1)[-1])
+    except (tarfile.TarError, EOFError, zlib.error) as exc:
+        raise InputError(f"{URL}: cannot be unpacked ({exc})") from exc
+    if missing := sorted(set(wanted) - found):
+        raise InputError(f"{URL}: has no {missing[0]}")
+
+
+def _keep(stream: IO[bytes], path: Path) -> None:
+    with path.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+        file.flush()
+        os.fsync(file.fileno())

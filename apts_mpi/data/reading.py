@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from apts_mpi.data.format import (
     SPLITS,
     check_shard,
-    chunk_sum,
     fault,
     opened,
     read_index,
-    read_sums,
 )
 from apts_mpi.data.info import DatasetInfo, windowed
 from apts_mpi.data.partitioning import part
+from apts_mpi.data.sums import chunk_sum, read_sums
 from apts_mpi.errors import InputError
 
 BLOCK = 1024 * 1024  # bytes of raw data held besides the result
@@ -85,7 +84,7 @@ def scan_shard(
         # Without checksums of its chunks only the whole can be known to be sound.
         blocks = _blocks(x, 0, len(x)) if sums is None else checked(path, x, sums[0], lo, hi)
         for first, block in blocks:
-            check_block(path, info, x, first, block)
+            check_block(path, info, info.columns[0].name, first, block)
             if sums is None:
                 digest.update(block.data)
             start, stop = max(first, lo), min(first + len(block), hi)
@@ -100,18 +99,15 @@ def scan_shard(
             else:
                 found = [block for _, block in checked(path, y, sums[1], lo, hi)]
                 targets = np.concatenate(found)[lo % y.chunks[0] :][: hi - lo]
-            check_block(path, info, y, lo, targets)
+            check_block(path, info, "y", lo, targets)
         content = info.splits[split].contents[shard]
         if sums is None and digest.hexdigest() != content:
             raise fault(path, f"the data do not match their digest {content[:12]}")
     return targets
 
 
-def check_block(
-    path: Path, info: DatasetInfo, data: h5py.Dataset, first: int, block: NDArray[Any]
-) -> None:
+def check_block(path: Path, info: DatasetInfo, name: str, first: int, block: NDArray[Any]) -> None:
     """Refuse rows of a data set, from row `first` on, with values that no sample can have."""
-    name = data.name.strip("/")
     if block.dtype.kind == "f" and not np.isfinite(block).all():
         row = first + int(np.argwhere(~np.isfinite(block))[0][0])
         raise fault(path, f"{name}[{row}] holds NaN or infinity", "mend the source data")
@@ -140,9 +136,13 @@ def checked(
         first = number * rows
         chunk = data[first : first + rows]
         if not np.array_equal(chunk_sum(chunk), sums[number]):
-            name = data.name.strip("/")
-            raise fault(path, f"is damaged ({name}[{first}] to {name}[{first + len(chunk) - 1}])")
+            raise damaged(path, data.name.strip("/"), first, len(chunk))
         yield first, chunk
+
+
+def damaged(path: Path, name: str, first: int, count: int) -> InputError:
+    """A chunk of so many rows that is not what was written."""
+    return fault(path, f"is damaged ({name}[{first}] to {name}[{first + count - 1}])")
 
 
 def _check_room(directory: Path, info: DatasetInfo, split: str, shard: int) -> None:

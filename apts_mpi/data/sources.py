@@ -1,4 +1,4 @@
-"""Where data come from: the embedded digits, MNIST, CIFAR-10, or the user's own arrays."""
+"""Where data come from: the embedded digits, MNIST, CIFAR-10, the user's own arrays or images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from apts_mpi.data.arrays import read_arrays
 from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
-from apts_mpi.data.cifar import read_cifar10
+from apts_mpi.data.cifar import fetch_cifar10, read_cifar10
 from apts_mpi.data.format import fault
+from apts_mpi.data.images import read_images
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
 from apts_mpi.errors import InputError
 
-SOURCES = ("digits", "mnist", "cifar10", "arrays")
+SOURCES = ("digits", "mnist", "cifar10", "arrays", "imagefolder")
 TASKS = ("classification", "regression")
+TEST_FRACTION = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,35 +93,42 @@ def load_source(
     *,
     path: Path | None = None,
     download: bool = False,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     seed: int = 0,
+    task: str = "classification",
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
 ) -> Source:
-    """Load a data set: "digits", "mnist", "cifar10" or "arrays".
+    """Load a data set: "digits", "mnist", "cifar10", "arrays" or "imagefolder".
 
-    `path` is the folder of the MNIST files (by default one in the cache; `download` fetches what
-    is missing), that of CIFAR-10's binary files, or the user's .npz or .h5 file. `test_fraction`
-    and `seed` make the stratified split of data that come without one. Raises InputError.
+    `path` is the folder of the MNIST files or of CIFAR-10's binary ones (by default one in the
+    cache; `download` fetches what is missing), or the user's .npz or .h5 file, or folder of images,
+    which are made of one `size`, rows and columns, with 3 or 1 `channels`. `test_fraction`
+    (default 0.2) and `seed` make the split of data that come without one, stratified where there
+    are classes. `task` is what arrays are for. Raises InputError.
     """
+    fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if name not in SOURCES:
         raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
-    if download and name != "mnist":
+    if download and name not in ("mnist", "cifar10"):
         raise InputError(f"--download: {name} is not downloaded; drop the option")
+    if task not in TASKS:
+        raise InputError(f"--task {task}: choose one of {', '.join(TASKS)}")
+    if task != "classification" and name != "arrays":
+        raise InputError(f"--task {task}: {name} has classes; it is for arrays")
     if name == "digits":
         if path is not None:
             raise InputError(f"--from {path}: digits are embedded; drop the option")
-        return _digits(test_fraction, seed)
+        return _digits(fraction, seed)
     if name == "mnist":
         return _mnist(path, download)
     if name == "cifar10":
-        if path is None:
-            raise InputError(
-                "cifar10: no folder given; name that of its binary files by --from DIR"
-            )
-        x_train, y_train, x_test, y_test, classes = read_cifar10(Path(path))
-        return Source(name, x_train, y_train, x_test, y_test, classes, origin=str(path))
+        return _cifar10(path, download)
+    if name == "imagefolder":
+        return _images(path, fraction, seed, size, channels)
     if path is None:
         raise InputError("arrays: no file given; name a .npz or .h5 file with --from FILE")
-    return _arrays(Path(path), test_fraction, seed)
+    return _arrays(Path(path), fraction, seed, task)
 
 
 def _digits(test_fraction: float, seed: int) -> Source:
@@ -142,9 +151,46 @@ def _mnist(path: Path | None, download: bool) -> Source:
     return Source("mnist", x_train, y_train, x_test, y_test, classes, origin=str(folder))
 
 
-def _arrays(path: Path, test_fraction: float, seed: int) -> Source:
-    x, y, x_test, y_test, classes = read_arrays(path)
+def _cifar10(path: Path | None, download: bool) -> Source:
+    folder = cache_root() / "cifar10" if path is None else Path(path)
+    if download:
+        fetch_cifar10(folder)
+    elif path is None and not folder.is_dir():
+        raise InputError(
+            "cifar10: no folder given; name that of its binary files by --from DIR, or use "
+            "--download"
+        )
+    x_train, y_train, x_test, y_test, classes = read_cifar10(folder)
+    return Source("cifar10", x_train, y_train, x_test, y_test, classes, origin=str(folder))
+
+
+def _images(
+    path: Path | None, test_fraction: float, seed: int, size: tuple[int, int] | None, channels: int
+) -> Source:
+    if path is None:
+        raise InputError("imagefolder: no folder given; name that of the classes by --from DIR")
+    if size is None:
+        raise InputError("imagefolder: no size given; say --size H,W, or one number for both")
+    try:
+        x, y, x_test, y_test, classes = read_images(Path(path), size=size, channels=channels)
+    except OSError as exc:
+        raise fault(path, f"cannot be read ({exc})", "change its permissions") from exc
     if x_test is None or y_test is None:
         train, test = split_indices(y, test_fraction, seed)
+        if not len(test):
+            raise fault(path, f"has {len(y)} images, none of them for the test", "give more")
         x, x_test, y, y_test = x[train], x[test], y[train], y[test]
-    return Source(path.stem, x, y, x_test, y_test, classes, origin=str(path))
+    name = Path(path).resolve().name
+    return Source(name, x, y, x_test, y_test, classes, origin=str(path))
+
+
+def _arrays(path: Path, test_fraction: float, seed: int, task: str) -> Source:
+    x, y, x_test, y_test, classes = read_arrays(path, task=task)
+    if x_test is None or y_test is None:
+        # A regression is split as one class would be: at random.
+        labels = y if task == "classification" else np.zeros(len(y), dtype=np.int64)
+        train, test = split_indices(labels, test_fraction, seed)
+        if not len(test):
+            raise fault(path, f"has {len(y)} samples, none of them for the test", "give more")
+        x, x_test, y, y_test = x[train], x[test], y[train], y[test]
+    return Source(path.stem, x, y, x_test, y_test, classes, origin=str(path), task=task)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import math
 import os
 import re
@@ -28,21 +27,19 @@ from apts_mpi.data.format import (
     fault,
     seal,
     write_attributes,
-    write_sums,
 )
-from apts_mpi.data.info import DatasetInfo, Split
-from apts_mpi.data.moments import Moments
-from apts_mpi.data.partitioning import Indices, apportion, shard_indices, skewed_indices
+from apts_mpi.data.identity import Parts, Rows, identified
+from apts_mpi.data.info import DatasetInfo
+from apts_mpi.data.partitioning import apportion, shard_indices, skewed_indices
 from apts_mpi.data.reading import read_info
 from apts_mpi.data.sources import Source
+from apts_mpi.data.sums import write_sums
 from apts_mpi.data.text import TextSource
 from apts_mpi.errors import InputError
 from apts_mpi.sealed import sync
 
 CHUNK = 512 * 1024  # bytes: large enough to stream, small enough that a slice reads little else
 RETIRED = "retired"  # the replaced folder, until the new one is in its place
-Rows = Indices | slice  # of a split that make a shard; a text is not shuffled
-Parts = dict[str, list[Rows]]
 OURS = re.compile(r"index\.h5|(train|test)-\d{5,}-of-\d{5,}\.h5")
 
 
@@ -91,7 +88,7 @@ def write_shards(
             train = skewed_indices(source.y_train, shards, seed, dirichlet)
         test = shard_indices(source.y_test, shards, seed, stratified=stratified, least=0)
         parts = {"train": [*train], "test": [*test]}
-    info = _info(source, parts)
+    info = identified(source, parts)
     if exist_ok and _occupied(directory) and _same(directory, info, strict=not overwrite):
         return info
     try:
@@ -176,65 +173,6 @@ def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
     if strict and not same:
         raise _refusal(directory)
     return same
-
-
-def _info(source: Source | TextSource, parts: Parts) -> DatasetInfo:
-    if isinstance(source, TextSource):
-        return _text_info(source, parts)
-    moments = Moments(scalar=source.x_train.dtype == np.uint8)
-    targets = Moments(scalar=False)
-    splits = {}
-    for split in SPLITS:
-        x, y = source.columns(split).values()
-        sizes, contents = [], []
-        for chosen in parts[split]:
-            assert not isinstance(chosen, slice), "samples are shuffled"
-            digest = hashlib.sha256()
-            for rows in np.array_split(chosen, max(1, len(chosen) * x[:1].nbytes // CHUNK)):
-                digest.update(x[rows].data)
-                if split == "train":
-                    moments.add(x[rows])
-            digest.update(y[chosen].data)
-            if split == "train" and source.task == "regression":
-                targets.add(y[chosen])
-            sizes.append(len(chosen))
-            contents.append(digest.hexdigest())
-        splits[split] = Split(tuple(sizes), tuple(contents))
-    mean, std = moments.result()
-    more: dict[str, Any] = {}
-    if source.task == "regression":
-        more = dict(zip(("target_mean", "target_std"), targets.result(), strict=True))
-        more["target_shape"] = source.y_train.shape[1:]
-    return DatasetInfo(
-        name=source.name,
-        classes=source.classes,
-        sample_shape=source.x_train.shape[1:],
-        dtype=source.x_train.dtype.str,
-        mean=mean,
-        std=std,
-        splits=splits,
-        task=source.task,
-        **more,
-    )
-
-
-def _text_info(source: TextSource, parts: Parts) -> DatasetInfo:
-    splits = {}
-    for split in SPLITS:
-        (tokens,) = source.columns(split).values()
-        pieces = [tokens[chosen] for chosen in parts[split]]
-        contents = tuple(hashlib.sha256(piece.data).hexdigest() for piece in pieces)
-        splits[split] = Split(tuple(map(len, pieces)), contents)
-    return DatasetInfo(
-        name=source.name,
-        classes=source.classes,
-        sample_shape=(),
-        dtype=source.train.dtype.str,
-        mean=np.zeros(()),
-        std=np.ones(()),
-        splits=splits,
-        task=source.task,
-    )
 
 
 def _write_all(folder: Path, info: DatasetInfo, source: Source | TextSource, parts: Parts) -> None:

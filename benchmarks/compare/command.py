@@ -1,8 +1,9 @@
 """The method with no flag set against tuned baselines, at equal work, on real MPI ranks.
 
 MNIST, CIFAR-10 and the embedded digits; Adam, SGD, local SGD and DiLoCo over grids of learning
-rates and batches. What is run stands in compare.toml. Writes compare.md, compare.jsonl and a plot
-a data set; runs that are in compare.jsonl are not run again, so that it may be interrupted.
+rates and batches. What is run stands in compare.toml, or in another plan: beyond.toml has
+convolutional and residual networks and a Transformer. Writes compare.md, compare.jsonl and a plot a
+data set, named as the plan; runs that are there are not run again, so that it may be interrupted.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def run(parsed: argparse.Namespace) -> int:
     plan = read_plan(parsed.config)
     chosen = _selection(plan, parsed)
     out = Path(parsed.out)
-    results = Results(out / "compare.jsonl", fresh=False)
+    name = parsed.config.stem  # of the results: those of another plan have files of their own
+    results = Results(out / f"{name}.jsonl", fresh=False)
     if parsed.fresh and not parsed.report_only:
         results.forget(_everything(chosen, parsed.seeds))
     failures = 0
@@ -65,12 +67,12 @@ def run(parsed: argparse.Namespace) -> int:
                     own = [group for group in chosen if group.data == data]
                     if own:
                         failures += _run_set(own, shards, results, parsed)
-                        report(out, plan, results.get)
+                        report(out, plan, results.get, name)
         except KeyboardInterrupt:
             print("benchmarks: interrupted; the runs that had ended are kept", flush=True)
             return 130
     else:
-        report(out, plan, results.get)
+        report(out, plan, results.get, name)
     return 1 if failures else 0
 
 

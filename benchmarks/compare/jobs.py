@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
-from apts_mpi.data import load_source, write_shards
+from apts_mpi.data import load_source, load_text, write_shards
 from apts_mpi.errors import InputError
 from benchmarks.launch import KEPT as SUMMARY
 from benchmarks.launch import ROOT, Progress, Results, Row, RunFailed, end_all, mpirun, origin
@@ -86,7 +86,12 @@ class Shards:
         path = self.path(source, ranks)
         if path.exists():
             return
-        original = load_source(source, path=self.original(source))
+        given = self.original(source)
+        if source == "text":
+            assert given is not None, "a text has a file"
+            write_shards(load_text(given), path, shards=ranks, exist_ok=True)
+            return
+        original = load_source(source, path=given)
         write_shards(original, path, shards=ranks, exist_ok=True)
 
     def original(self, source: str) -> Path | None:

@@ -225,9 +225,14 @@ def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") 
         "method.",
         *sections,
         f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
-        tables.setup(rows) + f" Repeat: `python -m benchmarks {name} --fresh`.",
+        tables.setup(rows) + f" Repeat: `{_command(name)} --fresh`.",
     ]
     tables.write(out / f"{name}.md", *parts)
+
+
+def _command(name: str) -> str:
+    plan = "" if name == "compare" else f" --config benchmarks/{name}.toml"
+    return f"python -m benchmarks compare{plan}"
 
 
 def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[str]:

@@ -13,6 +13,8 @@ import numpy as np
 
 from apts_mpi.data import (
     Source,
+    Stream,
+    TextSource,
     cifar,
     describe,
     load_source,
@@ -22,6 +24,7 @@ from apts_mpi.data import (
     write_shards,
     writing,
 )
+from apts_mpi.data.batches import Batches
 
 from .forged_archives import gz, idx_header, npz_archive, npz_member
 from .forged_h5 import h5_forgeries
@@ -50,6 +53,37 @@ def _make_images(folder: Path) -> None:
         writing.CHUNK = chunk
 
 
+def _make_text(folder: Path) -> None:
+    """Tokens in several chunks."""
+    tokens = np.random.default_rng(5).integers(0, 9, size=4000).astype(np.uint8)
+    tokens[500:900] = 0
+    names = ("U+000A", *"abcdefgh")
+    chunk, writing.CHUNK = writing.CHUNK, 512
+    try:
+        write_shards(TextSource("text", tokens[:3600], tokens[3600:], names), folder, shards=2)
+    finally:
+        writing.CHUNK = chunk
+
+
+def _windows(split: str, rank: int, ranks: int, folder: Path) -> str:
+    part = read_partition(folder, split, rank, ranks, context=16)
+    return digest(part.x, part.y, part.start, part.total)
+
+
+def _streamed(context: int | None, folder: Path) -> str:
+    """A pass of minibatches, and the test split in blocks."""
+    pieces: list[np.ndarray] = []
+    with Stream(folder, "train", 0, 1, context=context, window=5) as stream:
+        batches = Batches(stream.samples, largest=stream.samples, batch=8, window=5)
+        stream.follow(batches)
+        for _ in range(batches.per_pass):
+            pieces += stream.take(next(batches))
+    with Stream(folder, "test", 0, 1, context=context) as stream:
+        for block in stream.blocks(8):
+            pieces += block
+    return digest(*pieces)
+
+
 def _part(split: str, rank: int, ranks: int, folder: Path) -> str:
     part = read_partition(folder, split, rank, ranks)
     return digest(part.x, part.y, part.start, part.total)
@@ -62,6 +96,19 @@ SHARDS: dict[str, Question] = {
         for split, ranks in (("train", 2), ("train", 3), ("test", 3))
         for rank in range(ranks)
     },
+    "inspect": lambda folder: digest(describe(folder)),
+}
+
+SHARDS["streamed"] = functools.partial(_streamed, None)
+
+TEXT: dict[str, Question] = {
+    "info": lambda folder: read_info(folder).digest,
+    **{
+        f"{split} {rank} of {ranks}": functools.partial(_windows, split, rank, ranks)
+        for split, ranks in (("train", 2), ("train", 3), ("test", 3))
+        for rank in range(ranks)
+    },
+    "streamed": functools.partial(_streamed, 16),
     "inspect": lambda folder: digest(describe(folder)),
 }
 
@@ -186,6 +233,7 @@ _HEADER = {"forged header": idx_header}
 DATA = (
     Subject("shards", _make_shards, _SHARD_FILES, SHARDS, h5_forgeries()),
     Subject("shards of images", _make_images, _SHARD_FILES, SHARDS, h5_forgeries()),
+    Subject("shards of text", _make_text, _SHARD_FILES, TEXT, h5_forgeries()),
     Subject("index", _make_shards, ("index.h5",), SHARDS, h5_forgeries("apts-mpi-index")),
     Subject(
         "idx",

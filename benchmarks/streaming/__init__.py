@@ -1,0 +1,1 @@
+"""Whether a stream from disk keeps a training loop fed."""
