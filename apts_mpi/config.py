@@ -46,26 +46,43 @@ _LONGEST = 2**20  # bytes of a configuration file
 _HUGE = 2**63  # no number of it is as large
 AUTO = -1  # local steps that the program measures before it trains
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
-# The scaled solver: samples of all ranks together an outer iteration, and the minibatches of it.
+# The scaled solver: samples of all subdomains together an outer iteration, the local steps that it
+# has where the minibatches are in their range, and that range. Of text in tokens, as a window is
+# as many samples as it has tokens.
 OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
+OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
+FEWEST = 16  # samples of a minibatch, where --outer-samples leaves no more
 
 
 def plan(
-    subdomains: int, samples: int, *, batch: int | None = None, steps: int | None = None
+    subdomains: int,
+    samples: int,
+    *,
+    outer: int | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    steps: int | None = None,
 ) -> tuple[int, int]:
     """Samples of a minibatch and local steps of the scaled solver, where they are not given.
 
-    An outer iteration takes about OUTER_SAMPLES over all ranks, its control batch (a third of a
+    An outer iteration takes about ``outer`` samples over all ranks, its control batch (a third of a
     minibatch more) included; OUTER_STEPS steps unless the minibatches would leave their range, and
     never fewer than five.
 
     Args:
         subdomains: how many. samples: of the training set, over all of them.
+        outer: samples between two messages; default OUTER_SAMPLES, or OUTER_TOKENS of text.
+        context: tokens of a window, where the samples are those.
     """
-    share = OUTER_SAMPLES / subdomains
+    usual, (low, high) = OUTER_STEPS, MINIBATCHES
+    if context is not None:
+        usual, low, high = TEXT_STEPS, max(TOKENS[0] // context, 1), max(TOKENS[1] // context, 1)
+    elif outer is not None:
+        low = FEWEST
+    whole = OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
+    share = (outer or whole) / subdomains
     if batch is None:
-        low, high = MINIBATCHES
-        batch = round(min(max(share / (steps or OUTER_STEPS), low), high))
+        batch = round(min(max(share / (steps or usual), low), high))
     if steps is None:
         part = max(samples / subdomains, 1.0)
         even = part / math.ceil(part / batch)  # a pass is cut into equal minibatches
@@ -233,8 +250,22 @@ class TrainConfig:
         "(sr1, first-order)",
         kind=int,
     )
-    momentum: float = _option(
-        0.5, "share of the last accepted correction added to the next, 0 to below 1", kind=float
+    momentum: float | None = _option(
+        None,
+        "share of the last accepted correction added to the next, 0 to below 1; default: 0 "
+        "(scaled), 0.5 (sr1, first-order)",
+        kind=float,
+    )
+    shared_moment: bool = _option(
+        True,
+        "the joined correction becomes the first moment of every subdomain's next steps (scaled)",
+        kind=bool,
+    )
+    outer_samples: int | None = _option(
+        None,
+        "samples of all subdomains between two messages, from which batch and local steps follow; "
+        "default: 10,500, of text windows of 20,480 tokens (scaled)",
+        kind=int,
     )
     averaging: float = _option(
         4.0,
@@ -331,6 +362,7 @@ class TrainConfig:
         self._within("memory", 1, 10)
         self._within("batch", 1, 2**40)
         self._within("overlap", 0, 100)
+        self._within("outer_samples", 1, 2**40)
         self._within("iterations", 1, 2**40)
         self._within("seed", 0, 2**62)
         self._within("threads", 1, 4096)
@@ -341,7 +373,7 @@ class TrainConfig:
         self.checkpoint_interval()
         if self.resume == "auto" and self.out is None:
             self._refuse("resume", "needs --out, the run directory to start in or to go on with")
-        if not 0 <= self.momentum < 1:
+        if self.momentum is not None and not 0 <= self.momentum < 1:
             self._refuse("momentum", "must be at least 0, below 1")
         if not self.averaging >= 0:
             self._refuse("averaging", "must be at least 0")
@@ -477,7 +509,14 @@ class TrainConfig:
         elif steps == AUTO:
             batch = MINIBATCHES[0] if batch is None else batch
         else:
-            batch, steps = plan(subdomains, samples, batch=batch, steps=steps)
+            batch, steps = plan(
+                subdomains,
+                samples,
+                outer=self.outer_samples,
+                context=(self.context or CONTEXT) if language else None,
+                batch=batch,
+                steps=steps,
+            )
         enough = 300.0 if self.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
         return dataclasses.replace(
             self,
@@ -486,6 +525,9 @@ class TrainConfig:
             batch=batch,
             lr=LEARNING_RATES.get(self.optimizer) if self.lr is None else self.lr,
             local_steps=steps,
+            momentum=(0.5 if self.deterministic else 0.0)
+            if self.momentum is None
+            else self.momentum,
             window=(1 if self.deterministic else 5) if self.window is None else self.window,
             epochs=enough if self.epochs is None else self.epochs,
         )

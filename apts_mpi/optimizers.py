@@ -96,7 +96,8 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
             subdomains=c.subdomains_per_rank,
             compress=c.compress,
             radius=c.radius,
-            momentum=c.momentum,
+            shared=c.shared_moment,
+            momentum=c.momentum or 0.0,
             averaging=c.averaging,
             rule=NoisyRule(
                 smoothing=c.smoothing,
@@ -120,7 +121,7 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
         global_step=c.global_step,
         radius=c.radius,
         window=c.window or 1,
-        momentum=c.momentum,
+        momentum=c.momentum or 0.0,
         memory=c.memory,
     )
     return OnOneBatch(apts, whole=whole)

@@ -6,9 +6,10 @@ comments):
 
 1. Local trust-region steps of every subdomain from theta_k, each on a fresh minibatch of its part
    of the data, the first one on the gradient that the last iteration's control batch has left.
-2. The corrections join by one Allreduce, averaged by samples: d_k. Nesterov's momentum on what was
-   taken before: u_k = mu u_{k-1} + d_k, correction s_k = d_k + mu u_k, with mu less than its whole
-   where the angle between d_k and u_{k-1} is wide.
+2. The corrections join by one Allreduce, averaged by samples: d_k, which also becomes the first
+   moment of every subdomain's next steps. On it Nesterov's momentum, if any, on what was taken
+   before: u_k = mu u_{k-1} + d_k, correction s_k = d_k + mu u_k, with mu less than its whole where
+   the angle between d_k and u_{k-1} is wide.
 3. A control batch c that no correction has seen: f_c(theta_k), f_c(theta_k + s_k), and the slope
    there, <g_c(theta_k + s_k), s_k>. With these three the loss along s_k is a parabola, which
    promises minus its slope at theta_k.
@@ -101,6 +102,7 @@ class StochasticAPTS:
         local_steps: of a subdomain an outer iteration.
         subdomains: of this rank, each with minibatches of its own; as many on every rank.
         radius: initial Delta; default searched. It is cut where that many would not lower the loss.
+        shared: whether the joined correction becomes every subdomain's first moment.
         momentum: largest mu, 0 to below 1.
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
             (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
@@ -127,7 +129,8 @@ class StochasticAPTS:
         local_steps: int = 20,
         subdomains: int = 1,
         radius: float | None = None,
-        momentum: float = 0.5,
+        shared: bool = True,
+        momentum: float = 0.0,
         averaging: float = 4.0,
         rule: NoisyRule | None = None,
         compress: str = "none",
@@ -144,6 +147,7 @@ class StochasticAPTS:
         flat = parameters if isinstance(parameters, FlatParameters) else FlatParameters(parameters)
         self.flat = flat
         self.momentum, self.averaging = momentum, averaging
+        self.shared = shared and self.comm.size * subdomains > 1
         self.rule = rule or NoisyRule()
         self.radius = math.nan if radius is None else float(radius)
         self.reach = math.nan
@@ -244,6 +248,9 @@ class StochasticAPTS:
             self._ratio.reset()
             return self._done(before, math.nan, False, math.nan, (0, tried))
         joined.div_(seen)
+        if self.shared:
+            for own in self._subdomains:
+                own.local.share(joined, self.radius)
         mu = self._momentum(joined)
         self._moved.mul_(mu).add_(joined)
         s = joined.add_(self._moved, alpha=mu)
@@ -420,6 +427,7 @@ class StochasticAPTS:
             "shapes": zlib.crc32("\n".join(self.flat.describe()).encode()),
             "local_steps": self._subdomains[0].local.steps,
             "momentum": self.momentum,
+            "shared": self.shared,
             "averaging": self.averaging,
             **asdict(self.rule),
         }
@@ -452,7 +460,7 @@ class StochasticAPTS:
         Raises:
             ValueError: the state is another rank's, or of other options or another network.
         """
-        besides = {"rank", "ranks", "subdomains", "local_steps"} if resized else set()
+        besides = {"rank", "ranks", "subdomains", "shared", "local_steps"} if resized else set()
         require_options(self._options(), state["options"], besides=besides)
         for name in _NUMBERS:
             setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))

@@ -52,7 +52,7 @@ class Rank:
         self.comm, self.indices = comm, indices
         self.x, self.y = data() if samples is None else samples
         self.module = network(seed=comm.rank)  # rank 0's values are everyone's
-        options = {"local_steps": STEPS, **options}
+        options = {"local_steps": STEPS, "shared": False, "momentum": 0.5, **options}
         self.optimizer = StochasticAPTS(self.module.parameters(), comm=comm, **options)
         self.steps = int(options["local_steps"])
         self.drawn = self.draws = 0

@@ -60,7 +60,9 @@ class Run:
         self.x = torch.randn(60, 5)
         self.y = (self.x[:, 0] > 0).long() + (self.x[:, 1] > 0.5)
         options = {"local_steps": STEPS, **options}
-        self.optimizer = StochasticAPTS(self.net.parameters(), comm=Comm(), **options)
+        self.optimizer = StochasticAPTS(
+            self.net.parameters(), comm=Comm(), **{"momentum": 0.5, **options}
+        )
         self.rng = np.random.default_rng(seed)
         self.calls: list[Call] = []
         self.draws = 0  # of the iteration
@@ -437,7 +439,9 @@ class Quadratics:
         self.x = nn.Parameter(torch.zeros(n))
         self.hessian = np.diag(np.linspace(0.5, 5.0, n))
         self.noise = noise
-        self.optimizer = StochasticAPTS([self.x], **{"local_steps": STEPS, **options})
+        self.optimizer = StochasticAPTS(
+            [self.x], **{"local_steps": STEPS, "momentum": 0.5, **options}
+        )
         self.seen: list[tuple[NDArray[np.float64], NDArray[np.float64], bool, Tensor]] = []
         self.extra = 0.0  # on the loss at the trial point
 
@@ -641,7 +645,9 @@ class Downhill:
 
     def __init__(self, **options: Any) -> None:
         self.x = nn.Parameter(torch.zeros(4))
-        self.optimizer = StochasticAPTS([self.x], **{"local_steps": STEPS, **options})
+        self.optimizer = StochasticAPTS(
+            [self.x], **{"local_steps": STEPS, "momentum": 0.5, **options}
+        )
         self.draws = 0
         self.spoilt: int | None = None  # the minibatch whose loss is far too high
 
@@ -662,7 +668,9 @@ class Scripted:
 
     def __init__(self, **options: Any) -> None:
         self.x = nn.Parameter(torch.zeros(4))
-        self.optimizer = StochasticAPTS([self.x], **{"local_steps": STEPS, **options})
+        self.optimizer = StochasticAPTS(
+            [self.x], **{"local_steps": STEPS, "momentum": 0.5, **options}
+        )
         self.fresh = True
 
     def step(self, before: float, trial: float, *, uphill: bool = False) -> Iteration:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from conftest import TESTS, Launch
+
+from apts_mpi.stochastic import StochasticAPTS
 
 PROGRAM = TESTS / "subdomain_programs.py"
 
@@ -29,3 +32,30 @@ def test_a_run_goes_on_with_its_subdomains_on_other_ranks(launch: Launch, tmp_pa
     refused = launch(0, "-m", "apts_mpi", "--optimizer", "adam", "--subdomains-per-rank", "2")
     assert refused.status == 2
     assert "adam has no subdomains" in refused.told[0]
+
+
+def test_the_joined_correction_is_every_subdomains_first_moment() -> None:
+    """Against the gradients themselves: a constant gradient each, so that m is their mean."""
+    slopes = (torch.tensor([1.0, -3.0]), torch.tensor([5.0, -1.0]))
+    x = torch.nn.Parameter(torch.zeros(2))
+    moments = {}
+    for shared in (True, False):
+        optimizer = StochasticAPTS([x], local_steps=4, subdomains=2, shared=shared, radius=1e-3)
+        draws = [lambda slope=slope: ((lambda: x @ slope + 9.0), 10) for slope in slopes]
+        optimizer.step(*draws)
+        state = optimizer.state_dict()["subdomains"]
+        moments[shared] = [state[str(k)]["local"]["m"] for k in range(2)]
+    grown = 1.0 - 0.9**4  # of a moment of equal gradients that began at zero
+    for own, slope in zip(moments[False], slopes, strict=True):
+        assert torch.allclose(own, grown * slope, rtol=1e-4)
+    # A step is -r sign(g) here, so that the mean displacement times D = |g| is the mean sign times
+    # that subdomain's own scale.
+    for own, slope in zip(moments[True], slopes, strict=True):
+        signs = (slopes[0].sign() + slopes[1].sign()) / 2
+        assert torch.allclose(own, grown * signs * slope.abs(), rtol=1e-3), (own, slope)
+
+
+def test_what_is_shared_needs_others() -> None:
+    x = torch.nn.Parameter(torch.zeros(2))
+    assert not StochasticAPTS([x]).shared
+    assert StochasticAPTS([x], subdomains=2).shared

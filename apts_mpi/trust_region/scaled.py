@@ -121,6 +121,22 @@ class ScaledSolver:
         _adam_step(*vectors, radius=radius, fused=self._fused)
         return True
 
+    def share(self, displacement: Tensor, radius: float) -> None:
+        """Make the joined displacement of all subdomains the first moment of this one.
+
+        A step of the radius r moves by ``-r m / D``; so the mean displacement d of a subdomain's
+        ``steps`` stands for the moment ``-d D / (steps r)``, which has the gradients of all
+        subdomains in it and a fraction of this one's noise. No message: d is known anyway.
+
+        Args:
+            displacement: (n,) float32, joined. radius: of the steps that made it.
+        """
+        if not self.learned:
+            return
+        first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
+        torch.div(self.v, second, out=self.m).sqrt_().add_(EPSILON)
+        self.m.mul_(displacement).mul_(-first / (self.steps * radius))
+
     # ---- state -----------------------------------------------------------------------------
 
     @property
