@@ -170,6 +170,12 @@ class TrainConfig:
         "change training images at random: 'crop' (4 pixels of padding, then a random window), "
         "'flip' (left to right), or 'crop,flip'",
     )
+    stream: bool = _option(
+        False,
+        "read samples from the shards shortly before they are needed, for data larger than memory; "
+        "samples are then shuffled within groups of neighbours",
+        kind=bool,
+    )
     subdomains_per_rank: int = _option(
         1,
         "subdomains of a rank, whose corrections are computed one after another (apts); each takes "
@@ -413,6 +419,8 @@ class TrainConfig:
         if self.overlap and self.optimizer == "apts" and not self.deterministic:
             why = "minibatches that judge a step share no sample with it"
             self._refuse("overlap", f"needs --local-solver sr1 or first-order: {why}")
+        if self.stream and self.batch is None and self.deterministic:
+            self._refuse("stream", "needs --batch: a whole shard at once is what does not fit")
         if self.overlap and self.batch is None and self.deterministic:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
 

@@ -14,7 +14,7 @@ from apts_mpi.config import TrainConfig
 from apts_mpi.flat import CHUNK, FlatNetwork, chunk_for
 from apts_mpi.losses import Criterion
 from apts_mpi.networks import Task, cost
-from apts_mpi.placement import Samples
+from apts_mpi.placement import Part
 
 
 def flat_network(
@@ -31,7 +31,7 @@ def flat_network(
     )
 
 
-def class_counts(parts: Sequence[Samples], classes: int, comm: Comm) -> list[int]:
+def class_counts(parts: Sequence[Part], classes: int, comm: Comm) -> list[int]:
     """Training samples of each class over all ranks; every rank calls it."""
     counts = np.zeros(classes)
     for samples in parts:
@@ -43,7 +43,7 @@ def class_counts(parts: Sequence[Samples], classes: int, comm: Comm) -> list[int
 
 def evaluate(
     network: FlatNetwork,
-    parts: Sequence[Samples],
+    parts: Sequence[Part],
     comm: Comm,
     task: Task,
     criterion: Criterion,
@@ -69,7 +69,7 @@ def evaluate(
     return figures
 
 
-def _variance(parts: Sequence[Samples], comm: Comm) -> float:
+def _variance(parts: Sequence[Part], comm: Comm) -> float:
     """Of the targets of all ranks, the mean over the outputs."""
     moments: np.ndarray | None = None
     for _, y in (block for samples in parts for block in samples.blocks(CHUNK)):

@@ -16,6 +16,7 @@ from apts_mpi.config import CONTEXT, TrainConfig
 from apts_mpi.data import (
     DatasetInfo,
     Partition,
+    Stream,
     cache_directory,
     load_source,
     read_info,
@@ -110,6 +111,34 @@ class Samples:
             yield self.x[i : i + size], self.y[i : i + size]
 
 
+class Streamed:
+    """As ``Samples``, read from the shards ahead of need; memory is bounded (data/streaming.py).
+
+    Args:
+        stream: of the part. device: where samples are wanted.
+    """
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        self.stream, self._device = stream, device
+        self.total = stream.total
+
+    def __len__(self) -> int:
+        return self.stream.samples
+
+    def take(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The samples of these numbers."""
+        x, y = self.stream.take(index)
+        return torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in their order, so many at a time."""
+        for x, y in self.stream.blocks(size):
+            yield torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
+
+
+Part = Samples | Streamed
+
+
 def load(
     data: str,
     comm: Comm,
@@ -120,13 +149,15 @@ def load(
     splits: Sequence[str] = SPLITS,
     subdomains: int = 1,
     context: int | None = None,
-) -> tuple[DatasetInfo, dict[str, list[Samples]]]:
+    stream: bool = False,
+) -> tuple[DatasetInfo, dict[str, list[Part]]]:
     """This rank's samples of each split; every rank calls it.
 
     Args:
         data: shard directory, or "digits". shards: of the digits; default one a subdomain.
         subdomains: of a rank, whose training samples are told apart; other splits have one part.
         context: tokens of a window, where the data are text.
+        stream: whether samples stay on the disk until they are needed.
 
     Raises:
         AgreedError: on every rank, for what is wrong with the files of any.
@@ -144,7 +175,7 @@ def load(
     except InputError as caught:
         error = caught
     comm.agree(error)
-    parts = dict[str, list[Samples]]()
+    parts = dict[str, list[Part]]()
     try:
         info = read_info(directory)
         if info.task == "language":
@@ -154,13 +185,14 @@ def load(
             raise InputError(f"--context {context}: is for text; --data {data} is none")
         for split in splits:
             many = subdomains if split == "train" else 1
-            read = (
-                read_partition(
-                    directory, split, comm.rank * many + k, comm.size * many, context=context
+            parts[split] = []
+            for k in range(many):
+                wanted = (directory, split, comm.rank * many + k, comm.size * many, context)
+                parts[split].append(
+                    Streamed(Stream(*wanted[:4], context=context), device)
+                    if stream
+                    else Samples.of(read_partition(*wanted), device)
                 )
-                for k in range(many)
-            )
-            parts[split] = [Samples.of(part, device) for part in read]
     except InputError as caught:
         error = caught
     comm.agree(error)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from apts_mpi.augmentation import augment
 from apts_mpi.clock import Clock
 from apts_mpi.data.batches import Batches
 from apts_mpi.flat import FlatNetwork
-from apts_mpi.placement import Samples
+from apts_mpi.placement import Part, Samples, Streamed
 
 
 class Subdomain:
@@ -17,27 +18,45 @@ class Subdomain:
     Args:
         network: of the rank, which its subdomains share. samples: of the subdomain.
         batches: the order in which they are drawn. clock: of the rank.
+        augment: names of changes made to images at random. key: sets the subdomain's random numbers
+            apart from others, (seed, number).
 
     Attributes:
         strange: a loss with gradient that was not finite, the last one; None where there was none.
     """
 
     def __init__(
-        self, network: FlatNetwork, samples: Samples, batches: Batches, clock: Clock
+        self,
+        network: FlatNetwork,
+        samples: Part,
+        batches: Batches,
+        clock: Clock,
+        *,
+        augment: Sequence[str] = (),
+        key: tuple[int, ...] = (),
     ) -> None:
         self.samples, self.batches = samples, batches
+        self._augment, self._key = augment, key
         self._network, self._clock = network, clock
         self.strange: float | None = None
+
+    def follow(self) -> None:
+        """Where samples are streamed: have those ready that will be drawn from here on."""
+        if isinstance(self.samples, Streamed):
+            self.samples.stream.follow(self.batches)
 
     def draw(self) -> tuple[Callable[[bool], float], int]:
         """The loss over the next minibatch, and how many samples it has, which may be 0."""
         network, clock = self._network, self._clock
         with clock.phase("data"):
+            place, samples = self.batches.drawn, self.samples
             index = next(self.batches)
-            if len(index) == len(self.samples) and self.batches.whole:  # in its own order
-                x, y = self.samples.x, self.samples.y
+            whole = len(index) == len(samples) and self.batches.whole  # in its own order
+            if whole and isinstance(samples, Samples):
+                x, y = samples.x, samples.y
             else:
-                x, y = self.samples.take(index)
+                x, y = samples.take(index)
+            x = augment(x, self._augment, (*self._key, *place))
 
         def objective(with_gradient: bool) -> float:
             with clock.phase("gradient", "" if with_gradient else "loss"):

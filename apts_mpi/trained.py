@@ -199,6 +199,7 @@ def score(
         error = InputError(f"--data {name}: has no {split} samples; give --split or other shards")
     comm.agree(error)
     for part in parts[split]:
+        assert isinstance(part, Samples), "nothing is streamed here"
         _renormalise(part, info, trained)
     trained.module.to(placement.device)
     network = flat_network(trained.module, trained.criterion, task, trained.config)

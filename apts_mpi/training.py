@@ -28,7 +28,7 @@ from apts_mpi.flat import CHUNK
 from apts_mpi.iteration import Iteration
 from apts_mpi.losses import Criterion, balanced, criterion
 from apts_mpi.optimizers import optimizer
-from apts_mpi.placement import Samples, load, place, task_of
+from apts_mpi.placement import Part, Streamed, load, place, task_of
 from apts_mpi.report import Console, code_digest, summarise, versions
 from apts_mpi.run_directory import RunDirectory, default_out
 from apts_mpi.statistics import RunningStatistics
@@ -114,6 +114,7 @@ class Training:
                 shards=shards,
                 subdomains=config.subdomains_per_rank,
                 context=config.context,
+                stream=config.stream,
             )
         self.test = samples["test"][0]
         self.task, self.samples = task_of(self.info), samples["train"][0].total
@@ -137,13 +138,15 @@ class Training:
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
+        for each in self.subdomains:
+            each.follow()
         self.directory, self.checkpoints = self._open(resumed)
         self._told_strange = False
         self._signals, self._reason = signals, ""  # why this rank wants to stop
 
     # ---- set-up ----------------------------------------------------------------------------
 
-    def _built(self, parts: list[Samples]) -> tuple[nn.Module, Criterion]:
+    def _built(self, parts: list[Part]) -> tuple[nn.Module, Criterion]:
         """The network, on this rank's device, and its criterion."""
         config, error, module, made = self.config, None, None, None
         try:
@@ -165,9 +168,15 @@ class Training:
         assert made is not None
         return module.to(self.device), made
 
-    def _cut(self, parts: list[Samples]) -> list[Subdomain]:
+    def _cut(self, parts: list[Part]) -> list[Subdomain]:
         """The subdomains of this rank."""
-        config, comm = self.config, self.comm
+        config, comm, error = self.config, self.comm, None
+        if config.augmentations and len(self.task.sample_shape) != 3:
+            error = InputError(
+                f"--augment {config.augment}: is for images (channels, height, width), not samples "
+                f"{self.task.sample_shape}"
+            )
+        comm.agree(error)
         largest = np.array([float(max(map(len, parts)))])
         comm.maximum(largest)
         return [
@@ -181,8 +190,11 @@ class Training:
                     overlap=config.overlap,
                     seed=config.seed,
                     rank=comm.rank * len(parts) + k,
+                    window=samples.stream.window if isinstance(samples, Streamed) else None,
                 ),
                 self.clock,
+                augment=config.augmentations,
+                key=(config.seed, comm.rank * len(parts) + k),
             )
             for k, samples in enumerate(parts)
         ]
@@ -429,7 +441,7 @@ class Training:
         """Figures on the test data, over all ranks' parts: "test_loss", "test_accuracy", ..."""
         return {f"test_{name}": value for name, value in self._evaluate([self.test]).items()}
 
-    def _evaluate(self, parts: Sequence[Samples]) -> dict[str, float | None]:
+    def _evaluate(self, parts: Sequence[Part]) -> dict[str, float | None]:
         """Figures over all ranks' parts; every rank evaluates its own."""
         with self.clock.phase("evaluation"):
             self._refresh_statistics()

@@ -138,6 +138,11 @@ class Batches:
             self._number, self._taken, self._earlier, self._rest = self._number + 1, 0, (), None
         return batch
 
+    @property
+    def drawn(self) -> tuple[int, int, int]:
+        """Pass, leg and number in it of the minibatch that comes next."""
+        return self._number, len(self._earlier), self._taken
+
     # ---- the place in the data -------------------------------------------------------------
 
     def place(self, ranks: int) -> Place:
