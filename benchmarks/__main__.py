@@ -18,6 +18,7 @@ COMMANDS = {
     "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
     "cost": "what the method adds to the evaluations it makes: time and memory",
     "joining": "one vector between hosts: flat or hierarchical, in 32 or 16 bits",
+    "large_n": "16 to 64 subdomains: as many ranks, and one rank",
     "micro": "Allreduce and Bcast by size, through our layer and bare, and the MPI settings",
     "network": "time to an accuracy over links of 100 Mbit/s and more; DistributedDataParallel too",
     "project": "a cost model, proved on what was measured, then beyond this machine",

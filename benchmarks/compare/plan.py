@@ -222,6 +222,7 @@ _SET = {
     "source": str,
     "hidden": [int],
     "network": [str],
+    "only": [str],
     "simulated": bool,
     "measured": str,
     "least": float,
@@ -279,11 +280,13 @@ def _method(table: dict[str, Any]) -> Method:
 def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     where = f"set {table.get('name', '')!r}"
     values = typed(where, table, _SET, needed=("name", "ranks", "epochs", "seeds"))
-    changes = values.pop("methods", {})
-    unknown = set(changes) - {method.name for method in methods}
+    changes, only = values.pop("methods", {}), values.pop("only", ())
+    unknown = set(changes).union(only) - {method.name for method in methods}
     check(not unknown, f"{where}: changes {', '.join(sorted(unknown))}, which is no method")
     own = []
     for method in methods:
+        if only and method.name not in only:
+            continue
         given = {k: v for k, v in dataclasses.asdict(method).items() if v not in ((), 0)}
         change = changes.get(method.name, {})
         check(isinstance(change, dict), f"{where}: methods.{method.name} is no table")

@@ -1,0 +1,1 @@
+"""Many subdomains, on as many ranks and on one."""
