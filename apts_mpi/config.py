@@ -449,9 +449,7 @@ class TrainConfig:
         if not set(self.augmentations) <= set(AUGMENTATIONS):
             self._refuse("augment", "must be crop, flip or crop,flip")
         if self.compress != "none" and self.optimizer != "apts":
-            self._refuse(
-                "compress", f"{self.optimizer} has no corrections; only apts is compressed"
-            )
+            self._refuse("compress", f"{self.optimizer} sends no corrections")
         if self.subdomains_per_rank > 1 and self.optimizer != "apts":
             self._refuse(
                 "subdomains_per_rank", f"{self.optimizer} has no subdomains; give --batch instead"

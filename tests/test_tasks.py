@@ -1,0 +1,130 @@
+"""Whole runs beyond the default: text, regression, images, the user's own network and loss."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TESTS, Launch
+
+DOCS = TESTS.parent / "docs"
+SHORT = ("--threads", "1", "--checkpoint-every", "off")
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def ran(launch: Launch, ranks: int, *arguments: str | Path) -> str:
+    done = launch(ranks, "-m", "apts_mpi", *arguments, timeout=120)
+    assert done.status == 0, done.err
+    return done.out + done.err
+
+
+def test_a_transformer_learns_a_text_and_is_looked_at(launch: Launch, tmp_path: Path) -> None:
+    text = "".join(f"{i % 7} and {i % 5}, " for i in range(4000))
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    ran(launch, 0, "shard", "text", "--from", "text.txt", "--out", "text", "--shards", "4")
+    sizes = ("--network", "transformer", "--depth", "1", "--width", "16", "--heads", "2")
+    flags = ("--data", "text", *sizes, "--context", "16", "--tied", "on", "--threads", "1")
+    told = ran(launch, 2, *flags, "--subdomains-per-rank", "2", "--epochs", "4", "--out", "run")
+    found = summary(tmp_path / "run")
+    assert found["test_loss"] < 1.2 < np.log(13)
+    assert found["test_perplexity"] == pytest.approx(np.exp(found["test_loss"]), rel=1e-6)
+    assert "perplexity" in told
+    looked = ran(launch, 0, "inspect", "run")
+    assert "transformer, depth 1, width 16, heads 2, tied True" in looked
+    assert "FLOPs" in looked
+    scored = ran(launch, 2, "evaluate", "run")
+    assert f"{found['test_loss']:.5f}" in scored
+    refused = launch(0, "-m", "apts_mpi", "--data", "text", *SHORT)
+    assert refused.status == 2
+    assert "--network transformer" in refused.told[0]
+    refused = launch(0, "-m", "apts_mpi", "--network", "transformer", *SHORT)
+    assert "shard text" in refused.told[0]
+
+
+def test_a_regression(launch: Launch, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1200, 3)).astype("f4")
+    y = np.stack((x[:, 0] - 2 * x[:, 1], np.abs(x[:, 2])), 1) + 0.01 * rng.normal(size=(1200, 2))
+    np.savez(tmp_path / "points.npz", x=x, y=y.astype("f4"))
+    cut = ("shard", "arrays", "--from", "points.npz", "--task", "regression")
+    ran(launch, 0, *cut, "--out", "points", "--shards", "2")
+    told = ran(launch, 2, "--data", "points", "--hidden", "32", *SHORT, "--out", "run")
+    found = summary(tmp_path / "run")
+    assert found["test_r2"] > 0.97
+    assert found["test_accuracy"] is None
+    assert found["best_test_accuracy"] is None
+    assert "test R2" in told
+
+
+def test_a_network_and_loss_of_ones_own(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The example of the documentation: trained, gone on with, looked at; never run unasked."""
+    path = os.pathsep.join(filter(None, (str(DOCS), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
+    own = ("--network", "own_network:network")
+    ran(launch, 2, *own, "--threads", "1", "--iterations", "4", "--out", "run")
+    ran(launch, 2, "--resume", "run", *own, "--iterations", "30", "--threads", "1")
+    found = summary(tmp_path / "run")
+    assert found["test_accuracy"] > 0.9
+    assert found["network"] == "own_network:network"
+    assert f"{found['test_accuracy']:.4f}" in ran(launch, 0, "evaluate", "run", *own)
+    assert "own_network:network" in ran(launch, 0, "inspect", "run", *own)
+    for command in (("inspect", "run"), ("--resume", "run", "--iterations", "40")):
+        refused = launch(0, "-m", "apts_mpi", *command)
+        assert refused.status == 2
+        assert "--network own_network:network" in refused.told[0]
+
+
+def test_batch_norm_is_evaluated_by_the_statistics_of_all_ranks(
+    launch: Launch, tmp_path: Path
+) -> None:
+    flags = ("--network", "resnet", "--depth", "8", "--width", "4", "--normalization", "batch")
+    ran(launch, 2, *flags, "--threads", "1", "--iterations", "6", "--out", "run")
+    found = summary(tmp_path / "run")
+    assert found["test_accuracy"] > 0.5
+    assert f"{found['test_accuracy']:.4f}" in ran(launch, 0, "evaluate", "run")
+
+
+def test_streamed_samples_train_alike_on_any_start(launch: Launch, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 4
+    x = (rng.random((600, 3, 8, 8)) * 60 + 40 * y[:, None, None, None]).astype("u1")
+    np.savez(tmp_path / "images.npz", x=x, y=y)
+    ran(launch, 0, "shard", "arrays", "--from", "images.npz", "--out", "images", "--shards", "2")
+    flags = ("--data", "images", "--network", "cnn", "--channels", "4", "--stream", "on")
+    more = ("--augment", "crop,flip", "--batch", "20", "--local-steps", "5", "--threads", "1")
+    weights = ("--class-weights", "balanced", "--label-smoothing", "0.1")
+    ran(launch, 2, *flags, *more, *weights, "--iterations", "20", "--out", "whole")
+    ran(launch, 2, *flags, *more, *weights, "--iterations", "3", "--out", "part")
+    ran(launch, 2, "--resume", "part", "--iterations", "20")
+    whole, part = summary(tmp_path / "whole"), summary(tmp_path / "part")
+    assert whole["test_accuracy"] > 0.6
+    for name in ("train_loss", "test_loss", "test_accuracy", "gradient_evaluations"):
+        assert whole[name] == part[name], name
+    np.savez(tmp_path / "flat.npz", x=x.reshape(600, -1), y=y)
+    ran(launch, 0, "shard", "arrays", "--from", "flat.npz", "--out", "flat", "--shards", "2")
+    refused = launch(0, "-m", "apts_mpi", "--data", "flat", "--augment", "flip", *SHORT)
+    assert refused.status == 2
+    assert "is for images" in refused.told[0]
+
+
+def test_corrections_in_16_bits_within_hosts_first(launch: Launch, tmp_path: Path) -> None:
+    flags = ("--threads", "1", "--iterations", "12", "--local-steps", "5", "--batch", "60")
+    for name, more in (("plain", ()), ("half", ("--compress", "bf16"))):
+        ran(launch, 2, *flags, *more, "--out", name)
+    plain, half = summary(tmp_path / "plain"), summary(tmp_path / "half")
+    assert half["bytes_allreduced"] < 0.65 * plain["bytes_allreduced"]
+    assert abs(half["test_accuracy"] - plain["test_accuracy"]) < 0.05
+    ran(launch, 2, *flags, "--hierarchical", "on", "--compress", "fp16", "--out", "hosts")
+    assert summary(tmp_path / "hosts")["test_accuracy"] > 0.8
+    refused = launch(0, "-m", "apts_mpi", "--optimizer", "adam", "--compress", "bf16")
+    assert "adam sends no corrections" in refused.told[0]
