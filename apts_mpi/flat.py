@@ -6,6 +6,7 @@ Allreduce takes the gradient as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -68,6 +69,13 @@ class FlatParameters:
         for p, view in zip(self._parameters, self._gradients, strict=True):
             if p.grad is not view:
                 p.grad = view
+
+    def weight_scale(self) -> float:
+        """Root mean square of the weights, tensors of two dimensions and more; 0 without any."""
+        weights = [p.detach() for p in self._parameters if p.dim() > 1]
+        count = sum(w.numel() for w in weights)
+        squares = (float(torch.linalg.vector_norm(w, dtype=torch.float64)) ** 2 for w in weights)
+        return math.sqrt(sum(squares) / count) if count else 0.0
 
     def describe(self) -> list[str]:
         """A line for each parameter's position and shape."""

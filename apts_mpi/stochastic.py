@@ -351,6 +351,9 @@ class StochasticAPTS:
     def _search(self, batches: Sequence[Batch]) -> None:
         """Double a step along the joined gradient's signs while the loss falls.
 
+        No further than the weights are large: at the start of a language model the loss falls along
+        far longer steps, as soon as the frequent tokens are likely, and the rest is undone.
+
         Costs a vector message, and forward evaluations with scalar messages.
         """
         theta, start, joined = self.flat.vector, self._start, self._messages.vector
@@ -365,8 +368,8 @@ class StochasticAPTS:
                 "for bad samples in the batch or a network that overflows"
             )
         joined.sign_()
-        reach = _FIRST
-        while reach < 1.0:
+        reach, largest = _FIRST, self.flat.weight_scale() or 1.0
+        while reach < largest:
             torch.add(start, joined, alpha=-reach, out=theta)
             trials = [(samples * self._loss_of(each, samples),) for each, samples in batches]
             (loss,) = self._messages.sum(*trials)
