@@ -416,6 +416,14 @@ class TrainConfig:
             self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
         if self.local_steps == AUTO and (self.optimizer != "apts" or self.deterministic):
             self._refuse("local_steps", "auto is for --optimizer apts --local-solver scaled")
+        if self.outer_samples is not None and (
+            self.optimizer != "apts" or self.deterministic or self.local_steps == AUTO
+        ):
+            self._refuse(
+                "outer_samples", "is for --local-solver scaled, without --local-steps auto"
+            )
+        if not self.shared_moment and (self.optimizer != "apts" or self.deterministic):
+            self._refuse("shared_moment", "is for --local-solver scaled")
         if self.overlap and self.optimizer == "apts" and not self.deterministic:
             why = "minibatches that judge a step share no sample with it"
             self._refuse("overlap", f"needs --local-solver sr1 or first-order: {why}")
@@ -513,7 +521,8 @@ class TrainConfig:
         elif self.deterministic:
             steps = LOCAL_STEPS[self.local_solver] if steps is None else steps
         elif steps == AUTO:
-            batch = MINIBATCHES[0] if batch is None else batch
+            least = max(TOKENS[0] // (self.context or CONTEXT), 1) if language else MINIBATCHES[0]
+            batch = least if batch is None else batch
         else:
             batch, steps = plan(
                 subdomains,

@@ -11,6 +11,7 @@ from torch import nn
 
 from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
+from apts_mpi.errors import InputError
 from apts_mpi.flat import CHUNK, FlatNetwork, chunk_for
 from apts_mpi.losses import Criterion
 from apts_mpi.networks import Task, cost
@@ -33,10 +34,14 @@ def flat_network(
 
 def class_counts(parts: Sequence[Part], classes: int, comm: Comm) -> list[int]:
     """Training samples of each class over all ranks; every rank calls it."""
-    counts = np.zeros(classes)
-    for samples in parts:
-        for _, y in samples.blocks(CHUNK):
-            counts += np.bincount(y.cpu().numpy(), minlength=classes)
+    counts, error = np.zeros(classes), None
+    try:
+        for samples in parts:
+            for _, y in samples.blocks(CHUNK):
+                counts += np.bincount(y.cpu().numpy(), minlength=classes)
+    except InputError as caught:  # of a streamed part that is damaged
+        error = caught
+    comm.agree(error)
     comm.allreduce(counts)
     return [int(count) for count in counts]
 
@@ -61,6 +66,8 @@ def evaluate(
     figures: dict[str, float | None] = {"loss": loss, "accuracy": right}
     if criterion.right is None:
         figures["accuracy"] = None
+    if criterion.own:  # in units of its own
+        return figures
     if task.kind == "language":
         figures["perplexity"] = math.exp(min(loss, 700.0))
     if task.kind == "regression":

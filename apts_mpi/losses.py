@@ -53,11 +53,13 @@ class Criterion:
     Attributes:
         train: the loss that is trained on. plain: the one that is evaluated.
         right: (outputs, targets) to (b,) shares of right answers; None where there is no right.
+        own: whether the loss is the user's own.
     """
 
     train: Loss
     plain: Loss
     right: Loss | None
+    own: bool = False
 
 
 _PLAIN: dict[str, tuple[Loss, Loss | None]] = {
@@ -99,7 +101,8 @@ def criterion(
                 "--label-smoothing and --class-weights are for the program's own losses; the "
                 "network brings one"
             )
-        return Criterion(own, own, right)
+        each_own = _one_a_sample(own)
+        return Criterion(each_own, each_own, right, own=True)
     if not smoothing and weights is None:
         return Criterion(plain, plain, right)
     if weights is not None and len(weights) != task.outputs:
@@ -116,6 +119,21 @@ def criterion(
         return losses.view(targets.shape).mean(dim=1) if language else losses
 
     return Criterion(smoothed, plain, right)
+
+
+def _one_a_sample(own: Loss) -> Loss:
+    """The user's loss, whose values are looked at: a mean over the batch would go unnoticed."""
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        losses = own(outputs, targets)
+        if losses.shape != (len(targets),):
+            raise InputError(
+                f"--network: its loss gave shape {tuple(losses.shape)} for {len(targets)} samples; "
+                "give one loss a sample, (b,): reduction='none' in torch's own"
+            )
+        return losses
+
+    return loss
 
 
 def balanced(counts: Sequence[int]) -> list[float]:

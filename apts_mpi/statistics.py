@@ -1,10 +1,12 @@
 """Running statistics of BatchNorm, made where the network is evaluated and joined over all ranks.
 
-While training, a BatchNorm layer uses its minibatch's own statistics, and its running ones are
-whatever the last trial points left, those that were rejected among them; nothing uses them. Before
-the network is evaluated or saved they are computed anew, for the very parameters that are evaluated
-(of APTS the iterates' average), from training samples of every rank, and averaged by samples (as Wu
-and Johnson 2021, arXiv 2105.07576, section 3).
+While training, a BatchNorm layer uses the statistics of the samples of a forward pass; its running
+ones are whatever the last trial points left, those that were rejected among them, and nothing uses
+them. Before the network is evaluated or saved they are computed anew, for the very parameters that
+are evaluated (of APTS the iterates' average), from training samples of every rank (an idea of Wu
+and Johnson 2021, arXiv 2105.07576). They are means over forward passes, then over ranks by samples,
+of a pass's mean and variance, as torch's own running averages are: how far the means of the passes
+lie apart is not in the variance.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class RunningStatistics:
         self, network: FlatNetwork, parts: Sequence[Part], *, batch: int, comm: Comm
     ) -> None:
         self._network, self._parts, self._comm = network, parts, comm
-        self._batch = batch
+        self._batch = max(min(batch, network.chunk), 2)
         self._layers = [
             layer
             for layer in network.module.modules()
@@ -54,6 +56,10 @@ class RunningStatistics:
         """Compute them for the present parameters; every rank calls it."""
         if not self._layers:
             return
+        with torch.random.fork_rng(devices=[]):  # dropout here is not to change training
+            self._refresh()
+
+    def _refresh(self) -> None:
         decays = [layer.momentum for layer in self._layers]
         for layer in self._layers:
             layer.reset_running_stats()
@@ -63,8 +69,9 @@ class RunningStatistics:
         passes = -(-SAMPLES // (self._batch * len(self._parts)))  # of each part, at most
         for samples in self._parts:
             for x, _ in itertools.islice(samples.blocks(self._batch), passes):
-                self._network.outputs(x)
-                seen += len(x)
+                if len(x) > 1:  # one sample has no variance
+                    self._network.outputs(x)
+                    seen += len(x)
         self._network.module.train(training)
         for layer, decay in zip(self._layers, decays, strict=True):
             layer.momentum = decay

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+import torch
 from torch import nn
 
 from apts_mpi import gpu_aware, networks, pacing, resuming, run_state
@@ -133,7 +134,8 @@ class Training:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        whole = self.subdomains[0].batches.whole
+        # Images that change as they are drawn are another batch each time.
+        whole = self.subdomains[0].batches.whole and not config.augmentations
         self.optimizer = optimizer(config, self.network, comm, whole=whole)
         self.progress = Progress()
         if resumed is not None:
@@ -151,6 +153,13 @@ class Training:
         config, error, module, made = self.config, None, None, None
         try:
             module, own = networks.build(config.network, self.task, config.sizes, seed=config.seed)
+        except InputError as caught:
+            error = caught
+        self.comm.agree(error)  # before the classes are counted, which all ranks do together
+        assert module is not None
+        # Of dropout, if the network has any: each rank its own.
+        torch.manual_seed((config.seed + 1_000_003 * (self.comm.rank + 1)) % 2**63)
+        try:
             weights: Sequence[float] | None = config.weights_given()
             if config.class_weights == "balanced" and self.task.kind == "classification":
                 weights = balanced(class_counts(parts, self.task.outputs, self.comm))
@@ -164,7 +173,6 @@ class Training:
         except InputError as caught:
             error = caught
         self.comm.agree(error)
-        assert module is not None
         assert made is not None
         return module.to(self.device), made
 
