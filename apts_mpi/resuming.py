@@ -42,6 +42,12 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, kind)
 
 
+def _are_figures(value: Any) -> bool:
+    """What an evaluation gave; None of what the task has not."""
+    known = isinstance(value, dict) and {"test_loss", "test_accuracy"} <= set(value)
+    return known and every(lambda each: each is None or is_real(each), dict)(value)
+
+
 # What is taken up of a checkpoint; the optimizer's state has a form of its own.
 _COMMON_FORM: dict[str, Any] = {
     "settings": _is(str),
@@ -65,7 +71,7 @@ _COMMON_FORM: dict[str, Any] = {
         "accepted": is_count,
         "work": is_amount,
         "evaluated_at": lambda value: is_real(value) and value < math.inf,
-        "losses": every(lambda value: value is None or is_real(value), dict),
+        "losses": _are_figures,
         "best": is_amount,
         "best_loss": is_real,
         "converged": is_flag,

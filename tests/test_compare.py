@@ -54,7 +54,7 @@ rank_loss = 0.3
 
 
 def plan_of(folder: Path, text: str = SMALL) -> Path:
-    path = folder / "plan.toml"
+    path = folder / "compare.toml"  # the results have its name
     path.write_text(text, encoding="utf-8")
     return path
 

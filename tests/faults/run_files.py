@@ -198,7 +198,7 @@ def _trained(folder: Path) -> str:
         trained.export(network, path, overwrite=True)
     except AgreedError as error:
         raise InputError(str(error)) from error
-    assert len(told.splitlines()) == 9, told
+    assert len(told.splitlines()) == 11, told
     with safe_open(path, "pt") as file:  # which has its entries in no order
         entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = sorted(file.metadata().items())

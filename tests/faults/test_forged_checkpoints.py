@@ -78,7 +78,7 @@ COMMON = [
     ("checkpoint", "progress.accepted", -4, "progress.accepted"),
     ("checkpoint", "progress.evaluated_at", math.nan, "progress.evaluated_at"),
     ("checkpoint", "progress.losses", [1.0], "progress.losses"),
-    ("checkpoint", "progress.losses", {}, "progress.losses.test_loss"),
+    ("checkpoint", "progress.losses", {}, "its progress.losses"),
     ("checkpoint", "progress.converged", 1, "progress.converged"),
     ("checkpoint", "data", GONE, "its data"),
     ("checkpoint", "data.shards", "../../outside", "data.shards"),
@@ -169,7 +169,7 @@ def test_settings_for_another_number_of_ranks_claim_no_memory(
     change(path / "common.h5", "state.settings", lambda text: HUGE + without(text, "hidden"))
     answer = reader.ask("checkpoint of 2 ranks", tmp_path)
     assert "its network's 1.weight has shape" in told(answer, "resume")
-    assert answer.found["trained"][0] == "accepted"
+    assert answer.found["trained"][0] == "accepted", answer.found["trained"]
 
 
 def test_a_rank_s_file_in_the_place_of_the_common_one(tmp_path: Path, reader: Reader) -> None:
