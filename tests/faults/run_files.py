@@ -22,7 +22,7 @@ from .forged_text import lines, numbers, toml
 from .subject import Question, Subject, digest
 
 ROWS = 12  # of the metrics
-WHOLE = "seed batch memory window iterations threads keep local_steps".split()  # numbers
+WHOLE = "seed batch memory window iterations threads keep local_steps subdomains_per_rank".split()
 SMALL = "--hidden 6 --iterations 3 --keep 1 --checkpoint-every 3 --threads 1".split()
 JOBS: dict[int, dict[str, tuple[str, ...]]] = {  # by ranks
     1: {
