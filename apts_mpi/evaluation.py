@@ -14,7 +14,7 @@ from apts_mpi.config import TrainConfig
 from apts_mpi.errors import InputError
 from apts_mpi.flat import CHUNK, FlatNetwork, chunk_for
 from apts_mpi.losses import Criterion
-from apts_mpi.networks import Task, cost
+from apts_mpi.networks import Task, activations
 from apts_mpi.placement import Part
 
 
@@ -22,11 +22,11 @@ def flat_network(
     module: nn.Module, criterion: Criterion, task: Task, config: TrainConfig
 ) -> FlatNetwork:
     """The network with the loss it is trained on, as the settings have it computed."""
-    costs = cost(module, task)
+    held = activations(module, task)
     return FlatNetwork(
         module,
         criterion.train,
-        chunk=CHUNK if costs is None else chunk_for(costs.activations),
+        chunk=CHUNK if held is None else chunk_for(held),
         autocast=config.precision == "bf16",
         compiled=config.compile,
     )

@@ -23,7 +23,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.evaluation import evaluate, flat_network
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.losses import Criterion, criterion
-from apts_mpi.networks import Task, cost
+from apts_mpi.networks import Task, flops
 from apts_mpi.optimizers import optimizer
 from apts_mpi.placement import Samples, load, place, task_of
 from apts_mpi.run_state import MISFIT, misfit, optimizer_state
@@ -125,13 +125,13 @@ def _lines(trained: Trained) -> list[str]:
         radius = float(common["optimizer"]["radius"])
         method = f"{c.optimizer}, {c.local_solver}{steps}, radius {radius:.3g}"
     size = sum(file.stat().st_size for file in checkpoint.path.iterdir())
-    task, costs = trained.task, cost(trained.module, trained.task)
+    task, count = trained.task, flops(trained.module, trained.task)
     rows = {
         "checkpoint": f"{checkpoint.path}, {size / 1e6:.1f} MB",
         "run": f"{checkpoint.run}, on {checkpoint.ranks} ranks, seed {c.seed}",
         "network": f"{', '.join([c.network, *_sizes(c)])}: {trained.parameters.n:,} parameters",
         "sample": f"{task.kind}, {task.sample_shape} to {task.outputs}"
-        + (f"; forward {costs.flops:,} FLOPs, gradient 3 times that" if costs else ""),
+        + (f"; forward {count:,} FLOPs, gradient 3 times that" if count else ""),
         "data set": f"{data['name']} in {data['shards']} shards, digest {data['digest'][:12]}",
         "optimizer": f"{method}, batch {c.batch or 'all'} a rank",
         "progress": f"iteration {checkpoint.iteration} ({progress['accepted']} accepted), "

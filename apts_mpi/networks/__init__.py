@@ -11,14 +11,14 @@ from torch import nn
 from apts_mpi.errors import InputError
 from apts_mpi.networks import custom
 from apts_mpi.networks.cnn import cnn
-from apts_mpi.networks.cost import Cost, cost
+from apts_mpi.networks.cost import activations, flops
 from apts_mpi.networks.custom import Loss
 from apts_mpi.networks.mlp import of_task
 from apts_mpi.networks.resnet import ResNet
 from apts_mpi.networks.task import TASKS, Task
 from apts_mpi.networks.transformer import Transformer
 
-__all__ = ["NETWORKS", "TASKS", "Cost", "Task", "build", "cost"]
+__all__ = ["NETWORKS", "TASKS", "Loss", "Task", "activations", "build", "flops"]
 
 # Each takes the task and, by name, the sizes that `config.SIZES` lists for it.
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {

@@ -5,49 +5,58 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from apts_mpi.networks.task import Task
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of one sample.
+def flops(module: nn.Module, task: Task) -> int | None:
+    """Floating-point operations of a sample's forward pass; None where they cannot be counted.
 
-    Attributes:
-        flops: floating-point operations of a forward pass, matrix products and convolutions alone,
-            as torch counts them; a gradient takes about three times as many.
-        activations: numbers that a forward pass leaves for the backward pass, about.
+    Of matrix products and convolutions alone, as torch counts them; a gradient takes about three
+    times as many. On the device "meta" nothing is computed.
     """
+    # Takes seconds, as it brings torch's compiler with it, which most runs never need.
+    from torch.utils.flop_counter import FlopCounterMode
 
-    flops: int
-    activations: int
+    counter = FlopCounterMode(display=False)
+    # Fused kernels of the attention are not counted everywhere, its products are.
+    with sdpa_kernel(SDPBackend.MATH), counter:
+        ran = _forward(module, task)
+    return counter.get_total_flops() // _SAMPLES if ran else None
 
 
-def cost(module: nn.Module, task: Task) -> Cost | None:
-    """What a sample costs, by a forward pass; None where the network does not let it be counted.
+def activations(module: nn.Module, task: Task) -> int | None:
+    """Numbers that a sample's forward pass leaves for the backward pass, about; None as above."""
+    with _sizes(module) as sizes:
+        ran = _forward(module, task)
+    return math.ceil(sum(sizes) / _SAMPLES) if ran else None
 
-    The module is left as it was; on the device "meta" nothing is computed.
+
+_SAMPLES = 2  # of the forward passes here: some layers want more than one
+
+
+@torch.no_grad()
+def _forward(module: nn.Module, task: Task) -> bool:
+    """Call the module once, which is left as it was; False where it does not let itself be called.
+
+    The user's own network may do anything.
     """
-    language = task.kind == "language"
-    device = next(module.parameters()).device
-    x = torch.zeros((2, *task.sample_shape), dtype=torch.int64 if language else torch.float32)
-    training, counter = module.training, FlopCounterMode(display=False)
+    dtype = torch.int64 if task.kind == "language" else torch.float32
+    training = module.training
     try:
-        # Fused kernels of the attention are not counted everywhere, its products are.
-        with torch.no_grad(), _sizes(module) as sizes, sdpa_kernel(SDPBackend.MATH), counter:
-            module.eval()(x.to(device))
-    except Exception:  # the user's own network may do anything
-        return None
+        device = next(module.parameters()).device
+        x = torch.zeros((_SAMPLES, *task.sample_shape), dtype=dtype, device=device)
+        module.eval()(x)
+    except Exception:
+        return False
     finally:
         module.train(training)
-    return Cost(counter.get_total_flops() // 2, math.ceil(sum(sizes) / 2))
+    return True
 
 
 @contextmanager
