@@ -215,11 +215,6 @@ class APTS:
         n, device = self.flat.n, self.flat.vector.device
         return SecondOrder(LSR1(n, memory=memory, device=device))
 
-    @property
-    def local_radius(self) -> float:
-        """Of the next local step of this rank's first subdomain; NaN before any."""
-        return self._subdomains[0].radius
-
     # ---- the public call -------------------------------------------------------------------
 
     def step(

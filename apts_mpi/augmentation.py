@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-AUGMENTATIONS = ("crop", "flip")
+from apts_mpi.config import AUGMENTATIONS
+
 PADDING = 4  # pixels on every side that a crop may reach into
 _STREAM = 0x617567  # sets these random numbers apart from others of the same seed and rank
 

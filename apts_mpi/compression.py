@@ -189,14 +189,16 @@ class CompressedMessage(FusedMessage):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what ``state_dict`` gave on the same rank; nothing is a start without residuals.
 
+        A piece's residual belongs to as many that exchange; on others it is dropped.
+
         Raises:
-            ValueError: residuals of other lengths.
+            ValueError: residuals of another length than the vector's.
         """
         self._pending = False
         if not self._takes_part:
             return
         for name, kept in (("vector", self._residual), ("piece", self._piece_residual)):
-            if not state:
+            if not state or (name == "piece" and state[name].shape != kept.shape):
                 kept.zero_()
             elif state[name].shape != kept.shape:
                 raise ValueError(f"the residual {name} has shape {tuple(state[name].shape)}")

@@ -15,7 +15,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.flat import CHUNK, FlatNetwork, chunk_for
 from apts_mpi.losses import Criterion
 from apts_mpi.networks import Task, activations
-from apts_mpi.placement import Part
+from apts_mpi.placement import Samples
 
 
 def flat_network(
@@ -32,7 +32,7 @@ def flat_network(
     )
 
 
-def class_counts(parts: Sequence[Part], classes: int, comm: Comm) -> list[int]:
+def class_counts(parts: Sequence[Samples], classes: int, comm: Comm) -> list[int]:
     """Training samples of each class over all ranks; every rank calls it."""
     counts, error = np.zeros(classes), None
     try:
@@ -48,7 +48,7 @@ def class_counts(parts: Sequence[Part], classes: int, comm: Comm) -> list[int]:
 
 def evaluate(
     network: FlatNetwork,
-    parts: Sequence[Part],
+    parts: Sequence[Samples],
     comm: Comm,
     task: Task,
     criterion: Criterion,
@@ -76,7 +76,7 @@ def evaluate(
     return figures
 
 
-def _variance(parts: Sequence[Part], comm: Comm) -> float:
+def _variance(parts: Sequence[Samples], comm: Comm) -> float:
     """Of the targets of all ranks, the mean over the outputs."""
     moments: np.ndarray | None = None
     for _, y in (block for samples in parts for block in samples.blocks(CHUNK)):

@@ -79,8 +79,8 @@ def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Plac
 
 
 @dataclass(frozen=True)
-class Samples:
-    """A part of a split on this rank's device.
+class Held:
+    """A part of a split, held on this rank's device.
 
     Attributes:
         x: (m, *sample_shape). y: (m, ...) targets. total: samples of the split, all parts.
@@ -91,7 +91,7 @@ class Samples:
     total: int
 
     @classmethod
-    def of(cls, part: Partition, device: torch.device) -> Samples:
+    def of(cls, part: Partition, device: torch.device) -> Held:
         """Move a part that was read to the device."""
         x, y = torch.from_numpy(part.x).to(device), torch.from_numpy(part.y).to(device)
         return cls(x, y, part.total)
@@ -112,7 +112,7 @@ class Samples:
 
 
 class Streamed:
-    """As ``Samples``, read from the shards ahead of need; memory is bounded (data/streaming.py).
+    """The same, read from the shards ahead of need; memory is bounded (data/streaming.py).
 
     Args:
         stream: of the part. device: where samples are wanted.
@@ -136,7 +136,7 @@ class Streamed:
             yield torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
 
 
-Part = Samples | Streamed
+Samples = Held | Streamed  # of a part of a split
 
 
 def load(
@@ -150,13 +150,13 @@ def load(
     subdomains: int = 1,
     context: int | None = None,
     stream: bool = False,
-) -> tuple[DatasetInfo, dict[str, list[Part]]]:
+) -> tuple[DatasetInfo, dict[str, list[Samples]]]:
     """This rank's samples of each split; every rank calls it.
 
     Args:
         data: shard directory, or "digits". shards: of the digits; default one a subdomain.
         subdomains: of a rank, whose training samples are told apart; other splits have one part.
-        context: tokens of a window, where the data are text.
+        context: tokens of a window, where the data are text; of no meaning elsewhere.
         stream: whether samples stay on the disk until they are needed.
 
     Raises:
@@ -175,14 +175,14 @@ def load(
     except InputError as caught:
         error = caught
     comm.agree(error)
-    parts = dict[str, list[Part]]()
+    parts = dict[str, list[Samples]]()
     try:
         info = read_info(directory)
         if info.task == "language":
             context = context or CONTEXT
             info = windowed(info, context)
-        elif context is not None:
-            raise InputError(f"--context {context}: is for text; --data {data} is none")
+        else:
+            context = None
         for split in splits:
             many = subdomains if split == "train" else 1
             parts[split] = []
@@ -191,7 +191,7 @@ def load(
                 parts[split].append(
                     Streamed(Stream(*wanted[:4], context=context), device)
                     if stream
-                    else Samples.of(read_partition(*wanted), device)
+                    else Held.of(read_partition(*wanted), device)
                 )
     except InputError as caught:
         error = caught

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatNetwork
-from apts_mpi.placement import Part
+from apts_mpi.placement import Samples
 
 SAMPLES = 2048  # of a rank, at most
 
@@ -34,7 +34,7 @@ class RunningStatistics:
     """
 
     def __init__(
-        self, network: FlatNetwork, parts: Sequence[Part], *, batch: int, comm: Comm
+        self, network: FlatNetwork, parts: Sequence[Samples], *, batch: int, comm: Comm
     ) -> None:
         self._network, self._parts, self._comm = network, parts, comm
         self._batch = max(min(batch, network.chunk), 2)

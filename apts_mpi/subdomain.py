@@ -9,7 +9,7 @@ from apts_mpi.augmentation import augment
 from apts_mpi.clock import Clock
 from apts_mpi.data.batches import Batches
 from apts_mpi.flat import FlatNetwork
-from apts_mpi.placement import Part, Samples, Streamed
+from apts_mpi.placement import Held, Samples, Streamed
 
 
 class Subdomain:
@@ -28,7 +28,7 @@ class Subdomain:
     def __init__(
         self,
         network: FlatNetwork,
-        samples: Part,
+        samples: Samples,
         batches: Batches,
         clock: Clock,
         *,
@@ -52,7 +52,7 @@ class Subdomain:
             place, samples = self.batches.drawn, self.samples
             index = next(self.batches)
             whole = len(index) == len(samples) and self.batches.whole  # in its own order
-            if whole and isinstance(samples, Samples):
+            if whole and isinstance(samples, Held):
                 x, y = samples.x, samples.y
             else:
                 x, y = samples.take(index)

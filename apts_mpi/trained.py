@@ -25,7 +25,7 @@ from apts_mpi.flat import FlatNetwork
 from apts_mpi.losses import Criterion, criterion
 from apts_mpi.networks import Task, flops
 from apts_mpi.optimizers import optimizer
-from apts_mpi.placement import Samples, load, place, task_of
+from apts_mpi.placement import Held, load, place, task_of
 from apts_mpi.run_state import MISFIT, misfit, optimizer_state
 
 
@@ -174,7 +174,7 @@ def score(
     Raises:
         AgreedError: on every rank, where the shards are damaged or do not fit the network.
     """
-    placement = place(TrainConfig(device=device), comm, say)
+    placement = place(TrainConfig(device=device, precision=trained.config.precision), comm, say)
     name = data or trained.config.data
     shards = int(trained.checkpoint.common["data"]["shards"]) if data is None else None
     context = trained.config.context
@@ -199,7 +199,7 @@ def score(
         error = InputError(f"--data {name}: has no {split} samples; give --split or other shards")
     comm.agree(error)
     for part in parts[split]:
-        assert isinstance(part, Samples), "nothing is streamed here"
+        assert isinstance(part, Held), "nothing is streamed here"
         _renormalise(part, info, trained)
     trained.module.to(placement.device)
     network = flat_network(trained.module, trained.criterion, task, trained.config)
@@ -210,7 +210,7 @@ def score(
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
-def _renormalise(samples: Samples, info: DatasetInfo, trained: Trained) -> None:
+def _renormalise(samples: Held, info: DatasetInfo, trained: Trained) -> None:
     """From the shards' own mean and std to those the network was trained with, in place."""
     if info.task == "language":
         return

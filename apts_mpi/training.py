@@ -29,7 +29,7 @@ from apts_mpi.flat import CHUNK
 from apts_mpi.iteration import Iteration
 from apts_mpi.losses import Criterion, balanced, criterion
 from apts_mpi.optimizers import optimizer
-from apts_mpi.placement import Part, Streamed, load, place, task_of
+from apts_mpi.placement import Samples, Streamed, load, place, task_of
 from apts_mpi.report import Console, code_digest, summarise, versions
 from apts_mpi.run_directory import RunDirectory, default_out
 from apts_mpi.statistics import RunningStatistics
@@ -148,7 +148,7 @@ class Training:
 
     # ---- set-up ----------------------------------------------------------------------------
 
-    def _built(self, parts: list[Part]) -> tuple[nn.Module, Criterion]:
+    def _built(self, parts: list[Samples]) -> tuple[nn.Module, Criterion]:
         """The network, on this rank's device, and its criterion."""
         config, error, module, made = self.config, None, None, None
         try:
@@ -176,7 +176,7 @@ class Training:
         assert made is not None
         return module.to(self.device), made
 
-    def _cut(self, parts: list[Part]) -> list[Subdomain]:
+    def _cut(self, parts: list[Samples]) -> list[Subdomain]:
         """The subdomains of this rank."""
         config, comm, error = self.config, self.comm, None
         if config.augmentations and len(self.task.sample_shape) != 3:
@@ -449,7 +449,7 @@ class Training:
         """Figures on the test data, over all ranks' parts: "test_loss", "test_accuracy", ..."""
         return {f"test_{name}": value for name, value in self._evaluate([self.test]).items()}
 
-    def _evaluate(self, parts: Sequence[Part]) -> dict[str, float | None]:
+    def _evaluate(self, parts: Sequence[Samples]) -> dict[str, float | None]:
         """Figures over all ranks' parts; every rank evaluates its own."""
         with self.clock.phase("evaluation"):
             self._refresh_statistics()

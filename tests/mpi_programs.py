@@ -237,7 +237,7 @@ def first_batch_empty() -> None:
                 n = 0 if comm.rank == 0 and k == 0 else SAMPLES
                 result = apts.step(closure_over(module, x[:n], y[:n]), samples=n)
             assert result.local_tried >= comm.size, "a rank does not take part"
-            assert apts.local_radius > 0
+            assert apts._subdomains[0].radius > 0
 
 
 def restored_ranks() -> None:

@@ -17,7 +17,7 @@ from apts_mpi.evaluation import class_counts, evaluate
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.losses import balanced, criterion
 from apts_mpi.networks import Task
-from apts_mpi.placement import Samples
+from apts_mpi.placement import Held
 
 torch.set_num_threads(1)
 
@@ -82,7 +82,7 @@ def judged_by(task: Task, outputs: np.ndarray, targets: np.ndarray) -> dict[str,
     x = torch.arange(len(targets)).float()
     half = len(targets) // 2
     parts = [
-        Samples(x[part], torch.from_numpy(targets[part]), len(targets))
+        Held(x[part], torch.from_numpy(targets[part]), len(targets))
         for part in (slice(0, half), slice(half, None))
     ]
     return evaluate(network, parts, Comm(), task, judged)
@@ -112,7 +112,7 @@ def test_figures_of_each_task() -> None:
 
 def test_balanced_weights_give_every_class_the_same_sum() -> None:
     y = torch.tensor([0, 0, 0, 2, 2, 0])
-    counts = class_counts([Samples(y, y, 6)], 3, Comm())
+    counts = class_counts([Held(y, y, 6)], 3, Comm())
     assert counts == [4, 0, 2]
     weights = balanced(counts)
     assert weights == [0.75, 0.0, 1.5]

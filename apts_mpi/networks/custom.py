@@ -7,17 +7,16 @@ targets) to (b,) losses, one a sample. docs/networks.md has an example.
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from apts_mpi.errors import InputError
 from apts_mpi.networks.task import Task
 
-PATTERN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -60,5 +59,11 @@ def build(name: str, task: Task) -> tuple[nn.Module, Loss | None]:
         raise InputError(
             f"--network {name}: gave {type(given).__name__}; give a torch.nn.Module, or a pair of "
             "it and a loss"
+        )
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters or any(p.dtype != torch.float32 for p in parameters):
+        found = ", ".join(sorted({str(p.dtype) for p in parameters})) or "none"
+        raise InputError(
+            f"--network {name}: needs trainable parameters of torch.float32, and has {found}"
         )
     return module, loss

@@ -21,7 +21,6 @@ from apts_mpi.networks.cnn import image_shape
 from apts_mpi.networks.task import Task
 
 GROUPS = 8  # of GroupNorm, or as many as divide the channels
-NORMALIZATIONS = ("group", "batch", "none")
 
 
 def _normalization(kind: str, channels: int) -> nn.Module:
