@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import apts_mpi
 from apts_mpi.arguments import PARSERS
 from apts_mpi.comm import STOP, Comm
-from apts_mpi.config import TrainConfig, read_toml
+from apts_mpi.config import TrainConfig
 from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
 from apts_mpi.errors import InputError
+from apts_mpi.settings_file import read_toml
 
 if TYPE_CHECKING:
     from apts_mpi.report import Console

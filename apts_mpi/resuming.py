@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from apts_mpi import networks
 from apts_mpi.checkpoint import COMMON, FOLDER, Checkpoint, holds, newest
 from apts_mpi.comm import Comm
-from apts_mpi.config import AUTO, BASELINES, TrainConfig, parse_toml
+from apts_mpi.config import AUTO, BASELINES, TrainConfig
 from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
+from apts_mpi.settings_file import parse_toml
 from apts_mpi.state_file import (
     REMEDY,
     every,

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apts_mpi.config import LOCAL_SOLVERS, OPTIMIZERS, TrainConfig, plan, read_toml
+from apts_mpi.config import LOCAL_SOLVERS, OPTIMIZERS, TrainConfig, plan
 from apts_mpi.errors import InputError
+from apts_mpi.settings_file import read_toml
 
 repeatable = settings(
     max_examples=150,

@@ -10,7 +10,8 @@ import pytest
 from conftest import TESTS, Finished, Launch
 from test_cli import SUMMARY_KEYS
 
-from apts_mpi.config import TrainConfig, plan, read_toml
+from apts_mpi.config import TrainConfig, plan
+from apts_mpi.settings_file import read_toml
 
 SAMPLES = 1437  # of the digits to train on
 BAD_LUCK = ("lone_bad_step", "all_steps_taken_back", "lone_bad_iterate", "lone_bad_trial")

@@ -209,8 +209,8 @@ def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") 
         return
     parts = [
         "# Against tuned baselines, at equal work",
-        "The default method, no flag set, against gradient averaging (Adam, SGD) and local methods "
-        "(local SGD, DiLoCo) whose learning rate and batch were searched: the best by the final "
+        "The default method, no flag set but those named, against gradient averaging (Adam, SGD) "
+        "and local methods (local SGD, DiLoCo) whose learning rate and batch were searched: the best by the final "
         "test accuracy or loss itself, which favours them. Figures after the last epoch of work, "
         "mean [least, largest] over seeds. Work: gradient evaluations a sample, a forward one "
         "counts a third. Messages: of the length of the parameters, in a run; MB: payload of all "
@@ -246,7 +246,7 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[st
     parts = [
         f"## {data.name}",
         f"{described}, {data.epochs:g} epochs of work, seeds {seeds}; margin {data.margin:g} "
-        f"{unit}{least}; messages at most 1/{data.fewer}. "
+        f"{unit}{least}; messages at most 1/{data.fewer}. {_flags(data)}"
         + ("N subdomains are computed one after another on one rank. " if data.simulated else "")
         + _progress(data, get),
         tables.markdown(["method", "N", figure, *RESULT, *tuned], map(_line, found), text=1),
@@ -265,6 +265,12 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[st
             ),
         ]
     return [*parts, *rank_losses(data, found), f"![{data.measure.name}, {data.name}]({image})"]
+
+
+def _flags(data: DataSet) -> str:
+    """What the untuned methods are given on this set."""
+    given = [(method.name, " ".join(method.arguments)) for method in data.methods]
+    return "".join(f"{name} has the flags `{flags}`. " for name, flags in given if flags)
 
 
 def _line(entry: Entry) -> list[Any]:

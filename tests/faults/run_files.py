@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.config import TrainConfig, read_toml, tomllib
+from apts_mpi.config import TrainConfig
 from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.settings_file import read_toml, tomllib
 
 from .damage import DAMAGES
 from .forged_h5 import h5_forgeries, resealed

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from apts_mpi.checkpoint import listed, read
-from apts_mpi.config import read_toml
+from apts_mpi.settings_file import read_toml
 from slurm.cluster import Cluster
 
 ROOT = Path(__file__).parent.parent.parent
