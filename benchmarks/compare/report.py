@@ -210,8 +210,8 @@ def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") 
     parts = [
         "# Against tuned baselines, at equal work",
         "The default method, no flag set but those named, against gradient averaging (Adam, SGD) "
-        "and local methods (local SGD, DiLoCo) whose learning rate and batch were searched: the best by the final "
-        "test accuracy or loss itself, which favours them. Figures after the last epoch of work, "
+        "and local methods (local SGD, DiLoCo) whose learning rate and batch were searched: the best "
+        "by the final test accuracy or loss itself, which favours them. Figures after the last epoch of work, "
         "mean [least, largest] over seeds. Work: gradient evaluations a sample, a forward one "
         "counts a third. Messages: of the length of the parameters, in a run; MB: payload of all "
         "messages that a rank hands over. Adam and SGD ran on one rank with the joined batch; N "
