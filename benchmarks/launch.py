@@ -309,6 +309,36 @@ class Progress:
         print(f"[{self._done}/{self._total}, {minutes}:{seconds:02d} min] {text}", flush=True)
 
 
+def measure_missing(
+    cases: Sequence[tuple[Row, str]],
+    results: Results,
+    measure: Callable[[Row], tuple[Row, str]],
+) -> int:
+    """Measure what the results do not have yet, and write each down as it ends.
+
+    Args:
+        cases: settings, and how they are told. measure: what came out of settings, and that in a
+            few words; it may raise RunFailed.
+
+    Returns:
+        How many failed.
+    """
+    progress, failures = Progress(len(cases)), 0
+    for settings, told in cases:
+        if results.get(settings) is not None:
+            progress.skip()
+            continue
+        try:
+            row, what = measure(settings)
+        except RunFailed as error:
+            failures += 1
+            progress.say(f"{told}: failed: {error}")
+            continue
+        results.add(settings, {**row, **origin()})
+        progress.say(f"{told}: {what}")
+    return failures
+
+
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Parse 0,1,2 for argparse."""
     try:

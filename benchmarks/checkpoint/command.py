@@ -19,7 +19,7 @@ import numpy as np
 import apts_mpi
 from apts_mpi.errors import InputError
 from benchmarks import tables
-from benchmarks.launch import Progress, Results, Row, RunFailed, mpirun, origin, whole_numbers
+from benchmarks.launch import Results, Row, measure_missing, mpirun, whole_numbers
 
 NETWORKS = ("128,128", "1024,784", "2048,2048")
 INTERVALS = (60, 600)  # seconds between checkpoints; the second is the default
@@ -45,22 +45,21 @@ def run(parsed: argparse.Namespace) -> int:
         raise InputError("--ranks must be positive, --repetitions 3 to 10000")
     out = Path(parsed.out)
     results = Results(out / "checkpoint.jsonl", fresh=parsed.fresh)
-    todo = [(hidden, ranks) for hidden in NETWORKS for ranks in parsed.ranks]
-    progress, failures = Progress(len(todo)), 0
-    for hidden, ranks in todo:
-        settings = {"apts_mpi": apts_mpi.__version__, "hidden": hidden, "ranks": ranks}
-        told = f"{hidden}, N = {ranks}"
-        if results.get(settings) is not None:
-            progress.skip()
-            continue
-        try:
-            row = _measured(hidden, ranks, parsed.repetitions, parsed.folder)
-        except RunFailed as error:
-            failures += 1
-            progress.say(f"{told}: failed: {error}")
-            continue
-        results.add(settings, {**row, **origin()})
-        progress.say(f"{told}: {1e3 * median(row['checkpoint_seconds']):.0f} ms")
+    cases = [
+        (
+            {"apts_mpi": apts_mpi.__version__, "hidden": hidden, "ranks": ranks},
+            f"{hidden}, N = {ranks}",
+        )
+        for hidden in NETWORKS
+        for ranks in parsed.ranks
+    ]
+
+    def measure(settings: Row) -> tuple[Row, str]:
+        hidden, ranks = settings["hidden"], settings["ranks"]
+        row = _measured(hidden, ranks, parsed.repetitions, parsed.folder)
+        return row, f"{1e3 * median(row['checkpoint_seconds']):.0f} ms"
+
+    failures = measure_missing(cases, results, measure)
     _report(out, results.rows())
     return 1 if failures else 0
 

@@ -21,7 +21,7 @@ import apts_mpi
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
 from benchmarks import tables
-from benchmarks.launch import Progress, Results, Row, RunFailed, mpirun, origin, whole_numbers
+from benchmarks.launch import Results, Row, measure_missing, mpirun, whole_numbers
 from benchmarks.published.command import find_mnist
 
 HIDDEN, ITERATIONS = "32", 6
@@ -50,22 +50,21 @@ def run(parsed: argparse.Namespace) -> int:
         raise InputError("--ranks must be 2 or more")
     out = Path(parsed.out)
     results = Results(out / "large_n.jsonl", fresh=parsed.fresh)
-    todo = [(n, ranks) for n in parsed.ranks for ranks in (1, n)]
-    progress, failures = Progress(len(todo)), 0
+    cases = [
+        (
+            {"apts_mpi": apts_mpi.__version__, "subdomains": n, "ranks": ranks},
+            f"{n} subdomains on {ranks} ranks",
+        )
+        for n in parsed.ranks
+        for ranks in (1, n)
+    ]
     with tempfile.TemporaryDirectory() as name:
-        for n, ranks in todo:
-            settings = {"apts_mpi": apts_mpi.__version__, "subdomains": n, "ranks": ranks}
-            if results.get(settings) is not None:
-                progress.skip()
-                continue
-            try:
-                row = _measured(Path(name), n, ranks, parsed)
-            except RunFailed as error:
-                failures += 1
-                progress.say(f"{n} subdomains on {ranks} ranks: failed: {error}")
-                continue
-            results.add(settings, {**row, **origin()})
-            progress.say(f"{n} subdomains on {ranks} ranks: {row['seconds']:.0f} s")
+
+        def measure(settings: Row) -> tuple[Row, str]:
+            row = _measured(Path(name), settings["subdomains"], settings["ranks"], parsed)
+            return row, f"{row['seconds']:.0f} s"
+
+        failures = measure_missing(cases, results, measure)
     _report(out, results.rows())
     return 1 if failures else 0
 

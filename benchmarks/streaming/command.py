@@ -22,7 +22,7 @@ import apts_mpi
 from apts_mpi.data import Source, write_shards
 from apts_mpi.errors import InputError
 from benchmarks import tables
-from benchmarks.launch import ROOT, Progress, Results, Row, RunFailed, origin
+from benchmarks.launch import ROOT, Results, Row, RunFailed, measure_missing
 
 SHAPE = (3, 32, 32)  # of an image, a byte a value
 NETWORKS = {"none": "drawing alone", "mlp": "MLP 128, 128", "cnn": "CNN 16, 32"}
@@ -55,28 +55,20 @@ def run(parsed: argparse.Namespace) -> int:
         raise InputError("--megabytes, --minibatches and --batch must be positive")
     out = Path(parsed.out)
     results = Results(out / "streaming.jsonl", fresh=parsed.fresh)
-    todo = []
-    for network in NETWORKS:
-        for way in WAYS:
-            settings = {
-                "apts_mpi": apts_mpi.__version__,
-                **{name: getattr(parsed, name) for name in ("megabytes", "minibatches", "batch")},
-                **{"network": network, "way": way},
-            }
-            if results.get(settings) is None:
-                todo.append(settings)
-    progress, failures = Progress(len(todo)), 0
+    sizes = {name: getattr(parsed, name) for name in ("megabytes", "minibatches", "batch")}
+    common = {"apts_mpi": apts_mpi.__version__, **sizes}
+    cases = [
+        ({**common, "network": network, "way": way}, f"{network}, {way}")
+        for network in NETWORKS
+        for way in WAYS
+    ]
     with tempfile.TemporaryDirectory(dir=parsed.folder) as name:
-        for settings in todo:
-            told = f"{settings['network']}, {settings['way']}"
-            try:
-                row = _measured(Path(name), settings)
-            except RunFailed as error:
-                failures += 1
-                progress.say(f"{told}: failed: {error}")
-                continue
-            results.add(settings, {**row, **origin()})
-            progress.say(f"{told}: {1e3 * row['median']:.2f} ms, waited {row['waited']:.2f} s")
+
+        def measure(settings: Row) -> tuple[Row, str]:
+            row = _measured(Path(name), settings)
+            return row, f"{1e3 * row['median']:.2f} ms, waited {row['waited']:.2f} s"
+
+        failures = measure_missing(cases, results, measure)
     _report(out, results.rows())
     return 1 if failures else 0
 
