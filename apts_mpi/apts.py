@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from apts_mpi.comm import Comm
 from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.flat import FlatParameters, closure_objective
-from apts_mpi.iteration import FailureSigns, Iteration, require_options
+from apts_mpi.iteration import FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import JoinedLoss, Part, search_radius
 from apts_mpi.trust_region.local import (
     LOSS_NOISE,
@@ -53,7 +53,6 @@ from apts_mpi.trust_region.local import (
     LocalResult,
     LocalSolver,
     Model,
-    Objective,
     SecondOrder,
     norm_of,
 )

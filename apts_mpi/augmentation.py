@@ -68,5 +68,9 @@ def augment(x: Tensor, names: Sequence[str], key: Sequence[int]) -> Tensor:
     wide = w + 2 * padding
     source = torch.from_numpy((rows[:, :, None] * wide + columns[:, None, :]).reshape(b, 1, h * w))
     padded = torch.nn.functional.pad(x, (padding,) * 4).reshape(b, c, -1)
-    index = source.to(x.device).expand(b, c, h * w)
-    return padded.gather(2, index).reshape(b, c, h, w)
+    index = (
+        (source.pin_memory() if x.is_cuda else source)
+        .to(x.device, non_blocking=True)
+        .expand(b, c, h * w)
+    )
+    return padded.gather(2, index.expand(b, c, h * w)).reshape(b, c, h, w)

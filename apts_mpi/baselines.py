@@ -157,7 +157,7 @@ class GradientAveraging(Baseline):
         """One step; the loss it returns is of the joined minibatch, before the step."""
         (draw,) = draws
         objective, samples = draw()
-        losses = samples * objective(True) if samples else 0.0
+        losses = samples * float(objective(True)) if samples else 0.0
         result = self._average(losses, samples)
         self._optimizer.step()
         return result
@@ -204,7 +204,7 @@ class LocalSteps(Baseline):
             for _ in range(self.local_steps):
                 objective, samples = draw()
                 if samples:
-                    losses += samples * objective(True)
+                    losses += samples * float(objective(True))
                     self._inner.step()
                     seen += samples
         torch.sub(start, theta, out=self.flat.gradient)

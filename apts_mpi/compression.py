@@ -88,21 +88,22 @@ class CompressedMessage(FusedMessage):
         piece = -(-n // parts)
         self._ends = [min(i * piece, n) for i in range(parts + 1)]
         sent, row = self._head + piece, self._head + piece + tail
-        # What is sent is no longer needed when everyone's sums come.
-        buffer = torch.zeros(parts * row, dtype=torch.int16)
-        outgoing = buffer[: parts * sent].view(parts, sent)
-        incoming = torch.zeros((parts, sent), dtype=torch.int16)
-        everyone, own = buffer.view(parts, row), torch.zeros(row, dtype=torch.int16)
-        self.outgoing, self.incoming = outgoing.numpy(), incoming.numpy()
-        self.everyone, self.own = everyone.numpy(), own.numpy()
-        whole = slice(self._head, self._head + piece)
-        self._out = outgoing.view(self._format)[:, whole]
-        self._in = incoming.view(self._format)[:, whole]
-        self._all = everyone.view(self._format)[:, whole]
-        self._mine = own.view(self._format)[whole]
-        self._sum = torch.zeros(piece)
-        self._residual, self._next = torch.zeros(n), torch.zeros(n)
-        self._piece_residual, self._piece_next = torch.zeros(piece), torch.zeros(piece)
+        with torch.device("cpu"):  # whatever the caller's default is
+            # What is sent is no longer needed when everyone's sums come.
+            buffer = torch.zeros(parts * row, dtype=torch.int16)
+            outgoing = buffer[: parts * sent].view(parts, sent)
+            incoming = torch.zeros((parts, sent), dtype=torch.int16)
+            everyone, own = buffer.view(parts, row), torch.zeros(row, dtype=torch.int16)
+            self.outgoing, self.incoming = outgoing.numpy(), incoming.numpy()
+            self.everyone, self.own = everyone.numpy(), own.numpy()
+            whole = slice(self._head, self._head + piece)
+            self._out = outgoing.view(self._format)[:, whole]
+            self._in = incoming.view(self._format)[:, whole]
+            self._all = everyone.view(self._format)[:, whole]
+            self._mine = own.view(self._format)[whole]
+            self._sum = torch.zeros(piece)
+            self._residual, self._next = torch.zeros(n), torch.zeros(n)
+            self._piece_residual, self._piece_next = torch.zeros(piece), torch.zeros(piece)
 
     def pack(self) -> None:
         """The vector in ``host``, and the residual with it, rounded into ``outgoing``."""

@@ -5,8 +5,8 @@ questions, each ended by all ranks together: what does every rank's library say 
 Allreduce of a few numbers in GPU memory return; is its sum right. Without three times yes from all
 ranks messages are staged through page-locked host memory, as they are by default.
 
-Never run on a GPU so far: the decisions are tested with stand-ins, the message on tensors of the
-CPU.
+Never run with an MPI library that takes GPU memory: the decisions are tested with stand-ins, the
+message on tensors of the CPU.
 """
 
 from __future__ import annotations

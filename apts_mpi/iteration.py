@@ -8,10 +8,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 log = logging.getLogger("apts_mpi")
 
+
+class Pending:
+    """A loss that a GPU may still be computing: ``float`` waits for it.
+
+    Args:
+        value: () on the GPU. heard: told the loss when somebody has waited for it, and returns it.
+    """
+
+    def __init__(self, value: Tensor, heard: Callable[[Tensor], float] = float) -> None:
+        self.value, self._heard = value, heard
+
+    def __float__(self) -> float:
+        return self._heard(self.value)
+
+
 # Gives the loss over the rank's next minibatch, with or without its gradient, and its samples.
-Draw = Callable[[], tuple[Callable[[bool], float], int]]
+Objective = Callable[[bool], float | Pending]
+Draw = Callable[[], tuple[Objective, int]]
 
 IN_A_ROW = 10  # iterations after which bad luck is no longer the explanation
 

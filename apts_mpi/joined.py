@@ -11,7 +11,8 @@ from torch import Tensor
 from apts_mpi.comm import Comm
 from apts_mpi.compression import message_for
 from apts_mpi.flat import FlatParameters
-from apts_mpi.trust_region.local import FirstOrder, Objective
+from apts_mpi.iteration import Objective
+from apts_mpi.trust_region.local import FirstOrder
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
 _SCALARS = 6  # most scalars a message carries
@@ -44,7 +45,7 @@ class CountedMessages:
     def evaluate(self, objective: Objective, samples: int, *, with_gradient: bool) -> float:
         """This rank's loss over so many samples, counted."""
         self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
-        return objective(with_gradient)
+        return float(objective(with_gradient))
 
     def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
         """Sum ``vector``, and each subdomain's row of scalars, over the ranks.

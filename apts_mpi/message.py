@@ -66,7 +66,8 @@ class FusedMessage:
         self.scalars = scalars
         device = torch.device(device)
         # Page-locked memory makes the copies to and from a GPU fast.
-        buffer = torch.zeros(n + DIGITS * scalars + FLAGS, pin_memory=device.type == "cuda")
+        pinned = device.type == "cuda"
+        buffer = torch.zeros(n + DIGITS * scalars + FLAGS, device="cpu", pin_memory=pinned)
         self.host: np.ndarray = buffer.numpy()
         self.flags = self.host[n + DIGITS * scalars :]
         self.payload = buffer[:n]
@@ -114,7 +115,8 @@ class FusedMessage:
     def unload(self, count: int) -> list[float]:
         """After the sum: bring the vector back to its device; return the first scalars."""
         if self._staging is not None:
-            self.vector.copy_(self._staging)
+            # Before the host writes the next message it waits for the GPU to load it.
+            self.vector.copy_(self._staging, non_blocking=True)
         # As plain numbers: single elements of an array are slow to work with.
         digits = self.host[self.n : self.n + count * DIGITS].tolist()
         return [decode(digits[i : i + DIGITS]) for i in range(0, len(digits), DIGITS)]

@@ -35,6 +35,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -42,9 +43,8 @@ from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatParameters, closure_objective
-from apts_mpi.iteration import Draw, FailureSigns, Iteration, require_options
+from apts_mpi.iteration import Draw, FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import CountedMessages
-from apts_mpi.trust_region.local import Objective
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
@@ -67,8 +67,8 @@ class _Subdomain:
         loss, samples: of that minibatch.
     """
 
-    def __init__(self, flat: FlatParameters, steps: int, *, alone: bool) -> None:
-        self.local = ScaledSolver(flat, steps=steps)
+    def __init__(self, flat: FlatParameters, local: ScaledSolver, *, alone: bool) -> None:
+        self.local = local
         self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
         self.loss, self.samples = math.nan, 0
 
@@ -108,6 +108,8 @@ class StochasticAPTS:
             (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
         rule: when corrections are taken and how Delta follows.
         compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py).
+        ahead: whether local steps are taken before their losses are looked at, for the same result
+            (trust_region/scaled.py); default on a GPU. Takes three vectors more a subdomain.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -134,6 +136,7 @@ class StochasticAPTS:
         averaging: float = 4.0,
         rule: NoisyRule | None = None,
         compress: str = "none",
+        ahead: bool | None = None,
     ) -> None:
         self.comm = comm or Comm()
         if local_steps < 1 or subdomains < 1:
@@ -153,8 +156,15 @@ class StochasticAPTS:
         self.reach = math.nan
         self.iterations = self.accepted = 0
         self._messages = CountedMessages(flat, self.comm, compress)
-        alone = subdomains == 1
-        self._subdomains = [_Subdomain(flat, local_steps, alone=alone) for _ in range(subdomains)]
+        waiting = partial(self.comm.clock.phase, "gradient")
+        self._subdomains = [
+            _Subdomain(
+                flat,
+                ScaledSolver(flat, steps=local_steps, ahead=ahead, waiting=waiting),
+                alone=subdomains == 1,
+            )
+            for _ in range(subdomains)
+        ]
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._moved = torch.zeros_like(flat.vector)  # u
         self.average = torch.zeros_like(flat.vector)
@@ -312,9 +322,11 @@ class StochasticAPTS:
 
     def _momentum(self, joined: Tensor) -> float:
         """mu, less where the corrections turn away from what was taken before; (n,)."""
+        if self.momentum == 0.0:
+            return 0.0
         moved = self._moved
         lengths = float(torch.linalg.vector_norm(joined)) * float(torch.linalg.vector_norm(moved))
-        if self.momentum == 0.0 or not lengths > 0.0:
+        if not lengths > 0.0:
             return 0.0
         agreement = float(torch.dot(joined, moved)) / lengths
         return self.momentum * min(max(_AGREEMENT * agreement, 0.0), 1.0)

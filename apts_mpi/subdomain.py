@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+
+from torch import Tensor
 
 from apts_mpi.augmentation import augment
 from apts_mpi.clock import Clock
 from apts_mpi.data.batches import Batches
 from apts_mpi.flat import FlatNetwork
+from apts_mpi.iteration import Objective, Pending
 from apts_mpi.placement import Held, Samples, Streamed
 
 
@@ -22,7 +25,8 @@ class Subdomain:
             apart from others, (seed, number).
 
     Attributes:
-        strange: a loss with gradient that was not finite, the last one; None where there was none.
+        strange: a loss with gradient that was looked at and not finite, the last one; None where
+            there was none.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Subdomain:
         if isinstance(self.samples, Streamed):
             self.samples.stream.follow(self.batches)
 
-    def draw(self) -> tuple[Callable[[bool], float], int]:
+    def draw(self) -> tuple[Objective, int]:
         """The loss over the next minibatch, and how many samples it has, which may be 0."""
         network, clock = self._network, self._clock
         with clock.phase("data"):
@@ -58,11 +62,19 @@ class Subdomain:
                 x, y = samples.take(index)
             x = augment(x, self._augment, (*self._key, *place))
 
-        def objective(with_gradient: bool) -> float:
-            with clock.phase("gradient", "" if with_gradient else "loss"):
-                loss = network.loss_and_gradient(x, y) if with_gradient else network.loss(x, y)
-            if with_gradient and not math.isfinite(loss):
+        def heard(value: Tensor) -> float:
+            with clock.phase("gradient"):
+                loss = float(value)
+            if not math.isfinite(loss):
                 self.strange = loss
             return loss
+
+        def objective(with_gradient: bool) -> float | Pending:
+            if not with_gradient:
+                with clock.phase("gradient", "loss"):
+                    return network.loss(x, y)
+            with clock.phase("gradient"):
+                value = network.start_gradient(x, y)
+            return Pending(value, heard) if value.is_cuda else heard(value)
 
         return objective, len(y)

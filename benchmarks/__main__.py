@@ -17,6 +17,7 @@ COMMANDS = {
     "convex": "does the initial radius matter? One process, convex problems",
     "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
     "cost": "what the method adds to the evaluations it makes: time and memory",
+    "gpu": "an outer iteration on a GPU against a bare loop; several ranks on one GPU",
     "joining": "one vector between hosts: flat or hierarchical, in 32 or 16 bits",
     "large_n": "16 to 64 subdomains: as many ranks, and one rank",
     "micro": "Allreduce and Bcast by size, through our layer and bare, and the MPI settings",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
+from devices import DEVICE
 from mpi_programs import SAMPLES, data, network, own_communicator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -19,7 +20,7 @@ from apts_mpi.baselines import Baseline, DiLoCo, LocalSGD, baseline
 from apts_mpi.comm import Comm
 from apts_mpi.errors import AgreedError
 from apts_mpi.flat import FlatParameters, closure_objective
-from apts_mpi.iteration import Draw, Iteration
+from apts_mpi.iteration import Draw, Iteration, Objective
 
 NAMES = ("sgd", "adam", "local-sgd", "diloco")
 STEPS = 6
@@ -28,7 +29,7 @@ LR = 0.05
 
 def minibatches(step: int, ranks: int) -> list[Tensor]:
     """Indices of every rank's minibatch of a step, uneven: rank d has about d + 1 shares."""
-    order = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(step))[:40]
+    order = torch.randperm(SAMPLES, generator=torch.Generator(DEVICE).manual_seed(step))[:40]
     shares = ranks * (ranks + 1) // 2
     ends = [40 * (d + 1) * (d + 2) // 2 // shares for d in range(ranks)]
     return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -47,7 +48,7 @@ class Drawer:
         self.flat, self.module, self.batches, self.spoil = flat, module, batches, spoil
         self.drawn = 0
 
-    def __call__(self) -> tuple[Callable[[bool], float], int]:
+    def __call__(self) -> tuple[Objective, int]:
         index = self.batches[self.drawn]
         self.drawn += 1
         number, (x, y) = self.drawn, data()
@@ -314,6 +315,7 @@ def different_networks() -> None:
 
 def main() -> None:
     """All that are named; a launch takes far longer than any of them."""
+    torch.set_default_device(DEVICE)
     for name in sys.argv[1:]:
         globals()[name]()
 

@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from devices import DEVICE
 
 TESTS = Path(__file__).parent
 MPIRUN = shutil.which("mpirun")
@@ -42,6 +43,20 @@ class Finished:
 
 
 Launch = Callable[..., Finished]
+
+# Tests of tensors, which are made where others are not told to be.
+ON_DEVICE = {"test_apts_single", "test_flat", "test_local", "test_losses", "test_lsr1"}
+ON_DEVICE |= {"test_momentum", "test_stochastic"}
+
+
+@pytest.fixture(autouse=True)
+def on_device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tensors are made on a GPU, where there is one."""
+    if request.path.stem not in ON_DEVICE:
+        yield
+        return
+    with DEVICE:
+        yield
 
 
 @pytest.fixture(scope="session")

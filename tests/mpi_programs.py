@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from devices import DEVICE
 from torch import Tensor, nn
 
 from apts_mpi.__main__ import guarded
@@ -32,7 +33,7 @@ def data() -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(SAMPLES, 6)).astype(np.float32)
     y = (x[:, 0] + x[:, 1] ** 2 > 0.5).astype(np.int64) + (x[:, 2] > 1)
-    return torch.from_numpy(x), torch.from_numpy(y)
+    return torch.as_tensor(x), torch.as_tensor(y)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -376,6 +377,7 @@ def killed_rank() -> None:
 
 def run_all() -> None:
     """The functions that the command line names, in turn: ranks start slowly."""
+    torch.set_default_device(DEVICE)
     for name in sys.argv[1:]:
         if Comm().rank == 0:
             print(name, flush=True)  # so that a failure says in which

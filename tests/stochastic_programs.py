@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from baseline_programs import load, minibatches, parameters
+from devices import DEVICE
 from mpi_programs import data, network, own_communicator
 from torch import Tensor, nn
 
@@ -52,7 +53,8 @@ class Rank:
         self.comm, self.indices = comm, indices
         self.x, self.y = data() if samples is None else samples
         self.module = network(seed=comm.rank)  # rank 0's values are everyone's
-        options = {"local_steps": STEPS, "shared": False, "momentum": 0.5, **options}
+        options = {"shared": False, "momentum": 0.5, "ahead": False, **options}
+        options = {"local_steps": STEPS, **options}
         self.optimizer = StochasticAPTS(self.module.parameters(), comm=comm, **options)
         self.steps = int(options["local_steps"])
         self.drawn = self.draws = 0
@@ -487,7 +489,7 @@ def problem(samples: int, seed: int) -> tuple[Tensor, Tensor]:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(samples, 6)).astype(np.float32)
     y = np.digitize(x[:, 0] + x[:, 1] + x[:, 2] * 0.5, [-0.65, 0.65])
-    return torch.from_numpy(x), torch.from_numpy(y)
+    return torch.as_tensor(x), torch.as_tensor(y)
 
 
 def accuracy(rank: Rank) -> float:
@@ -501,7 +503,7 @@ def trained_to(spoil: Spoil, samples: tuple[Tensor, Tensor], iterations: int = 2
     """Accuracy after some iterations over minibatches of 32 of these samples."""
     comm = Comm()
     rng = np.random.default_rng(comm.rank)
-    rank = Rank(comm, lambda _i: torch.from_numpy(rng.integers(0, 400, 32)), samples)
+    rank = Rank(comm, lambda _i: torch.as_tensor(rng.integers(0, 400, 32)), samples)
     rank.optimizer._subdomains[0].local.steps = rank.steps = 8
     rank.spoil = spoil
     chance = accuracy(rank)
@@ -516,7 +518,7 @@ def mislabelled_rank() -> None:
     comm = Comm()
     x, y = problem(400, seed=comm.rank)
     if is_last(comm):
-        y = torch.randint(0, 3, (400,), generator=torch.Generator().manual_seed(0))
+        y = torch.randint(0, 3, (400,), generator=torch.Generator(DEVICE).manual_seed(0))
     right = trained_to(no_spoiling, (x, y))
     assert right > 0.75, right
 
@@ -538,6 +540,7 @@ def unlike_losses() -> None:
 
 def main() -> None:
     """All that are named; a launch takes far longer than any of them."""
+    torch.set_default_device(DEVICE)
     for name in sys.argv[1:]:
         globals()[name]()
 

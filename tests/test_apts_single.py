@@ -114,7 +114,7 @@ def test_a_joined_correction_that_fails_is_taken_back_bit_for_bit(method: str) -
     assert result.rho < 0
     assert not torch.equal(run.calls[2][1], before)
     assert torch.equal(run.theta, before)
-    assert result.radius == 0.025
+    assert result.radius == pytest.approx(0.025, rel=1e-6)  # the norm is float32's on a GPU
     assert result.loss == pytest.approx(float(run.closure().detach()), rel=1e-12)
 
 

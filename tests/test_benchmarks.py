@@ -190,3 +190,23 @@ def test_streaming_measures_and_tells(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [row["settings"]["way"] for row in rows] == ["memory", "cold", "warm"]
     assert [row["missed"] for row in rows] == [0, 0, 0]
     assert "MLP 128, 128 | stream, from the disk" in (tmp_path / "streaming.md").read_text()
+
+
+@needs_mpirun
+def test_gpu_measures_on_a_cpu_too_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["gpu", "--networks", "mlp-small", "--ways", "fp32", "--ranks", "1", "--device", "cpu"]
+    words += ["--repetitions", "3", "--out", str(tmp_path)]
+    assert main(words) == 0
+    assert "[1/1" in capsys.readouterr().out
+    (line,) = (tmp_path / "gpu.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert row["seconds"]["own"] > 0
+    assert row["seconds"]["bare"] > 0
+    assert row["counts"]["own"] == {"launches": 0, "copies": 0, "waits": 0}
+    assert main(words) == 0
+    assert "[1/1" not in capsys.readouterr().out
+    assert (tmp_path / "gpu.jsonl").read_text().splitlines() == [line]
+    assert "| mlp-small | fp32" in (tmp_path / "gpu.md").read_text()
+    assert main([*words[:2], "nothing", *words[3:]]) == 2

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
+from devices import DEVICE
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -39,7 +40,7 @@ def module(seed: int = 0) -> Net:
 
 
 def samples(count: int = 23) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(DEVICE).manual_seed(1)
     x = torch.randn(count, 4, generator=generator)
     return x, torch.randint(0, 3, (count,), generator=generator)
 
@@ -199,11 +200,11 @@ def test_a_closure_gives_its_loss_and_only_where_wanted_its_gradient() -> None:
 
     objective = closure_objective(flat, closure)
     for _ in range(2):  # the second one does not add to the first
-        assert objective(True) == 14.0
+        assert float(objective(True)) == 14.0
         assert flat.gradient.tolist() == [2.0, -4.0, 6.0]
     flat.vector.mul_(2.0)
     with torch.no_grad():
-        assert objective(True) == 56.0
+        assert float(objective(True)) == 56.0
     assert flat.gradient.tolist() == [4.0, -8.0, 12.0]
     flat.vector.zero_()
     assert objective(False) == 0.0

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -49,13 +50,15 @@ class Bench:
         values = rng.uniform(0.1, 3.0, size=n)
         if not convex:
             values *= rng.choice([-1.0, 1.0], size=n)
-        self.a = torch.from_numpy(q * values @ q.T)
-        self.b = torch.from_numpy(rng.normal(size=n))
-        self.shift = torch.from_numpy(rng.normal(size=n)).float() if shift else None
-        self.flat = FlatParameters([nn.Parameter(torch.from_numpy(rng.normal(size=n)).float())])
+        self.a = torch.as_tensor(q * values @ q.T)
+        self.b = torch.as_tensor(rng.normal(size=n))
+        self.shift = torch.as_tensor(rng.normal(size=n)).float() if shift else None
+        self.flat = FlatParameters([nn.Parameter(torch.as_tensor(rng.normal(size=n)).float())])
         self.start = self.flat.vector.clone()
         self.norm = "inf" if solver.endswith("inf") else "2"
-        model: Model = SecondOrder(LSR1(n)) if solver == "sr1" else FirstOrder(self.norm)
+        model: Model = (
+            SecondOrder(LSR1(n, device=DEVICE)) if solver == "sr1" else FirstOrder(self.norm)
+        )
         rule = rule or RadiusRule()
         self.solver = LocalSolver(self.flat, model, rule, norm=self.norm, steps=steps)
         self.calls: list[tuple[bool, Tensor]] = []
@@ -233,7 +236,7 @@ def test_the_lsr1_model_learns_from_rejected_steps_too() -> None:
     assert isinstance(model, SecondOrder)
     assert model.hessian.pairs >= 1
     s = bench.calls[0][1] - bench.start
-    learned = SecondOrder(LSR1(6))
+    learned = SecondOrder(LSR1(6, device=DEVICE))
     learned.learn(s, bench.gradient(bench.calls[0][1]) - bench.gradient(bench.start))
     v = torch.ones(6)
     assert not torch.equal(learned.hessian.product(v), v)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -45,11 +46,11 @@ def test_smoothed_and_weighted_cross_entropy(
     wanted = -(target * log_softmax(logits)).sum(1)
     if weights is not None:
         wanted *= np.array(weights)[labels]
-    judged = criterion(LABELS, smoothing=smoothing, weights=weights)
-    outputs, targets = torch.from_numpy(logits).float(), torch.from_numpy(labels)
-    assert np.allclose(judged.train(outputs, targets).numpy(), wanted, atol=1e-5)
+    judged = criterion(LABELS, smoothing=smoothing, weights=weights, device=DEVICE)
+    outputs, targets = torch.as_tensor(logits).float(), torch.as_tensor(labels)
+    assert np.allclose(judged.train(outputs, targets).cpu().numpy(), wanted, atol=1e-5)
     plain = -log_softmax(logits)[np.arange(7), labels]
-    assert np.allclose(judged.plain(outputs, targets).numpy(), plain, atol=1e-5)
+    assert np.allclose(judged.plain(outputs, targets).cpu().numpy(), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -59,11 +60,11 @@ def test_token_losses_are_a_windows_mean(smoothing: float) -> None:
     target = (1 - smoothing) * np.eye(6)[tokens] + smoothing / 6
     wanted = -(target * log_softmax(logits)).sum(2).mean(1)
     judged = criterion(TEXT, smoothing=smoothing)
-    outputs, targets = torch.from_numpy(logits).float(), torch.from_numpy(tokens.astype("u1"))
-    assert np.allclose(judged.train(outputs, targets).numpy(), wanted, atol=1e-5)
+    outputs, targets = torch.as_tensor(logits).float(), torch.as_tensor(tokens.astype("u1"))
+    assert np.allclose(judged.train(outputs, targets).cpu().numpy(), wanted, atol=1e-5)
     assert judged.right is not None
     share = (logits.argmax(2) == tokens).mean(1)
-    assert np.allclose(judged.right(outputs, targets).numpy(), share)
+    assert np.allclose(judged.right(outputs, targets).cpu().numpy(), share)
 
 
 def judged_by(task: Task, outputs: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
@@ -75,14 +76,14 @@ def judged_by(task: Task, outputs: np.ndarray, targets: np.ndarray) -> dict[str,
             self.nothing = nn.Parameter(torch.zeros(1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.from_numpy(outputs).float()[x.long().flatten()]
+            return torch.as_tensor(outputs).float()[x.long().flatten()]
 
     judged = criterion(task)
     network = FlatNetwork(Given(), judged.train, chunk=2)
     x = torch.arange(len(targets)).float()
     half = len(targets) // 2
     parts = [
-        Held(x[part], torch.from_numpy(targets[part]), len(targets))
+        Held(x[part], torch.as_tensor(targets[part]), len(targets))
         for part in (slice(0, half), slice(half, None))
     ]
     return evaluate(network, parts, Comm(), task, judged)

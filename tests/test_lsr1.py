@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -28,11 +29,11 @@ def tensor(*values: float) -> Tensor:
 def dense(model: LSR1) -> Matrix:
     """B, column by column from its products with the unit vectors."""
     eye = torch.eye(model.n, dtype=model.product(torch.zeros(model.n).double()).dtype)
-    return np.stack([model.product(column).numpy() for column in eye], axis=1)
+    return np.stack([model.product(column).cpu().numpy() for column in eye], axis=1)
 
 
 def double_model(n: int, memory: int, *, tolerance: float = 1e-8) -> LSR1:
-    return LSR1(n, memory=memory, dtype=torch.float64, tolerance=tolerance)
+    return LSR1(n, memory=memory, device=DEVICE, dtype=torch.float64, tolerance=tolerance)
 
 
 def recursion(gamma: float, pairs: list[Pair]) -> tuple[Matrix, float]:
@@ -40,7 +41,7 @@ def recursion(gamma: float, pairs: list[Pair]) -> tuple[Matrix, float]:
     b = gamma * np.eye(len(pairs[0][0]))
     largest = gamma
     for s_tensor, y_tensor in pairs:
-        s, y = s_tensor.numpy(), y_tensor.numpy()
+        s, y = s_tensor.cpu().numpy(), y_tensor.cpu().numpy()
         r = y - b @ s
         explained = r @ r <= 1e-11 * (y @ y + gamma**2 * (s @ s))
         if explained or abs(s @ r) <= 1e-8 * np.linalg.norm(s) * np.linalg.norm(r):
@@ -56,7 +57,7 @@ def random_pairs(rng: np.random.Generator, n: int, count: int) -> list[Pair]:
     for _ in range(count):
         a = rng.normal(size=(n, n))
         s = rng.normal(size=n) * 10 ** rng.uniform(-2, 2)
-        pairs.append((torch.from_numpy(s), torch.from_numpy((a + a.T) @ s)))
+        pairs.append((torch.as_tensor(s), torch.as_tensor((a + a.T) @ s)))
     return pairs
 
 
@@ -91,9 +92,9 @@ def test_n_independent_pairs_of_a_quadratic_give_its_hessian(n: int, extra: int,
     hessian = q * rng.choice([-1.0, 1.0], size=n) * rng.uniform(0.5, 3.0, size=n) @ q.T
     model = double_model(n, min(n + extra, 10))
     steps = np.linalg.qr(rng.normal(size=(n, n)))[0] * rng.uniform(0.1, 10, size=n)
-    kept = [model.update(torch.from_numpy(s), torch.from_numpy(hessian @ s)) for s in steps.T]
+    kept = [model.update(torch.as_tensor(s), torch.as_tensor(hessian @ s)) for s in steps.T]
     assert sum(kept) + model.skipped == n
-    pairs = [(torch.from_numpy(s), torch.from_numpy(hessian @ s)) for s in steps.T]
+    pairs = [(torch.as_tensor(s), torch.as_tensor(hessian @ s)) for s in steps.T]
     growth = recursion(model.spectrum.gamma, pairs)[1]
     assume(all(kept) and growth < 1e4)  # else a safeguard was at work, or rounding
     assert np.abs(dense(model) - hessian).max() <= 1e-8 * growth
@@ -185,7 +186,7 @@ def test_a_gradient_difference_parallel_to_its_step_is_learned(
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_pairs_that_are_not_finite_are_refused(bad: float, dtype: torch.dtype) -> None:
-    model = LSR1(3, memory=2, dtype=dtype)
+    model = LSR1(3, memory=2, device=DEVICE, dtype=dtype)
     good_s = torch.tensor([1.0, 0.0, 1.0], dtype=dtype)
     good_y = torch.tensor([1.0, 1.0, 0.0], dtype=dtype)
     assert model.update(good_s, good_y)
@@ -198,7 +199,7 @@ def test_pairs_that_are_not_finite_are_refused(bad: float, dtype: torch.dtype) -
 
 
 def test_a_float32_pair_whose_square_overflows_is_refused() -> None:
-    model = LSR1(2, memory=2)
+    model = LSR1(2, memory=2, device=DEVICE)
     assert not model.update(torch.tensor([1.0, 0.0]), torch.tensor([1e30, 1e30]))
     assert model.pairs == 0
 
@@ -210,7 +211,7 @@ def test_a_restored_model_has_the_same_spectrum_bit_for_bit_and_goes_on_alike(
 ) -> None:
     n, dtype = 12, torch.float32 if single else torch.float64
     rng = np.random.default_rng(seed)
-    model, copy = (LSR1(n, memory=memory, dtype=dtype) for _ in range(2))
+    model, copy = (LSR1(n, memory=memory, device=DEVICE, dtype=dtype) for _ in range(2))
     pairs = [(s.to(dtype), y.to(dtype)) for s, y in random_pairs(rng, n, count + 3)]
     for s, y in pairs[:count]:
         model.update(s, y)
@@ -254,10 +255,10 @@ def test_float32_pairs_of_a_quadratic_give_its_products_to_float32(seed: int) ->
     rng = np.random.default_rng(seed)
     q = np.linalg.qr(rng.normal(size=(n, n)))[0]
     hessian = q * rng.uniform(0.5, 3.0, size=n) @ q.T
-    model = LSR1(n, memory=count)
+    model = LSR1(n, memory=count, device=DEVICE)
     steps = [rng.normal(size=n) for _ in range(count)]
     for s in steps:
-        assert model.update(torch.from_numpy(s).float(), torch.from_numpy(hessian @ s).float())
+        assert model.update(torch.as_tensor(s).float(), torch.as_tensor(hessian @ s).float())
     for s in steps:
-        product = model.product(torch.from_numpy(s).float()).numpy()
+        product = model.product(torch.as_tensor(s).float()).cpu().numpy()
         assert np.linalg.norm(product - hessian @ s) <= 2e-3 * np.linalg.norm(hessian @ s)

@@ -6,12 +6,13 @@ import copy
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from devices import DEVICE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from apts_mpi import stochastic
 from apts_mpi.comm import Comm
 from apts_mpi.config import MINIBATCHES, OUTER_SAMPLES, TrainConfig, plan
 from apts_mpi.flat import FlatParameters
-from apts_mpi.iteration import Iteration
+from apts_mpi.iteration import Iteration, Pending
 from apts_mpi.stochastic import StochasticAPTS
 from apts_mpi.trust_region import scaled
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
@@ -59,7 +60,7 @@ class Run:
         self.net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
         self.x = torch.randn(60, 5)
         self.y = (self.x[:, 0] > 0).long() + (self.x[:, 1] > 0.5)
-        options = {"local_steps": STEPS, **options}
+        options = {"local_steps": STEPS, "ahead": False, **options}
         self.optimizer = StochasticAPTS(
             self.net.parameters(), comm=Comm(), **{"momentum": 0.5, **options}
         )
@@ -119,16 +120,34 @@ class Run:
         return result
 
 
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_steps_taken_ahead_train_bit_for_bit_alike(spoiled: bool) -> None:
+    runs = [Run(3, ahead=ahead, local_steps=6) for ahead in (True, False)]
+    for run in runs:
+        run.warm()
+        if spoiled:  # a loss of a local step, judged too late by the run that goes ahead
+            run.spoil = lambda draw, _grad, loss: loss + 100.0 * (draw == 3)
+    taken = [[vars(run.step()) for _ in range(5)] for run in runs]
+    work = [[row.pop("gradient_evaluations") for row in rows] for rows in taken]
+    assert repr(taken[0]) == repr(taken[1])
+    assert (work[0] > work[1]) == spoiled, "what is undone has been work too"
+    assert torch.equal(runs[0].theta, runs[1].theta)
+    states = [run.optimizer.state_dict()["subdomains"]["0"]["local"] for run in runs]
+    for name in ("m", "v"):
+        assert torch.equal(states[0].pop(name), states[1].pop(name))
+    assert states[0] == states[1]
+
+
 # --- a local step ---
 
 
 class Given:
     """A solver over n parameters, zero at first, whose minibatches have given gradients."""
 
-    def __init__(self, n: int, *, steps: int) -> None:
+    def __init__(self, n: int, *, steps: int, ahead: bool = False) -> None:
         self.flat = FlatParameters([nn.Parameter(torch.zeros(n))])
         self.start = torch.zeros(n)
-        self.solver = ScaledSolver(self.flat, steps=steps)
+        self.solver = ScaledSolver(self.flat, steps=steps, ahead=ahead)
         self.seen: list[Tensor] = []
 
     def run(
@@ -195,11 +214,11 @@ def test_local_steps_are_those_of_adam_with_the_radius_as_rate(
         for gradient, seen in zip(gradients, problem.seen, strict=True):
             theirs.grad = gradient.double()
             optimizer.step()
-            ours.step(gradient.double().numpy(), rate)
+            ours.step(gradient.double().cpu().numpy(), rate)
             assert float(np.abs(ours.theta).max()) > 0.9 * rate
-            for reference in (ours.theta, theirs.detach().numpy()):
+            for reference in (ours.theta, theirs.detach().cpu().numpy()):
                 # Rounding of float32: of each step, and of where it leads from.
-                assert np.allclose(seen.numpy(), reference, rtol=2e-5, atol=2e-5 * rate)
+                assert np.allclose(seen.cpu().numpy(), reference, rtol=2e-5, atol=2e-5 * rate)
     assert problem.solver.learned == ours.t == 3 * steps
     assert bool((problem.flat.vector[::10] == 0.0).all()), "no gradient, no step"
 
@@ -210,8 +229,8 @@ def test_a_local_step_is_the_minimiser_of_the_linear_model_in_the_scaled_ball(se
     rng = np.random.default_rng(seed)
     gradients = rng.normal(size=(steps, n)) * 10.0 ** rng.uniform(-2, 2, n)
     problem = Given(n, steps=steps)
-    problem.run(torch.from_numpy(gradients).float(), radius=radius)
-    p = (problem.seen[-1] - problem.seen[-2]).double().numpy()
+    problem.run(torch.as_tensor(gradients).float(), radius=radius)
+    p = (problem.seen[-1] - problem.seen[-2]).double().cpu().numpy()
 
     ages = np.arange(steps)[::-1, None]
     first, second = scaled.FIRST_DECAY**ages, scaled.SECOND_DECAY**ages
@@ -292,6 +311,76 @@ def test_losses_below_zero_are_judged_as_those_above() -> None:
     problem = Given(3, steps=3)
     losses = [-10.0, -9.0, blown_up([-10.0, -9.0])]
     assert problem.run(torch.ones(3, 3), radius=0.1, losses=losses).accepted == 0
+
+
+class Script:
+    """What every drawing of a rank's local steps gives: samples, a loss, a gradient."""
+
+    def __init__(self, losses: list[float], bad: set[int], empty: set[int]) -> None:
+        generator = torch.Generator(DEVICE).manual_seed(0)
+        self.losses, self.bad, self.empty = losses, bad, empty
+        self.gradients = torch.randn(len(losses), 5, generator=generator)
+        for i in bad:
+            self.gradients[i, 0] = math.nan
+        self.looked = 0
+
+    def play(self, problem: Given, length: int) -> list[scaled.ScaledResult]:
+        """Runs of so many minibatches, until all are drawn."""
+        return [
+            self._run(problem, first, length) for first in range(0, len(self.losses) - 1, length)
+        ]
+
+    def _run(self, problem: Given, first: int, length: int) -> scaled.ScaledResult:
+        rest = iter(range(first + 1, len(self.losses)))
+
+        def heard(value: Tensor) -> float:
+            self.looked += 1
+            return float(value)
+
+        def draw() -> tuple[Callable[[bool], Pending], int]:
+            i = next(rest)
+
+            def objective(_with_gradient: bool) -> Pending:
+                problem.flat.gradient.copy_(self.gradients[i])
+                return Pending(torch.tensor(self.losses[i], dtype=torch.float64), heard)
+
+            return objective, 0 if i in self.empty else 2
+
+        problem.solver.steps = min(length, len(self.losses) - first)
+        problem.flat.gradient.copy_(self.gradients[first])
+        return problem.solver.run(
+            draw, start=problem.start, loss=self.losses[first], samples=2, radius=0.01
+        )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_steps_taken_ahead_are_those_that_are_judged_one_by_one(data: st.DataObject) -> None:
+    count = data.draw(st.integers(2, 30))
+    usual = st.one_of(st.floats(0.5, 1.5), st.floats(0.5, 1.5), st.sampled_from([9.0, math.nan]))
+    losses = data.draw(st.lists(usual, min_size=count, max_size=count))
+    bad, empty = (data.draw(st.sets(st.integers(0, count - 1), max_size=3)) for _ in range(2))
+    length = data.draw(st.integers(2, count))
+    both = [Given(5, steps=length, ahead=ahead) for ahead in (True, False)]
+    before, scaled.BLOCK = scaled.BLOCK, data.draw(st.integers(1, 7))
+    try:
+        ahead, by_turns = (Script(losses, bad, empty).play(each, length) for each in both)
+    finally:
+        scaled.BLOCK = before
+    for one, other in zip(ahead, by_turns, strict=True):
+        assert replace(one, evaluations=0) == replace(other, evaluations=0)
+        assert one.evaluations >= other.evaluations
+    assert torch.equal(both[0].flat.vector, both[1].flat.vector)
+    states = [each.solver.state_dict() for each in both]
+    for name in ("m", "v"):
+        assert torch.equal(states[0].pop(name), states[1].pop(name))
+    assert repr(states[0]) == repr(states[1])
+
+
+def test_steps_taken_ahead_wait_for_no_loss_of_their_own() -> None:
+    script, problem = Script([1.0] * 40, set(), set()), Given(5, steps=40, ahead=True)
+    (result,) = script.play(problem, 40)
+    assert (result.accepted, result.evaluations, script.looked) == (40, 78, 0)
 
 
 def test_minibatches_that_are_empty_are_passed_over() -> None:
@@ -456,7 +545,7 @@ class Quadratics:
             trial = grad and bool(self.seen) and self.seen[-1][1] is b
             self.seen.append((a, b, grad, self.x.detach().clone()))
             x = self.x.double()
-            loss = 0.5 * x @ torch.from_numpy(a) @ x - torch.from_numpy(b) @ x + 40.0
+            loss = 0.5 * x @ torch.as_tensor(a) @ x - torch.as_tensor(b) @ x + 40.0
             return loss + self.extra if trial else loss
 
         return closure, 4
@@ -471,7 +560,7 @@ class Quadratics:
         (a, b, _, start), (_, b_again, grad, end) = self.seen[-2:]
         assert grad
         assert b_again is b, "the last two evaluations are the control batch's"
-        x, y = start.double().numpy(), end.double().numpy()
+        x, y = start.double().cpu().numpy(), end.double().cpu().numpy()
         s = y - x
         actual = (0.5 * x @ a @ x - b @ x) - (0.5 * y @ a @ y - b @ y) - self.extra
         promised, slope = -(a @ x - b) @ s - 2.0 * self.extra, (a @ y - b) @ s
@@ -782,7 +871,7 @@ def test_sampling_noise_alone_does_not_freeze_the_radius() -> None:
     optimizer = StochasticAPTS([x], local_steps=4, radius=1e-3)
 
     def minibatch() -> tuple[Any, int]:
-        tilt = torch.from_numpy(rng.normal(size=4).astype(np.float32))
+        tilt = torch.as_tensor(rng.normal(size=4).astype(np.float32))
         level = float(rng.normal())
         return lambda: 10.0 + level + tilt @ x + 0.5 * (x @ x), 1
 
@@ -867,7 +956,7 @@ def test_the_average_is_the_weighted_mean_of_accepted_iterates(averaging: float)
             iterates.append(run.theta.double().clone())
         if not iterates:
             continue
-        weights = torch.from_numpy(coefficients(len(iterates), averaging))
+        weights = torch.as_tensor(coefficients(len(iterates), averaging))
         mean = (weights[:, None] * torch.stack(iterates)).sum(0)
         assert torch.allclose(run.optimizer.average.double(), mean, atol=1e-6)
         if averaging == 0.0:
@@ -908,7 +997,9 @@ def test_momentum_is_nesterovs_as_far_as_the_corrections_agree(cosine: float) ->
     plain.step()
     d = plain.calls[-1].theta.double() - theta
     # What was taken before, half as long as d, at a given angle to it.
-    aside = torch.randn(len(d), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    aside = torch.randn(
+        len(d), dtype=torch.float64, generator=torch.Generator(DEVICE).manual_seed(0)
+    )
     aside -= aside @ d / (d @ d) * d
     u = 0.5 * (cosine * d + math.sqrt(1.0 - cosine**2) * d.norm() / aside.norm() * aside)
     run.optimizer.load_state_dict({**run.optimizer.state_dict(), "moved": u.float()})

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +21,11 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from apts_mpi.flat import FlatParameters
-from apts_mpi.iteration import Draw
+from apts_mpi.iteration import Draw, Objective, Pending
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 WINDOW = 10  # minibatches whose largest loss a local step is judged against
+BLOCK = 32  # most steps that are taken ahead of their judgement; so many minibatches are kept
 BLOW_UP = 2.0  # times that loss, or the rank's first one: more than sampling noise
 
 
@@ -41,26 +44,60 @@ class ScaledResult:
     evaluations: int
 
 
+@dataclass
+class _Course:
+    """How far a rank's local steps have come.
+
+    Attributes:
+        radius: of the next step. seen, accepted, tried, evaluations: as the result's.
+        pending: whether there is a step that no minibatch has judged yet.
+    """
+
+    radius: float
+    seen: int
+    pending: bool = False
+    accepted: int = 0
+    tried: int = 0
+    evaluations: int = 0
+
+
 class ScaledSolver:
     """The local steps of one rank; keeps m and v from one outer iteration to the next.
 
+    A host that waits for each loss, to judge by it, leaves a GPU without work meanwhile. So there
+    steps are taken ahead, in blocks, and judged afterwards; a block with one that should not have
+    been taken is undone and gone through again step by step. What comes out is the same.
+
     Args:
         flat: the rank's parameters. steps: local steps an outer iteration.
+        ahead: whether steps are taken ahead; default on a GPU. Takes three vectors more.
+        waiting: a context to wait for a GPU in, the clock's.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares.
+        learned: gradients that went into the averages.
     """
 
-    def __init__(self, flat: FlatParameters, *, steps: int) -> None:
-        self._flat = flat
+    def __init__(
+        self,
+        flat: FlatParameters,
+        *,
+        steps: int,
+        ahead: bool | None = None,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self._flat, self._waiting = flat, waiting
         self.steps = steps
         self.m, self.v = torch.zeros_like(flat.vector), torch.zeros_like(flat.vector)
-        self._learned = torch.zeros(())
+        self.learned = 0
+        self._learned = torch.zeros((), device="cpu")  # the same, as torch's step wants it
         self._fused = _has_fused(flat.vector.device)
         if self._fused:
             self._learned = self._learned.to(flat.vector.device)
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._first = -math.inf  # the rank's first loss
+        ahead = flat.vector.is_cuda if ahead is None else ahead
+        self._kept = [torch.zeros_like(flat.vector) for _ in range(3)] if ahead else []
 
     def run(
         self, draw: Draw, *, start: Tensor, loss: float, samples: int, radius: float
@@ -77,27 +114,80 @@ class ScaledSolver:
             loss: on the minibatch whose gradient here is in ``flat.gradient``.
             samples: of that minibatch, which may be 0. radius: of every step.
         """
-        flat, seen, accepted, evaluations = self._flat, samples, 0, 0
-        # Whether there is a step that no minibatch has judged yet.
-        pending = samples > 0 and math.isfinite(loss) and self._step(radius)
-        if pending:
+        course = _Course(radius, samples)
+        if samples > 0 and math.isfinite(loss) and self._step(radius):
             self._note(loss)
-        tried = int(pending)
-        for _ in range(self.steps - 1):
+            course.pending, course.tried = True, 1
+        left = self.steps - 1
+        while left > 0:
+            if self._kept:
+                block = min(left, BLOCK)
+                batches = self._ahead(draw, block, course)
+            else:
+                block, batches = 1, [draw()]
+            for objective, samples in batches:
+                if samples:
+                    self._judged_step(objective, samples, start, course)
+            left -= block
+        accepted = course.accepted + course.pending
+        return ScaledResult(course.seen, accepted, course.tried, course.evaluations)
+
+    def _judged_step(
+        self, objective: Objective, samples: int, start: Tensor, course: _Course
+    ) -> None:
+        """Judge the last step on a minibatch, and take the next one on its gradient."""
+        loss = float(objective(True))
+        course.seen += samples
+        course.evaluations += samples
+        if course.pending and not -math.inf < loss <= self._limit():
+            self._flat.vector.copy_(start)
+            course.radius, course.pending, course.accepted = course.radius / 4.0, False, 0
+            return
+        course.accepted, course.pending = course.accepted + course.pending, False
+        if math.isfinite(loss) and self._step(course.radius):
+            self._note(loss)
+            course.pending, course.tried = True, course.tried + 1
+
+    def _ahead(self, draw: Draw, count: int, course: _Course) -> list[tuple[Objective, int]]:
+        """Take so many steps before their losses are looked at.
+
+        Returns:
+            Nothing where all was well; else the minibatches, with all but the work undone.
+        """
+        vectors, learned = (self._flat.vector, self.m, self.v), self.learned
+        for kept, vector in zip(self._kept, vectors, strict=True):
+            kept.copy_(vector)
+        batches, losses, squares = list[tuple[Objective, int]](), list[float | Pending](), []
+        for _ in range(count):
             objective, samples = draw()
-            if not samples:
-                continue
-            loss = objective(True)
-            seen, evaluations = seen + samples, evaluations + samples
-            if pending and not -math.inf < loss <= self._limit():
-                flat.vector.copy_(start)
-                radius, pending, accepted = radius / 4.0, False, 0
-                continue
-            accepted, pending = accepted + pending, False
-            if math.isfinite(loss) and self._step(radius):
-                self._note(loss)
-                pending, tried = True, tried + 1
-        return ScaledResult(seen, accepted + pending, tried, evaluations)
+            batches.append((objective, samples))
+            if samples:
+                losses.append(objective(True))
+                squares.append(torch.dot(self._flat.gradient, self._flat.gradient))
+                self._learn(course.radius)
+        course.evaluations += sum(samples for _, samples in batches)
+        noted, first = self._losses.copy(), self._first
+        with self._waiting():
+            finite = torch.stack(squares).isfinite().tolist() if squares else []
+            seen = list(zip(_values(losses), finite, strict=True))
+        pending = course.pending
+        for loss, learnable in seen:
+            judged = not pending or loss <= self._limit()
+            if not (judged and math.isfinite(loss) and learnable):
+                break
+            self._note(loss)
+            pending = True
+        else:
+            course.seen += sum(samples for _, samples in batches)
+            course.tried += len(seen)
+            course.accepted += len(seen) - (not course.pending) if seen else 0
+            course.pending = pending
+            return []
+        for kept, vector in zip(self._kept, vectors, strict=True):
+            vector.copy_(kept)
+        self._set_learned(learned)
+        self._losses, self._first = noted, first
+        return batches
 
     def _note(self, loss: float) -> None:
         self._first = loss if math.isinf(self._first) else self._first
@@ -117,9 +207,17 @@ class ScaledSolver:
         g = self._flat.gradient
         if not math.isfinite(float(torch.dot(g, g))):
             return False
-        vectors = (self._flat.vector, g, self.m, self.v, self._learned)
-        _adam_step(*vectors, radius=radius, fused=self._fused)
+        self._learn(radius)
         return True
+
+    def _learn(self, radius: float) -> None:
+        self.learned += 1
+        vectors = (self._flat.vector, self._flat.gradient, self.m, self.v, self._learned)
+        _adam_step(*vectors, radius=radius, fused=self._fused)
+
+    def _set_learned(self, learned: int) -> None:
+        self.learned = learned
+        self._learned.fill_(learned)
 
     def share(self, displacement: Tensor, radius: float) -> None:
         """Make the joined displacement of all subdomains the first moment of this one.
@@ -139,11 +237,6 @@ class ScaledSolver:
 
     # ---- state -----------------------------------------------------------------------------
 
-    @property
-    def learned(self) -> int:
-        """Gradients that went into the averages."""
-        return int(self._learned)
-
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs."""
         return {
@@ -158,9 +251,16 @@ class ScaledSolver:
         """Restore what ``state_dict`` gave."""
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
-        self._learned.fill_(int(state["learned"]))
+        self._set_learned(int(state["learned"]))
         self._losses = deque(map(float, state["losses"]), maxlen=WINDOW)
         self._first = float(state["first"])
+
+
+def _values(losses: Sequence[float | Pending]) -> list[float]:
+    """Of losses that may still be computed; all together, as waiting for each takes time."""
+    tensors = [loss.value for loss in losses if isinstance(loss, Pending)]
+    waited = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(waited) if isinstance(loss, Pending) else loss for loss in losses]
 
 
 def _adam_step(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from apts_mpi.iteration import Draw
+from apts_mpi.iteration import Draw, Objective, Pending
 
 SMALL = 16  # what is smaller than this part of the parameters is not followed
 
@@ -70,10 +69,10 @@ class PeakVectors(TorchDispatchMode):
     def unseen(self, draw: Draw) -> Draw:
         """The same minibatches, whose evaluations are not followed."""
 
-        def drawn() -> tuple[Callable[[bool], float], int]:
+        def drawn() -> tuple[Objective, int]:
             objective, samples = draw()
 
-            def evaluate(with_gradient: bool) -> float:
+            def evaluate(with_gradient: bool) -> float | Pending:
                 self._paused = True
                 try:
                     return objective(with_gradient)
