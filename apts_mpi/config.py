@@ -264,7 +264,7 @@ class TrainConfig:
         kind=int,
     )
     averaging: float = _option(
-        4.0,
+        12.0,
         "how much more late iterates weigh in the evaluated average: 0 not, inf: the last one "
         "alone (scaled)",
         kind=float,

@@ -133,7 +133,7 @@ class StochasticAPTS:
         radius: float | None = None,
         shared: bool = True,
         momentum: float = 0.0,
-        averaging: float = 4.0,
+        averaging: float = 12.0,
         rule: NoisyRule | None = None,
         compress: str = "none",
         ahead: bool | None = None,

@@ -39,7 +39,7 @@ most_lost = 0.5
 [families.parameters]
 radius = [0.001, 0.1]
 local_steps = [3, 5]
-averaging = [0, 4, inf]
+averaging = [0, 12, inf]
 [families.most_lost_of]
 radius = 0.2
 [[families]]
@@ -109,7 +109,7 @@ def test_points(tmp_path: Path) -> None:
     ]
     # A value that amounts to the default runs once; where none does the default comes in between.
     averaging = sweep_of(plan, "averaging").points(2)
-    assert [(p.text, p.settings["arguments"]) for p in averaging if p.default] == [("4", [])]
+    assert [(p.text, p.settings["arguments"]) for p in averaging if p.default] == [("12", [])]
     assert averaging[2].settings["arguments"] == ["--averaging", "inf"]
     default = TrainConfig(epochs=4.0).completed(1, 1437).local_steps
     texts = [point.text for point in sweep_of(plan, "local-steps").points(1)]
