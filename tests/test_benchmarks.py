@@ -210,3 +210,21 @@ def test_gpu_measures_on_a_cpu_too_and_resumes(
     assert (tmp_path / "gpu.jsonl").read_text().splitlines() == [line]
     assert "| mlp-small | fp32" in (tmp_path / "gpu.md").read_text()
     assert main([*words[:2], "nothing", *words[3:]]) == 2
+
+
+@needs_mpirun
+def test_large_n_trains_alike_on_one_rank_and_on_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from apts_mpi.data import load_source
+    from benchmarks.large_n import command as large_n
+
+    monkeypatch.setattr(large_n, "ITERATIONS", 2)
+    monkeypatch.setattr(large_n, "find_mnist", lambda _given: None)
+    monkeypatch.setattr(large_n, "load_source", lambda _name, path: load_source("digits"))
+    assert main(["large_n", "--ranks", "3", "--out", str(tmp_path)]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "large_n.jsonl").read_text().splitlines()]
+    assert [(row["settings"]["ranks"], len(row["losses"])) for row in rows] == [(1, 2), (3, 2)]
+    assert rows[0]["losses"] == pytest.approx(rows[1]["losses"], rel=1e-6)
+    assert rows[0]["radii"] == pytest.approx(rows[1]["radii"], rel=1e-6)
+    assert "losses apart, relative" in (tmp_path / "large_n.md").read_text()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -257,3 +257,53 @@ def test_a_closure_may_zero_the_modules_gradients(set_to_none: bool) -> None:
     for _ in range(2):
         closure_objective(flat, closure)(True)
         assert torch.allclose(flat.gradient, plain_gradient(net, x, y), rtol=1e-5, atol=1e-7)
+
+
+def test_in_bf16_the_network_rounds_and_nothing_else_does() -> None:
+    net, (x, y) = module(), samples()
+    seen: list[torch.dtype] = []
+    net.last.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    exact, rounded = FlatNetwork(net, losses), FlatNetwork(net, losses, autocast=True)
+    whole, gradient = exact.loss_and_gradient(x, y), exact.gradient.clone()
+    loss = rounded.loss_and_gradient(x, y)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert {t.dtype for t in (rounded.vector, rounded.gradient, rounded.outputs(x))} == {
+        torch.float32
+    }
+    assert whole != loss == pytest.approx(whole, rel=0.02)
+    gap = torch.linalg.vector_norm(rounded.gradient - gradient)
+    assert 0.0 < gap < 0.05 * torch.linalg.vector_norm(gradient)
+    rounded.vector.mul_(2.0)  # seen at once: no rounded copy of the parameters is kept
+    assert rounded.loss(x, y) != loss
+
+
+def test_a_compiled_network_is_what_torch_made_of_the_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, (x, y) = module(), samples()
+    asked: list[nn.Module] = []
+
+    def compiler(given: nn.Module) -> Callable[[Tensor], Tensor]:
+        asked.append(given)
+        return lambda x: given(x) + 1.0
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    network = FlatNetwork(net, losses, compiled=True)
+    assert asked == [net]
+    assert torch.equal(network.outputs(x), net(x) + 1.0)
+    assert network.loss_and_gradient(x, y) == pytest.approx(
+        FlatNetwork(net, losses).loss(x, y), rel=1e-5
+    ), "a constant on all logits changes nothing"
+
+
+@pytest.mark.parametrize("before", [1.0, -3.0])
+def test_a_parameter_the_loss_does_not_depend_on_has_no_gradient(before: float) -> None:
+    net = nn.ModuleDict({"used": nn.Linear(4, 3), "unused": nn.Linear(2, 2)})
+    flat = FlatParameters(net.parameters())
+    flat.gradient.fill_(before)
+    x, y = samples()
+    flat.backward(cross_entropy(net["used"](x), y))
+    assert flat.gradient[:15].any()
+    assert not flat.gradient[15:].any()
+    flat.check_views()
+    assert all(p.grad is not None for p in net.parameters())

@@ -23,7 +23,7 @@ from benchmarks.compare.plan import (
 )
 from benchmarks.launch import Row
 
-LEAST_FEWER = 10  # times fewer messages than gradient averaging that are nearly enough
+LEAST_FEWER = 10  # times fewer bytes than gradient averaging that are nearly enough
 RESULT = ["seeds", "work, epochs", "messages", "MB"]
 TUNED = ["rate", "batch", "local steps"]
 
@@ -116,7 +116,7 @@ class Verdict:
     margin: float
 
     def goals(self) -> dict[str, str]:
-        """What was aimed at: met, missed, and for messages also nearly."""
+        """What was aimed at: met, missed, and for bytes also nearly."""
         told = {}
         if self.averaging is not None:
             lost, data = self.own.behind(self.averaging), self.own.group.data
@@ -126,7 +126,7 @@ class Verdict:
             told[data.measured] = _met(good)
             times = fewer(self.averaging, self.own)
             nearly = "nearly" if times >= LEAST_FEWER else "missed"
-            told["messages"] = "met" if times >= data.fewer else nearly
+            told["bytes"] = "met" if times >= data.fewer else nearly
         if self.local is not None:
             told["local"] = _met(self.own.behind(self.local) <= 0)
         return told
@@ -151,10 +151,10 @@ def _met(good: bool) -> str:
 
 
 def fewer(baseline: Entry, own: Entry) -> float:
-    """How many times the messages of ours the baseline sends; 0 where either diverged."""
+    """How many times the bytes of ours the baseline sends; 0 where either diverged."""
     if not (baseline.figures and own.figures):
         return 0.0
-    name = "vector_allreduces"
+    name = "bytes_allreduced"
     return baseline.average(name) / max(own.average(name), 1.0)
 
 
@@ -215,14 +215,13 @@ def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") 
         "last epoch of work, mean [least, largest] over seeds. Work: gradient evaluations a "
         "sample, a forward one counts a third. Messages: of the length of the parameters, in a "
         "run; MB: payload of all messages that a rank hands over. Adam and SGD ran on one rank "
-        "with the "
-        "joined batch; N ranks take the same steps, with a message each. Batch: samples of all "
-        "ranks together. Worst rate: the figure at the worst learning rate of the grid with the "
+        "with the joined batch; N ranks take the same steps, with a message each. Batch: samples "
+        "of all ranks together. Worst rate: the figure at the worst learning rate of the grid with the "
         "same batch, first seed: what a wrong choice costs. The baselines have a constant learning "
         "rate and the last iterate evaluated. The default evaluates its average of the iterates, "
         "which is a part of it; a schedule or an average of their own would help the baselines "
         "too.",
-        "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; messages "
+        "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; bytes "
         f"at most the set's part of its (nearly: 1/{LEAST_FEWER}); not worse than the better local "
         "method.",
         *sections,
@@ -248,7 +247,7 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[st
     parts = [
         f"## {data.name}",
         f"{described}, {data.epochs:g} epochs of work, seeds {seeds}; margin {data.margin:g} "
-        f"{unit}{least}; messages at most 1/{data.fewer}. {_flags(data)}"
+        f"{unit}{least}; bytes at most 1/{data.fewer}. {_flags(data)}"
         + ("N subdomains are computed one after another on one rank. " if data.simulated else "")
         + _progress(data, get),
         tables.markdown(["method", "N", figure, *RESULT, *tuned], map(_line, found), text=1),
@@ -256,11 +255,11 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[st
     if judged:
         parts += [
             f"The default against the best of each kind: difference in {data.measured}, in "
-            f"{unit}, and messages as a part of theirs.",
+            f"{unit}, and bytes as a part of theirs.",
             tables.markdown(
                 [
-                    *("method", "N", "averaging", data.measured, "messages"),
-                    *("local", data.measured, "messages", "goals"),
+                    *("method", "N", "averaging", data.measured, "bytes"),
+                    *("local", data.measured, "bytes", "goals"),
                 ],
                 [verdict.cells() for verdict in judged],
                 text=1,
