@@ -216,11 +216,11 @@ def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") 
         "sample, a forward one counts a third. Messages: of the length of the parameters, in a "
         "run; MB: payload of all messages that a rank hands over. Adam and SGD ran on one rank "
         "with the joined batch; N ranks take the same steps, with a message each. Batch: samples "
-        "of all ranks together. Worst rate: the figure at the worst learning rate of the grid with the "
-        "same batch, first seed: what a wrong choice costs. The baselines have a constant learning "
-        "rate and the last iterate evaluated. The default evaluates its average of the iterates, "
-        "which is a part of it; a schedule or an average of their own would help the baselines "
-        "too.",
+        "of all ranks together. Worst rate: the figure at the worst learning rate of the grid "
+        "with the same batch, first seed: what a wrong choice costs. The baselines have a "
+        "constant learning rate and the last iterate evaluated. The default evaluates its average"
+        " of the iterates, which is a part of it; a schedule or an average of their own would "
+        "help the baselines too.",
         "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; bytes "
         f"at most the set's part of its (nearly: 1/{LEAST_FEWER}); not worse than the better local "
         "method.",
