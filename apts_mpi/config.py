@@ -41,7 +41,8 @@ LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come fro
 # as many samples as it has tokens.
 OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
 OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
-FEWEST = 16  # samples of a minibatch, where --outer-samples leaves no more
+# A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.
+FEWEST, SHORT = 16, 10
 
 
 def plan(
@@ -56,8 +57,8 @@ def plan(
     """Samples of a minibatch and local steps of the scaled solver, where they are not given.
 
     An outer iteration takes about ``outer`` samples over all ranks, its control batch (a third of a
-    minibatch more) included; OUTER_STEPS steps unless the minibatches would leave their range, and
-    never fewer than five.
+    minibatch more) included; OUTER_STEPS steps unless minibatches would leave their range, SHORT
+    ones before they are smaller than that, and never fewer than five.
 
     Args:
         subdomains: how many. samples: of the training set, over all of them.
@@ -67,10 +68,10 @@ def plan(
     usual, (low, high) = OUTER_STEPS, MINIBATCHES
     if context is not None:
         usual, low, high = TEXT_STEPS, max(TOKENS[0] // context, 1), max(TOKENS[1] // context, 1)
-    elif outer is not None:
-        low = FEWEST
     whole = OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
     share = (outer or whole) / subdomains
+    if context is None:
+        low = FEWEST if outer else max(min(low, round(share / SHORT)), FEWEST)
     if batch is None:
         batch = round(min(max(share / (steps or usual), low), high))
     if steps is None:
@@ -289,7 +290,7 @@ class TrainConfig:
     memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10 (sr1)", kind=int)
     batch: int | None = _option(
         None,
-        "samples of a rank's minibatch; default: 64 to 250, by the number of ranks (scaled), the "
+        "samples of a rank's minibatch; default: 16 to 250, by the number of ranks (scaled), the "
         "whole shard (sr1, first-order), 500 over all ranks (baselines)",
         kind=int,
     )

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 
 from apts_mpi import stochastic
 from apts_mpi.comm import Comm
-from apts_mpi.config import MINIBATCHES, OUTER_SAMPLES, TrainConfig, plan
+from apts_mpi.config import FEWEST, MINIBATCHES, OUTER_SAMPLES, SHORT, TrainConfig, plan
 from apts_mpi.flat import FlatParameters
 from apts_mpi.iteration import Iteration, Pending
 from apts_mpi.stochastic import StochasticAPTS
@@ -1201,8 +1201,9 @@ def test_a_radius_at_its_floor_is_told_once(caplog: pytest.LogCaptureFixture) ->
 def test_the_plan_is_in_its_ranges_and_its_work_near_the_aim(ranks: int, samples: int) -> None:
     batch, steps = plan(ranks, samples)
     low, high = MINIBATCHES
-    assert low <= batch <= high
+    assert (low if ranks <= 16 else FEWEST) <= batch <= high
     assert 5 <= steps <= 1000
+    assert steps >= SHORT or batch == FEWEST, "small minibatches before few steps"
     part = max(samples / ranks, 1.0)
     per_pass = math.ceil(part / batch)
     minibatch = part / per_pass
@@ -1230,4 +1231,9 @@ def test_the_plan_keeps_what_is_given(ranks: int, samples: int, batch: int, step
     assert plan(ranks, samples, batch=batch)[1] >= 5
     chosen, kept = plan(ranks, samples, steps=steps)
     assert kept == steps
-    assert MINIBATCHES[0] <= chosen <= MINIBATCHES[1]
+    assert (MINIBATCHES[0] if ranks <= 16 else FEWEST) <= chosen <= MINIBATCHES[1]
+
+
+def test_the_plan_as_documented() -> None:
+    found = [plan(2**k, 60_000) for k in range(7)]
+    assert found == [(250, 42), (250, 21), (131, 20), (66, 20), (64, 10), (33, 10), (16, 10)]
