@@ -81,16 +81,19 @@ class FlatParameters:
         """
         for p in self._parameters:
             p.grad = None
-        loss.backward()
-        made = [
-            (view, p.grad)
-            for p, view in zip(self._parameters, self._gradients, strict=True)
-            if p.grad is not None
-        ]
+        try:
+            loss.backward()
+            made = [
+                (view, p.grad.to_dense() if p.grad.is_sparse else p.grad)
+                for p, view in zip(self._parameters, self._gradients, strict=True)
+                if p.grad is not None
+            ]
+        finally:
+            self.attach_gradients()
         if len(made) < len(self._parameters):  # the loss does not depend on some
             self.gradient.zero_()
-        torch._foreach_copy_([view for view, _ in made], [grad for _, grad in made])
-        self.attach_gradients()
+        if made:
+            torch._foreach_copy_([view for view, _ in made], [grad for _, grad in made])
 
     def weight_scale(self) -> float:
         """Root mean square of the weights, tensors of two dimensions and more; 0 without any."""
@@ -165,6 +168,8 @@ class FlatNetwork(FlatParameters):
     def start_gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """The same, without waiting for a GPU: the mean loss as a float64 tensor there, ()."""
         total = torch.zeros((), dtype=torch.float64, device=self.vector.device)
+        if not len(x):
+            self.gradient.zero_()
         for i in range(0, len(x), self.chunk):
             losses = self._loss(self.outputs(x[i : i + self.chunk]), y[i : i + self.chunk])
             part = losses.sum(dtype=torch.float64) / len(x)

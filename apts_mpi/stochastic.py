@@ -109,7 +109,7 @@ class StochasticAPTS:
         rule: when corrections are taken and how Delta follows.
         compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py).
         ahead: whether local steps are taken before their losses are looked at, for the same result
-            (trust_region/scaled.py); default on a GPU. Takes three vectors more a subdomain.
+            (trust_region/scaled.py); default on a GPU. Takes three vectors more.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -156,11 +156,13 @@ class StochasticAPTS:
         self.reach = math.nan
         self.iterations = self.accepted = 0
         self._messages = CountedMessages(flat, self.comm, compress)
+        ahead = flat.vector.is_cuda if ahead is None else ahead
+        kept = [torch.zeros_like(flat.vector) for _ in range(3 if ahead else 0)]
         waiting = partial(self.comm.clock.phase, "gradient")
         self._subdomains = [
             _Subdomain(
                 flat,
-                ScaledSolver(flat, steps=local_steps, ahead=ahead, waiting=waiting),
+                ScaledSolver(flat, steps=local_steps, kept=kept, waiting=waiting),
                 alone=subdomains == 1,
             )
             for _ in range(subdomains)

@@ -307,3 +307,30 @@ def test_a_parameter_the_loss_does_not_depend_on_has_no_gradient(before: float) 
     assert not flat.gradient[15:].any()
     flat.check_views()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_sparse_gradients_and_batches_of_no_samples() -> None:
+    embedding = nn.Embedding(5, 2, sparse=True)
+    net = nn.Sequential(embedding, nn.Flatten(), nn.Linear(4, 3))
+    dense = copy.deepcopy(net)
+    dense[0] = nn.Embedding.from_pretrained(embedding.weight.detach().clone(), freeze=False)
+    x, y = torch.tensor([[0, 3], [3, 3]]), torch.tensor([0, 2])
+    networks = [FlatNetwork(each, losses) for each in (net, dense)]
+    for network in networks:
+        network.gradient.fill_(7.0)
+        network.loss_and_gradient(x, y)
+    assert torch.equal(networks[0].gradient, networks[1].gradient)
+    assert networks[0].loss_and_gradient(x[:0], y[:0]) == 0.0
+    assert not networks[0].gradient.any()
+
+
+def test_a_loss_that_fails_leaves_the_gradients_attached() -> None:
+    net, (x, y) = module(), samples()
+    flat = FlatParameters(net.parameters())
+    loss = cross_entropy(net(x), y)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        flat.backward(loss)
+    assert all(p.grad is not None for p in net.parameters())
+    flat.backward(cross_entropy(net(x), y))
+    assert torch.allclose(flat.gradient, plain_gradient(net, x, y), rtol=1e-5, atol=1e-7)

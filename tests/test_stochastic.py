@@ -147,7 +147,8 @@ class Given:
     def __init__(self, n: int, *, steps: int, ahead: bool = False) -> None:
         self.flat = FlatParameters([nn.Parameter(torch.zeros(n))])
         self.start = torch.zeros(n)
-        self.solver = ScaledSolver(self.flat, steps=steps, ahead=ahead)
+        kept = [torch.zeros(n) for _ in range(3 if ahead else 0)]
+        self.solver = ScaledSolver(self.flat, steps=steps, kept=kept)
         self.seen: list[Tensor] = []
 
     def run(

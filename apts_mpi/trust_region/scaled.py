@@ -70,7 +70,8 @@ class ScaledSolver:
 
     Args:
         flat: the rank's parameters. steps: local steps an outer iteration.
-        ahead: whether steps are taken ahead; default on a GPU. Takes three vectors more.
+        kept: three vectors (n,) float32, which several solvers may share, to undo a block from;
+            with them steps are taken ahead.
         waiting: a context to wait for a GPU in, the clock's.
 
     Attributes:
@@ -83,7 +84,7 @@ class ScaledSolver:
         flat: FlatParameters,
         *,
         steps: int,
-        ahead: bool | None = None,
+        kept: Sequence[Tensor] = (),
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self._flat, self._waiting = flat, waiting
@@ -96,8 +97,7 @@ class ScaledSolver:
             self._learned = self._learned.to(flat.vector.device)
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._first = -math.inf  # the rank's first loss
-        ahead = flat.vector.is_cuda if ahead is None else ahead
-        self._kept = [torch.zeros_like(flat.vector) for _ in range(3)] if ahead else []
+        self._kept = tuple(kept)
 
     def run(
         self, draw: Draw, *, start: Tensor, loss: float, samples: int, radius: float
@@ -258,7 +258,7 @@ class ScaledSolver:
 
 def _values(losses: Sequence[float | Pending]) -> list[float]:
     """Of losses that may still be computed; all together, as waiting for each takes time."""
-    tensors = [loss.value for loss in losses if isinstance(loss, Pending)]
+    tensors = [loss.value.reshape(()) for loss in losses if isinstance(loss, Pending)]
     waited = iter(torch.stack(tensors).tolist() if tensors else ())
     return [next(waited) if isinstance(loss, Pending) else loss for loss in losses]
 
