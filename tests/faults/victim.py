@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
 from apts_mpi import __main__ as program
 from apts_mpi import (
     checkpoint,
@@ -40,7 +42,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "reading shards": (placement, "read_partition"),
     "message": (comm.Comm, "allreduce"),
     "drawing": (subdomain.Subdomain, "draw"),
-    "gradient": (flat.FlatNetwork, "loss_and_gradient"),
+    "gradient": (flat.FlatNetwork, "start_gradient"),
     "evaluation": (training, "evaluate"),
     "after an iteration": (training.Training, "_count"),
     "row of metrics": (run_directory.RunDirectory, "row"),
@@ -185,9 +187,9 @@ def plant(fault: Fault) -> None:
         _intercept(fault, before=lambda *arguments: action())
 
 
-def _nan(network: flat.FlatNetwork) -> float:
+def _nan(network: flat.FlatNetwork) -> torch.Tensor:
     network.gradient.fill_(math.nan)
-    return math.nan
+    return torch.tensor(math.nan, dtype=torch.float64, device=network.vector.device)
 
 
 def _lose(run: training.Training) -> None:
