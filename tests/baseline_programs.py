@@ -1,11 +1,10 @@
-"""What the tests of the baselines run on every rank: ``python baseline_programs.py NAME...``.
+"""What the tests of the baselines run on every rank: ``python programs.py baseline.NAME...``.
 
 Every reference is torch's own optimizer on the network's own parameters, in one process.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +14,6 @@ from mpi_programs import SAMPLES, data, network, own_communicator
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from apts_mpi.__main__ import guarded
 from apts_mpi.baselines import Baseline, DiLoCo, LocalSGD, baseline
 from apts_mpi.comm import Comm
 from apts_mpi.errors import AgreedError
@@ -311,14 +309,3 @@ def different_networks() -> None:
         assert "rank 1" in str(caught)
     else:
         raise AssertionError("no error was raised")
-
-
-def main() -> None:
-    """All that are named; a launch takes far longer than any of them."""
-    torch.set_default_device(DEVICE)
-    for name in sys.argv[1:]:
-        globals()[name]()
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

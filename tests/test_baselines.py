@@ -26,19 +26,6 @@ FLAGS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("ranks", "names"),
-    [
-        (2, ("averaged_gradients", "identical_data", "different_networks")),
-        (3, ("averaged_gradients", "local_sgd_of_one_step", "simulated_replicas")),
-        (3, ("one_message", "empty_batches", "non_finite")),
-    ],
-)
-def test_holds_on_every_rank(launch: Launch, ranks: int, names: tuple[str, ...]) -> None:
-    run = launch(ranks, TESTS / "baseline_programs.py", *names)
-    assert run.status == 0, run.err
-
-
 def read_rows(run: Path) -> list[dict[str, Any]]:
     return [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
 

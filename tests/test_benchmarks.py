@@ -96,6 +96,7 @@ def test_bad_usage_is_one_line(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_convex_tells_what_it_measured(tmp_path: Path) -> None:
     assert main(["convex", "--iterations", "60", "--out", str(tmp_path)]) == 0
     rows = rows_of(tmp_path / "convex.jsonl")
@@ -113,6 +114,7 @@ def test_convex_tells_what_it_measured(tmp_path: Path) -> None:
 
 
 @needs_mpirun
+@pytest.mark.usefixtures("all_cores")
 def test_corrections_run_and_tell(tmp_path: Path) -> None:
     command = ["-m", "benchmarks", "corrections", "--ranks", "2", "--seeds", "0", "--work", "8"]
     done = run(*command, "--out", tmp_path)
@@ -132,6 +134,7 @@ def test_corrections_run_and_tell(tmp_path: Path) -> None:
 
 
 @needs_mpirun
+@pytest.mark.usefixtures("all_cores")
 def test_published_runs_tells_and_resumes(tmp_path: Path) -> None:
     command = ["-c", SMALL_MNIST, "published", "--iterations", "6", "--ranks", "2"]
     command += ["--seeds", "0", "--mnist", str(tmp_path), "--out", str(tmp_path / "out")]
@@ -213,6 +216,7 @@ def test_gpu_measures_on_a_cpu_too_and_resumes(
 
 
 @needs_mpirun
+@pytest.mark.usefixtures("all_cores")
 def test_large_n_trains_alike_on_one_rank_and_on_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

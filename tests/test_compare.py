@@ -486,6 +486,7 @@ def test_the_clock_starts_anew_with_every_run() -> None:
 
 
 @needs_mpirun
+@pytest.mark.usefixtures("all_cores")
 def test_end_to_end(tmp_path: Path) -> None:
     text = SMALL.replace("[0.1]", "[0.1, 1e30]").replace("epochs = 4", "epochs = 14")
     plan, out = plan_of(tmp_path, text), tmp_path / "out"

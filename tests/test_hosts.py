@@ -151,6 +151,7 @@ def test_a_job_that_stays_is_ended() -> None:
         launch.supervise(command, told="failer", env=os.environ, timeout=10)
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_mpi_between_hosts_takes_the_lines_time(root: None) -> None:
     said: list[list[str]] = []
     with Hosts(2, link="100mbit", ranks_per_host=2) as hosts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import TESTS, Launch
 
 from benchmarks.__main__ import main
 from benchmarks.hosts import Hosts, missing
@@ -13,28 +12,8 @@ from benchmarks.joining.report import report
 from benchmarks.joining.worker import WAYS
 from benchmarks.launch import Row
 
-MESSAGES = (
-    *("rows_of_scalars", "sums", "exact_on_request", "non_finite"),
-    *("wishes", "traffic", "other_operations"),
-    *("device_memory", "gpu_aware_falls_back"),
-)
 
-
-@pytest.mark.parametrize(
-    ("ranks", "names"),
-    [
-        (1, MESSAGES),
-        (2, (*MESSAGES, "restored", "rejected", "deterministic_as_well")),
-        (3, MESSAGES),
-        (4, ("trained_as_well",)),
-        (8, MESSAGES),
-    ],
-)
-def test_holds_on_every_rank(launch: Launch, ranks: int, names: tuple[str, ...]) -> None:
-    run = launch(ranks, TESTS / "joining_programs.py", *names, timeout=120)
-    assert run.status == 0, run.out + run.err
-
-
+@pytest.mark.usefixtures("all_cores")
 def test_between_hosts_that_are_found_by_the_memory_they_share() -> None:
     reason = missing()
     if reason:

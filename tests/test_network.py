@@ -158,8 +158,8 @@ def test_without_root_it_says_so_and_skips(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(launcher() is None, reason="no mpirun")
+@pytest.mark.usefixtures("all_cores")
 def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
     tmp_path: Path, plan: Plan, results: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,6 +191,7 @@ def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
     assert "[" not in capsys.readouterr().out.replace("[mpi]", "")
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_job_that_fails_between_hosts_ends_with_a_line(tmp_path: Path, plan: Plan) -> None:
     settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 0}
     run = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings)

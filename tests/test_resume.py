@@ -120,7 +120,7 @@ class Run:
         return self.mpirun.returncode, out
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.usefixtures("all_cores")
 def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     cache: Path, tmp_path: Path, launch: Launch
 ) -> None:
@@ -153,6 +153,7 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     assert rows(run) == rows(tmp_path / "never-stopped")
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_second_signal_ends_at_once(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     slow = Run(2, cache, run, *LONG, "--local-steps", "1000", "--batch", "1")
@@ -170,7 +171,6 @@ def test_a_second_signal_ends_at_once(cache: Path, tmp_path: Path) -> None:
 # ---- commands ----------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(400)
 def test_what_a_checkpoint_holds_can_be_seen_and_used_elsewhere(
     launch: Launch, tmp_path: Path
 ) -> None:

@@ -275,8 +275,8 @@ def test_random_samples_have_the_shape_of_mnist() -> None:
     assert len(source.classes) == 10
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.skipif(launcher() is None, reason="no mpirun")
+@pytest.mark.usefixtures("all_cores")
 def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +314,7 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert main(arguments) == 0
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_a_job_that_fails_is_told_and_the_status_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,27 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TESTS, Finished, Launch
+from conftest import Finished, Launch
 from test_cli import SUMMARY_KEYS
 
 from apts_mpi.config import TrainConfig, plan
 from apts_mpi.settings_file import read_toml
 
 SAMPLES = 1437  # of the digits to train on
-BAD_LUCK = ("lone_bad_step", "all_steps_taken_back", "lone_bad_iterate", "lone_bad_trial")
-
-
-@pytest.mark.parametrize(
-    ("ranks", "names"),
-    [
-        (2, ("identical_data", "simulated_ranks", "restored_ranks", "rank_without_samples")),
-        (3, ("simulated_ranks", "restored_ranks", "rank_without_samples", *BAD_LUCK)),
-        (4, ("identical_data", "mislabelled_rank", "unlike_losses")),
-    ],
-)
-def test_holds_on_every_rank(launch: Launch, ranks: int, names: tuple[str, ...]) -> None:
-    run = launch(ranks, TESTS / "stochastic_programs.py", *names, timeout=120)
-    assert run.status == 0, run.err
 
 
 def train(launch: Launch, ranks: int, *flags: str) -> Finished:

@@ -487,6 +487,7 @@ def deserted(tmp_path: Path) -> Iterator[Callable[..., list[Path]]]:
         launcher.wait()
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_ranks_end_where_the_launcher_does_not_end_them(
     deserted: Callable[..., list[Path]],
 ) -> None:
