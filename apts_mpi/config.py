@@ -290,7 +290,8 @@ class TrainConfig:
     memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10 (sr1)", kind=int)
     batch: int | None = _option(
         None,
-        "samples of a rank's minibatch; default: 16 to 250, by the number of ranks (scaled), the "
+        "samples of a subdomain's minibatch; default: by their number 16 to 250, of text 128 to "
+        "2,048 tokens (scaled), the "
         "whole shard (sr1, first-order), 500 over all ranks (baselines)",
         kind=int,
     )
@@ -427,8 +428,10 @@ class TrainConfig:
         """Sizes that the network has, in their ranges; loss and augmentation."""
         own = self.network not in SIZES
         if own and not OWN_NETWORK.fullmatch(self.network):
-            names = ", ".join(SIZES)
-            self._refuse("network", f"is none of {names}, nor like package.module:function")
+            like = "package.module:function"
+            if ".py:" in self.network:
+                like += ", which has no .py in it: start where the file lies, or set PYTHONPATH"
+            self._refuse("network", f"is none of {', '.join(SIZES)}, nor like {like}")
         sizes = SIZES.get(self.network, {})
         for name in SIZE_NAMES:
             value = getattr(self, name)

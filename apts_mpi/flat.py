@@ -7,14 +7,14 @@ Allreduce takes the gradient as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from apts_mpi.iteration import Objective, Pending
+from apts_mpi.networks.modes import evaluating
 
 if TYPE_CHECKING:
     from apts_mpi.losses import Criterion
@@ -194,22 +194,13 @@ class FlatNetwork(FlatParameters):
     ) -> tuple[float, float]:
         """Sums over samples of the plain loss and of right answers, in the module's eval mode."""
         total = right = 0.0
-        with self._evaluating(), torch.no_grad():
+        with evaluating(self.module), torch.no_grad():
             for x, y in blocks:
                 outputs = self.outputs(x)
                 total += float(criterion.plain(outputs, y).sum(dtype=torch.float64))
                 if criterion.right is not None:
                     right += float(criterion.right(outputs, y).sum(dtype=torch.float64))
         return total, right
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.module.training
-        self.module.eval()
-        try:
-            yield
-        finally:
-            self.module.train(training)
 
 
 def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Objective:

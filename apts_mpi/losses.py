@@ -7,7 +7,7 @@ perplexity is one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from apts_mpi.errors import InputError
-from apts_mpi.networks import Task
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from apts_mpi.networks import Loss, OwnLoss, Task
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -74,7 +72,7 @@ def criterion(
     *,
     smoothing: float = 0.0,
     weights: Sequence[float] | None = None,
-    own: Loss | None = None,
+    own: OwnLoss | None = None,
     device: torch.device | str = "cpu",
 ) -> Criterion:
     """The criterion of a task.
@@ -85,7 +83,8 @@ def criterion(
         smoothing: of the labels, 0 to below 1: the target is (1 - smoothing) times the label plus
             smoothing / classes of every class (Szegedy et al. 2015, arXiv 1512.00567).
         weights: of the classes, each sample's loss is multiplied by its class's.
-        own: loss that the user's network brings; it is trained on and evaluated.
+        own: loss that the user's network brings; it is trained on and evaluated. Right answers are
+            counted where the outputs are as the task's own.
 
     Raises:
         InputError: smoothing or weights that the task has no use for, or not one weight a class.
@@ -101,8 +100,8 @@ def criterion(
                 "--label-smoothing and --class-weights are for the program's own losses; the "
                 "network brings one"
             )
-        each_own = _one_a_sample(own)
-        return Criterion(each_own, each_own, right, own=True)
+        each_own = _one_a_sample(own.of)
+        return Criterion(each_own, each_own, right if own.answers else None, own=True)
     if not smoothing and weights is None:
         return Criterion(plain, plain, right)
     if weights is not None and len(weights) != task.outputs:

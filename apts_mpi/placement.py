@@ -75,6 +75,8 @@ def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Plac
     if oversubscribed:
         line += f"; oversubscribed {used / comm.host_cores:.1f} times: wall times mean little"
     say(line)
+    if config.precision == "tf32" and device.type != "cuda":
+        say(f"--precision tf32 is a GPU's; {device.type} computes in fp32")
     return Placement(device, threads, oversubscribed)
 
 

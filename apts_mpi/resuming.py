@@ -133,7 +133,7 @@ def verify(checkpoint: Checkpoint) -> None:
 
 def outline(
     checkpoint: Checkpoint, config: TrainConfig, *, named: str | None
-) -> tuple[nn.Module, networks.Loss | None]:
+) -> tuple[nn.Module, networks.OwnLoss | None]:
     """The network of the settings, and the loss it brings, if any.
 
     It has no memory for its parameters, which the checkpoint has; but for one of the user's own.

@@ -146,8 +146,16 @@ def states(training: Training) -> tuple[State, State]:
         "optimizer": own,
         "seconds": dict(t.clock.seconds),
         "seconds_total": time.perf_counter() - t.started,
-        "random": torch.get_rng_state(),
+        **_random(t.device),
     }
+
+
+def _random(device: torch.device) -> State:
+    """Of dropout: the state of torch's generators, each (bytes,) uint8."""
+    state: State = {"random": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random_gpu"] = torch.cuda.get_rng_state(device)
+    return state
 
 
 def _subdomains(training: Training) -> int:
@@ -259,7 +267,10 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
     where = Place(int(common["place"]["number"]), legs)
     for each in t.subdomains:
         each.batches.go_to(where, info.splits["train"].sizes, _subdomains(t))
-    torch.set_rng_state(own["random"])
+    if not resized:  # of other ranks there may be two with the same state
+        torch.set_rng_state(own["random"])
+        if t.device.type == "cuda" and "random_gpu" in own:
+            torch.cuda.set_rng_state(own["random_gpu"], t.device)
     for name, value in common["traffic"].items():
         setattr(t.comm.traffic, name, getattr(t.comm.traffic, name) + int(value))
     for name, value in own["seconds"].items():

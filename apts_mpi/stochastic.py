@@ -21,7 +21,8 @@ comments):
 Messages of an outer iteration: one vector of length n, one of scalars. The first one also
 broadcasts theta and joins one gradient to search the first radius along, with forward evaluations.
 Besides parameters and gradient a rank has six vectors: m, v, theta_k, message, u, average; three
-more where corrections are compressed, whose residuals count for accepted ones only. With several
+more where corrections are compressed, whose residuals count for accepted ones only, and on a GPU
+three more, with up to 32 minibatches, to take steps ahead. With several
 subdomains m, v and the gradient are each subdomain's own, and steps 1 and 3 run over them one after
 another.
 """

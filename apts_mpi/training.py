@@ -101,7 +101,15 @@ class Training:
         self.oversubscribed = placement.oversubscribed
         if config.hierarchical:
             comm.join_by_hosts()
-        if config.gpu_aware:
+        if config.compress != "none" and comm.parts < 2:
+            alone = "one host" if comm.size > 1 else "one rank"
+            self.console.say(
+                f"--compress {config.compress}: {alone} has none to exchange with, so that nothing "
+                "is rounded"
+            )
+        if config.gpu_aware and config.compress != "none":
+            self.console.say("--gpu-aware: messages go by the host, where they are compressed")
+        elif config.gpu_aware:
             gpu_aware.enable(comm, self.device, self.console.say)
         # From here on, as what it cannot do is agreed on.
         self.trace = Trace(config.trace, comm, self.console.say) if config.trace else None
@@ -161,7 +169,11 @@ class Training:
         torch.manual_seed((config.seed + 1_000_003 * (self.comm.rank + 1)) % 2**63)
         try:
             weights: Sequence[float] | None = config.weights_given()
-            if config.class_weights == "balanced" and self.task.kind == "classification":
+            if config.class_weights == "balanced":
+                if self.task.kind != "classification":
+                    raise InputError(
+                        f"--class-weights balanced: {self.task.kind} has no classes to weigh"
+                    )
                 weights = balanced(class_counts(parts, self.task.outputs, self.comm))
             made = criterion(
                 self.task,

@@ -76,7 +76,8 @@ def _become(module: str, arguments: list[str], folder: Path, environment: dict[s
     for number, name in enumerate(names):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
     os.environ.update(environment)
-    sys.argv[1:], sys.path[0] = arguments, ""
+    sys.argv[1:] = arguments
+    sys.path[:1] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

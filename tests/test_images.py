@@ -173,6 +173,9 @@ def test_layouts_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     with refused(str(tmp_path), "no images"):
         read(tmp_path, 2, 2)
+    save(tmp_path / "a" / "0.png", picture())
+    with refused(str(tmp_path / "b"), "no images", "remove the folder"):
+        read(tmp_path, 2, 2)
     with refused("--channels 2"):
         read(tmp_path, 2, 2, channels=2)
     with refused("imagefolder", "--from"):

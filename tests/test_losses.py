@@ -17,7 +17,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.evaluation import class_counts, evaluate
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.losses import balanced, criterion
-from apts_mpi.networks import Task
+from apts_mpi.networks import OwnLoss, Task
 from apts_mpi.placement import Held
 
 torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def test_balanced_weights_give_every_class_the_same_sum() -> None:
 
 
 def test_what_a_task_has_no_use_for_is_refused() -> None:
-    own = criterion(LABELS).plain
+    own = OwnLoss(criterion(LABELS).plain, answers=True)
     for told, task, options in (
         ("no labels", NUMBERS, {"smoothing": 0.1}),
         ("no classes", TEXT, {"weights": [1.0] * 6}),

@@ -200,6 +200,24 @@ def wrong(task):
 def failing(task):
     raise KeyError("no such thing")
 
+def one_too_many(task):
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, task.outputs + 1))
+
+def one_for_each_sample(task):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(768, 1), nn.Flatten(0))
+    return module, lambda outputs, targets: (outputs - targets).square()
+
+def too_narrow(task):
+    return nn.Sequential(nn.Flatten(), nn.Linear(767, task.outputs))
+
+def frozen(task):
+    module = network(task)
+    module.append(nn.BatchNorm1d(task.outputs).eval())
+    return module
+
+def leaving(task):
+    raise SystemExit("usage: nothing")
+
 constant = 5
 """
 
@@ -211,6 +229,12 @@ def test_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert loss is None
     again, loss = networks.build("own_of_a_user:with_loss", IMAGES, {}, seed=0)
     assert loss is not None
+    assert loss.answers
+    _, loss = networks.build("own_of_a_user:one_for_each_sample", IMAGES, {}, seed=0)
+    assert loss is not None
+    assert not loss.answers
+    kept, _ = networks.build("own_of_a_user:frozen", IMAGES, {}, seed=0)
+    assert [part.training for part in kept.modules()] == [True, True, True, False]
     for p, q in zip(module.parameters(), again.parameters(), strict=True):
         assert torch.equal(p, q)
     for name, told in (
@@ -219,6 +243,10 @@ def test_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("own_of_a_user:constant", "no function constant"),
         ("own_of_a_user:wrong", "gave int"),
         ("own_of_a_user:failing", "no such thing"),
+        ("own_of_a_user:too_narrow", "fails on 2 samples of shape .* cannot be multiplied"),
+        ("own_of_a_user:one_too_many", r"gave \(2, 8\) for 2 samples .* takes \(2, 7\)"),
+        ("own_of_a_user:leaving", "SystemExit: usage"),
+        ("own_of_a_user.py:network", "name the module, not its file: own_of_a_user:network"),
     ):
         with pytest.raises(InputError, match=told):
             networks.build(name, IMAGES, {}, seed=0)
@@ -228,6 +256,7 @@ def test_sizes_that_a_network_does_not_have_are_refused() -> None:
     for settings, told in (
         ({"network": "perceptron"}, "none of mlp, cnn"),
         ({"network": "os.path"}, "package.module:function"),
+        ({"network": "./os.py:path"}, "no .py in it"),
         ({"depth": 8}, "--depth 8: mlp has no such size; its sizes are --hidden"),
         ({"network": "resnet", "hidden": (3,)}, "--hidden 3: resnet"),
         ({"network": "a.b:c", "width": 3}, "set by its own function"),

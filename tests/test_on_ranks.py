@@ -17,7 +17,10 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
     1: {"mpi": ("fused_sum",), "joining": MESSAGES},
     2: {
         "mpi": ("identical_data", "message_counts", "first_batch_empty", "diverged_replicas"),
-        "joining": (*MESSAGES, "restored", "rejected", "deterministic_as_well"),
+        "joining": (
+            *(*MESSAGES, "restored", "rejected"),
+            *("deterministic_as_well", "trained_as_well"),
+        ),
         "baseline": ("averaged_gradients", "identical_data", "different_networks"),
         "stochastic": (
             *("identical_data", "simulated_ranks", "restored_ranks"),
@@ -38,7 +41,6 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
     },
     4: {
         "mpi": ("identical_data", "first_order_consistency"),
-        "joining": ("trained_as_well",),
         "stochastic": ("identical_data", "mislabelled_rank", "unlike_losses"),
     },
     8: {"mpi": ("fused_sum", "first_order_consistency"), "joining": MESSAGES},

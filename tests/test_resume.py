@@ -196,7 +196,7 @@ def test_what_a_checkpoint_holds_can_be_seen_and_used_elsewhere(
     ):
         assert said in seen.out, (said, seen.out)
 
-    judged = launch(3, "-m", "apts_mpi", "evaluate", "run/checkpoint/00000004", "--device", "cpu")
+    judged = launch(2, "-m", "apts_mpi", "evaluate", "run/checkpoint/00000004", "--device", "cpu")
     assert judged.status == 0, judged.err
     assert re.findall(r"^(?:loss|accuracy) +([\d.]+)$", judged.out, re.MULTILINE) == [
         *(f"{summary['test_loss']:.5f}", f"{summary['test_accuracy']:.4f}")

@@ -124,7 +124,8 @@ def test_corrections_in_16_bits_within_hosts_first(launch: Launch, tmp_path: Pat
     plain, half = summary(tmp_path / "plain"), summary(tmp_path / "half")
     assert half["bytes_allreduced"] < 0.65 * plain["bytes_allreduced"]
     assert abs(half["test_accuracy"] - plain["test_accuracy"]) < 0.05
-    ran(launch, 2, *flags, "--hierarchical", "on", "--compress", "fp16", "--out", "hosts")
+    told = ran(launch, 2, *flags, "--hierarchical", "on", "--compress", "fp16", "--out", "hosts")
+    assert "--compress fp16: one host has none to exchange with" in told
     assert summary(tmp_path / "hosts")["test_accuracy"] > 0.8
     refused = launch(0, "-m", "apts_mpi", "--optimizer", "adam", "--compress", "bf16")
     assert "adam sends no corrections" in refused.told[0]

@@ -69,6 +69,9 @@ def read_images(folder: Path, *, size: tuple[int, int], channels: int = 3) -> Im
                 test, f"has class {more[0]!r}, which is not in train", "remove or rename it"
             )
         files = [(path, k) for k, name in enumerate(classes) for path in _files(place / name)]
+        if files and place == where and (empty := set(range(len(classes))) - {k for _, k in files}):
+            what = f"has no images ({', '.join(SUFFIXES)})"
+            raise fault(place / classes[min(empty)], what, "add some, or remove the folder")
         if not files:
             raise fault(place, "has no images", LAYOUT)
         x = np.empty((len(files), channels, *size), dtype=np.uint8)

@@ -12,13 +12,13 @@ from apts_mpi.errors import InputError
 from apts_mpi.networks import custom
 from apts_mpi.networks.cnn import cnn
 from apts_mpi.networks.cost import activations, flops
-from apts_mpi.networks.custom import Loss
+from apts_mpi.networks.custom import Loss, OwnLoss
 from apts_mpi.networks.mlp import of_task
 from apts_mpi.networks.resnet import ResNet
 from apts_mpi.networks.task import TASKS, Task
 from apts_mpi.networks.transformer import Transformer
 
-__all__ = ["NETWORKS", "TASKS", "Loss", "Task", "activations", "build", "flops"]
+__all__ = ["NETWORKS", "TASKS", "Loss", "OwnLoss", "Task", "activations", "build", "flops"]
 
 # Each takes the task and, by name, the sizes that `config.SIZES` lists for it.
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
@@ -31,7 +31,7 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
 
 def build(
     name: str, task: Task, sizes: Mapping[str, Any], *, seed: int
-) -> tuple[nn.Module, Loss | None]:
+) -> tuple[nn.Module, OwnLoss | None]:
     """A network for a task, and the loss that it brings, if any.
 
     Args:

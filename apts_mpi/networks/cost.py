@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from apts_mpi.networks.modes import evaluating
 from apts_mpi.networks.task import Task
 
 
@@ -47,15 +48,13 @@ def _forward(module: nn.Module, task: Task) -> bool:
     The user's own network may do anything.
     """
     dtype = torch.int64 if task.kind == "language" else torch.float32
-    training = module.training
     try:
         device = next(module.parameters()).device
         x = torch.zeros((_SAMPLES, *task.sample_shape), dtype=dtype, device=device)
-        module.eval()(x)
+        with evaluating(module):
+            module(x)
     except Exception:
         return False
-    finally:
-        module.train(training)
     return True
 
 

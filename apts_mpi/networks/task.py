@@ -21,3 +21,8 @@ class Task:
     kind: str
     sample_shape: tuple[int, ...]
     outputs: int
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Of a sample's outputs."""
+        return (*self.sample_shape, self.outputs) if self.kind == "language" else (self.outputs,)

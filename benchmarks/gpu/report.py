@@ -34,7 +34,7 @@ def report(out: Path, rows: Sequence[Row]) -> None:
         "between iterations by the method and by the GPU's libraries, beyond data, parameters and "
         "gradient; and the most of an iteration beyond that, activations included, ours / the bare "
         "loop's.",
-        "\n".join(f"- {line}" for line in verdicts(single)),
+        "\n".join(f"- {line}" for line in [*verdicts(single), *missing(single)]),
         *_shared_parts(rows),
         tables.setup(rows) + " Repeat: `python -m benchmarks gpu --fresh`.",
     )
@@ -57,6 +57,14 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
             met = "met" if added <= goal else "missed"
             told.append(f"{name}, {way}: {added:.1f} % added, goal at most {goal:g} %: {met}.")
     return told or ["No goal is set for what was measured."]
+
+
+def missing(rows: Sequence[Row]) -> list[str]:
+    """A sentence of what has not been measured of the networks that have."""
+    networks = dict.fromkeys(row["settings"]["network"] for row in rows)
+    done = {(row["settings"]["network"], row["settings"]["way"]) for row in rows}
+    left = [f"{name}, {way}" for name in networks for way in WAYS if (name, way) not in done]
+    return [f"Not measured: {'; '.join(left)}."] if left else []
 
 
 def _pair(row: Row) -> tuple[int, int]:
