@@ -52,6 +52,7 @@ from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 log = logging.getLogger("apts_mpi")
 
 _FIRST = 1e-5  # smallest displacement the radius search tries
+_BRACKET = 2.0  # the search doubles: where the loss stops falling lies up to so many reaches away
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 _AGREEMENT = 2.0  # the cosine from which on momentum is whole is one over this
 _NUMBERS = ("iterations", "accepted", "radius", "reach", "_ready")
@@ -117,7 +118,7 @@ class StochasticAPTS:
 
     Attributes:
         flat: the parameters and gradients as vectors. radius: Delta.
-        reach: displacement that lowered the loss at the start, the largest Delta there may be.
+        reach: displacement that lowered the loss at the start; Delta may be up to twice as large.
         average: (n,) float32, weighted average of the iterates.
     """
 
@@ -341,7 +342,7 @@ class StochasticAPTS:
             self.radius = self.rule.after_rejection(self.radius, promised, slope)
             return math.nan if not math.isfinite(actual) else actual / max(promised, abs(actual))
         rho = self._ratio.update(actual, promised)
-        self.radius = min(self.rule.update(self.radius, rho), self.reach)
+        self.radius = min(self.rule.update(self.radius, rho), _BRACKET * self.reach)
         return rho
 
     def _weight(self) -> float:

@@ -111,7 +111,7 @@ class Rank:
         comm.check_replicas(torch.tensor(numbers))
         (work,) = comm.sum_scalars((self.work,))
         assert abs(work - result.gradient_evaluations) < 1e-6, (work, result.gradient_evaluations)
-        assert self.optimizer.rule.minimum <= result.radius <= self.optimizer.reach
+        assert self.optimizer.rule.minimum <= result.radius <= 2.0 * self.optimizer.reach
         for name in ("m", "v"):
             assert bool(state["subdomains"]["0"]["local"][name].isfinite().all())
         assert bool(self.theta.isfinite().all())
@@ -245,7 +245,7 @@ class Simulation:
             rho = self.actual / self.promised
             if rho > rule.grow_above:
                 part = (min(rho, 1.0) - rule.grow_above) / (1.0 - rule.grow_above)
-                self.radius = min(self.radius * rule.grow**part, self.reach)
+                self.radius = min(self.radius * rule.grow**part, 2.0 * self.reach)
             elif rho < rule.shrink_below:
                 self.radius *= rule.shrink
             weight = (1 + self.averaging) / (self.accepted + self.averaging)

@@ -823,16 +823,16 @@ def test_promises_that_do_not_come_true_are_nothing_special(
     assert not caplog.records
 
 
-def test_the_radius_grows_up_to_the_reach() -> None:
+def test_the_radius_grows_up_to_twice_the_reach() -> None:
     slope = Downhill()
     radii = [slope.step().radius]
-    reach, grow = slope.optimizer.reach, slope.optimizer.rule.grow
-    assert radii[0] < reach
-    while radii[-1] < reach and len(radii) < 100:
+    limit, grow = 2.0 * slope.optimizer.reach, slope.optimizer.rule.grow
+    assert radii[0] < limit
+    while radii[-1] < limit and len(radii) < 100:
         radii.append(slope.step().radius)
-        assert radii[-1] == pytest.approx(min(grow * radii[-2], reach)), "what is kept in full"
-    assert radii[-1] == reach
-    assert slope.step().radius == reach
+        assert radii[-1] == pytest.approx(min(grow * radii[-2], limit)), "what is kept in full"
+    assert radii[-1] == limit
+    assert slope.step().radius == limit
 
 
 def test_the_radius_falls_no_lower_than_its_floor() -> None:
