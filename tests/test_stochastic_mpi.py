@@ -64,11 +64,3 @@ def test_a_run_repeats_bit_for_bit_from_its_resolved_config(launch: Launch, tmp_
         assert one[0][key] == two[0][key]
     text = (tmp_path / "a" / "config.toml").read_text()
     assert text == (tmp_path / "b" / "config.toml").read_text()
-
-
-def test_one_rank_trains_without_mpirun(launch: Launch, tmp_path: Path) -> None:
-    train(launch, 0, "--iterations", "3", "--threads", "1", "--out", "run")
-    summary, rows = read(tmp_path / "run")
-    assert summary["ranks"] == 1
-    assert summary["test_accuracy"] > 0.8
-    assert rows[-1]["loss"] < rows[0]["loss"]
