@@ -120,6 +120,14 @@ def test_balanced_weights_give_every_class_the_same_sum() -> None:
     assert sum(w * c for w, c in zip(weights, counts, strict=True)) == 6
 
 
+def test_right_answers_of_ones_own_loss_are_counted_where_there_are_any() -> None:
+    plain = criterion(LABELS)
+    for answers, right in ((True, plain.right), (False, None)):
+        found = criterion(LABELS, own=OwnLoss(plain.plain, answers))
+        assert found.right is right
+        assert found.own
+
+
 def test_what_a_task_has_no_use_for_is_refused() -> None:
     own = OwnLoss(criterion(LABELS).plain, answers=True)
     for told, task, options in (

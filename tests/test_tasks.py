@@ -62,6 +62,10 @@ def test_a_regression(launch: Launch, tmp_path: Path) -> None:
     assert found["test_accuracy"] is None
     assert found["best_test_accuracy"] is None
     assert "test R2" in told
+    flags = ("--data", "points", "--class-weights", "balanced", *SHORT)
+    refused = launch(0, "-m", "apts_mpi", *flags)
+    assert refused.status == 2
+    assert "regression has no classes" in refused.told[0]
 
 
 def test_a_network_and_loss_of_ones_own(
