@@ -69,8 +69,8 @@ def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Plac
     used = comm.local_size * threads
     oversubscribed = used > comm.host_cores
     line = (
-        f"{comm.size} ranks, {comm.local_size} on this host with {comm.host_cores} cores, "
-        f"{threads} thread{'s' * (threads > 1)} each, on {device.type}"
+        f"{comm.size} rank{'s' * (comm.size > 1)}, {comm.local_size} on this host with "
+        f"{comm.host_cores} cores, {threads} thread{'s' * (threads > 1)} each, on {device.type}"
     )
     if oversubscribed:
         line += f"; oversubscribed {used / comm.host_cores:.1f} times: wall times mean little"
