@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.iteration import Objective, Pending
-from apts_mpi.networks.modes import evaluating
+from apts_mpi.modes import evaluating
 
 if TYPE_CHECKING:
     from apts_mpi.losses import Criterion

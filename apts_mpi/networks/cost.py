@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from apts_mpi.networks.modes import evaluating
+from apts_mpi.modes import evaluating
 from apts_mpi.networks.task import Task
 
 

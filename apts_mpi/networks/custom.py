@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.errors import InputError
-from apts_mpi.networks.modes import evaluating
+from apts_mpi.modes import evaluating
 from apts_mpi.networks.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
