@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import Finished, Launch
 
+from apts_mpi.config import plan
 from apts_mpi.data import load_source, write_shards
 
 SUMMARY_KEYS = set(
@@ -58,15 +59,21 @@ def test_eight_ranks_train_the_digits_to_96_percent_with_defaults(
     evaluations = sum(row["gradient_evaluations"] for row in rows)
     assert summary["gradient_evaluations"] == pytest.approx(evaluations)
     assert summary["epochs"] == pytest.approx(evaluations / 1437)
+    assert (summary["optimizer"], summary["local_solver"]) == ("apts", "scaled")
+    assert summary["accepted"] + summary["rejected"] == len(rows)
+    # The first iteration has one more, to search the radius.
+    assert summary["vector_allreduces"] == len(rows) + 1
+    assert rows[0]["local_tried"] == 8 * plan(8, 1437)[1]
     assert "test accuracy" in done.out
     assert "oversubscribed" in done.err or summary["oversubscribed"] is False
 
 
 def test_a_run_repeats_bit_for_bit_from_its_config(launch: Launch, tmp_path: Path) -> None:
     flags = ("--iterations", "4", "--batch", "100", "--overlap", "5", "--seed", "3")
-    first = train(launch, 2, "--local-solver", "sr1", *flags, "--out", "a")
+    more = ("--local-solver", "sr1", "--subdomains-per-rank", "2")
+    first = train(launch, 0, *more, *flags, "--out", "a")
     assert first.status == 0, first.err
-    again = train(launch, 2, "train", "--config", "a/config.toml", "--out", "b")
+    again = train(launch, 0, "train", "--config", "a/config.toml", "--out", "b")
     assert again.status == 0, again.err
     one, two = read(tmp_path / "a"), read(tmp_path / "b")
     assert untimed(one[1]) == untimed(two[1])

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import Finished, Launch
-from test_cli import SUMMARY_KEYS
 
 from apts_mpi.config import TrainConfig, plan
 from apts_mpi.settings_file import read_toml
@@ -26,24 +24,6 @@ def read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
     return json.loads((run / "summary.json").read_text()), timeless
-
-
-def test_four_ranks_train_the_digits(launch: Launch, tmp_path: Path) -> None:
-    done = train(launch, 4, "--epochs", "60", "--out", "run")
-    summary, rows = read(tmp_path / "run")
-    assert summary["test_accuracy"] > 0.9
-    assert set(summary) >= SUMMARY_KEYS
-    assert (summary["optimizer"], summary["local_solver"]) == ("apts", "scaled")
-    assert summary["outer_iterations"] == len(rows)
-    assert summary["accepted"] + summary["rejected"] == len(rows)
-    assert 60 <= summary["epochs"] < 60 + 2 * rows[0]["epoch"]
-    # The first iteration has one more, to search the radius.
-    assert summary["vector_allreduces"] == len(rows) + 1
-    evaluations = sum(row["gradient_evaluations"] for row in rows)
-    assert summary["gradient_evaluations"] == pytest.approx(evaluations)
-    _, steps = plan(4, SAMPLES)
-    assert rows[0]["local_tried"] == 4 * steps
-    assert "outer iterations" in done.out
 
 
 def test_a_run_repeats_bit_for_bit_from_its_resolved_config(launch: Launch, tmp_path: Path) -> None:
