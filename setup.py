@@ -34,7 +34,7 @@ setup(
     install_requires=[
         "mpi4py>=4.0",
         "numpy>=1.24",
-        "torch>=2.3",
+        "torch>=2.4",
         "h5py>=3.10",
         "tqdm>=4.60",
         "safetensors>=0.4",

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
 from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
-from apts_mpi.flat import FlatParameters, closure_objective
+from apts_mpi.flat import Closures, FlatParameters
 from apts_mpi.iteration import FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import JoinedLoss, Part, search_radius
 from apts_mpi.trust_region.local import (
@@ -205,6 +205,7 @@ class APTS:
         self._loss = math.nan  # f at the iterate
         self._known = False  # whether that and the gradients hold for the next iteration too
         self._signs = FailureSigns()
+        self._closures = Closures(flat)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
 
@@ -231,7 +232,8 @@ class APTS:
                 weighs a subdomain among the others. With 0 the closure is not called; not all
                 subdomains of all ranks may have 0.
             same_batch: the next call's batches are this call's (training on the whole shard): what
-                is known at the new iterate is then not evaluated again.
+                is known at the new iterate is then not evaluated again. Of closures that draw
+                random numbers (dropout) it has no effect, as their batch is another one each time.
 
         Raises:
             FloatingPointError: on every rank, if the loss at the iterate is not finite.
@@ -240,8 +242,9 @@ class APTS:
         if min(counts) < 0 or len(counts) != len(closures):
             raise ValueError(f"samples {samples} of {len(closures)} closures")
         self.flat.check_views()
-        objectives = [closure_objective(self.flat, closure) for closure in closures]
-        return self.iterate(*zip(objectives, counts, strict=True), same_batch=same_batch)
+        with self._closures.called():
+            objectives = [self._closures.objective(each, watch=same_batch) for each in closures]
+            return self.iterate(*zip(objectives, counts, strict=True), same_batch=same_batch)
 
     def zero_grad(self) -> None:
         """Set all gradients to zero; a step does it by itself."""
@@ -268,10 +271,13 @@ class APTS:
             joined.keep_loss()
             joined.keep_gradient()
             self._losses.append(self._loss)
+        same_batch = same_batch and not joined.draws
         start.copy_(theta)
         if math.isnan(self.radius):
             found = search_radius(joined, start, self._loss, self.norm)
-            self.radius = min(max(found, self.rule.minimum), self.rule.maximum)
+            self.radius = min(max(found.length, self.rule.minimum), self.rule.maximum)
+            if found.why and self.comm.rank == 0:
+                found.warn(self.radius)
             joined.joins_gradients = self.consistency or self.global_step
             self.global_radius = self.radius
 

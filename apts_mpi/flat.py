@@ -7,7 +7,8 @@ Allreduce takes the gradient as it is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from apts_mpi.iteration import Objective, Pending
 from apts_mpi.modes import evaluating
+from apts_mpi.randomness import Generators, Repeated
 
 if TYPE_CHECKING:
     from apts_mpi.losses import Criterion
@@ -136,6 +138,9 @@ class FlatNetwork(FlatParameters):
         chunk: samples per forward pass.
         autocast: whether the network, not its loss, computes in bfloat16 where torch does so.
         compiled: whether torch.compile makes the network's code.
+
+    Attributes:
+        generators: what its forward passes may draw random numbers from.
     """
 
     def __init__(
@@ -149,6 +154,7 @@ class FlatNetwork(FlatParameters):
     ) -> None:
         super().__init__(module.parameters())
         self.module, self.chunk = module, chunk
+        self.generators = Generators(self.vector.device, module)
         self._loss, self._autocast = loss, autocast
         self._call: Callable[[Tensor], Tensor] = torch.compile(module) if compiled else module
 
@@ -181,6 +187,18 @@ class FlatNetwork(FlatParameters):
         return total
 
     @torch.no_grad()
+    def is_random(self, x: Tensor) -> bool:
+        """Whether a forward pass of training draws random numbers; x: (b, *sample_shape).
+
+        The module's buffers are left as they were.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
+        drawn = self.generators.drawn_from(lambda: self.outputs(x))
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
+        return drawn
+
+    @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> float:
         """Mean loss of the samples, without a gradient: a third of the work."""
         total = 0.0
@@ -192,8 +210,12 @@ class FlatNetwork(FlatParameters):
     def evaluate(
         self, blocks: Iterable[tuple[Tensor, Tensor]], criterion: Criterion
     ) -> tuple[float, float]:
-        """Sums over samples of the plain loss and of right answers, in the module's eval mode."""
+        """Sums over samples of the plain loss and of right answers, in the module's eval mode.
+
+        A network that draws random numbers there too draws the same ones each time.
+        """
         total = right = 0.0
+        self.generators.seed(())
         with evaluating(self.module), torch.no_grad():
             for x, y in blocks:
                 outputs = self.outputs(x)
@@ -201,6 +223,51 @@ class FlatNetwork(FlatParameters):
                 if criterion.right is not None:
                     right += float(criterion.right(outputs, y).sum(dtype=torch.float64))
         return total, right
+
+
+class Closures:
+    """The closures of a user's own loop, as the method evaluates them.
+
+    All evaluations of one closure see the same random numbers, whatever it draws from torch's
+    default generators and from those of numpy and ``random``; and parameters as they are, where the
+    loop runs under autocast, which keeps the weights that it has cast.
+
+    Args:
+        flat: the parameters.
+    """
+
+    def __init__(self, flat: FlatParameters) -> None:
+        self._flat = flat
+        self._device = flat.vector.device.type
+        self._generators = Generators(flat.vector.device)
+        self._around: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    @contextmanager
+    def called(self) -> Iterator[None]:
+        """Within, closures run under the autocast of the caller, and all else under none."""
+        self._around = nullcontext
+        if torch.is_autocast_enabled(self._device):
+            dtype = torch.get_autocast_dtype(self._device)
+            self._around = lambda: torch.autocast(self._device, dtype=dtype)
+        try:
+            with torch.autocast(self._device, enabled=False):
+                yield
+        finally:
+            torch.clear_autocast_cache()
+
+    def objective(self, closure: Callable[[], Tensor], *, watch: bool = False) -> Repeated:
+        """A closure that returns a scalar loss, as the method calls it.
+
+        Args:
+            closure: the user's. watch: whether to look if it draws random numbers.
+        """
+
+        def around() -> Tensor:
+            torch.clear_autocast_cache()
+            with self._around():
+                return closure()
+
+        return Repeated(closure_objective(self._flat, around), self._generators, watch=watch)
 
 
 def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Objective:

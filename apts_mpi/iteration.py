@@ -32,6 +32,7 @@ Objective = Callable[[bool], float | Pending]
 Draw = Callable[[], tuple[Objective, int]]
 
 IN_A_ROW = 10  # iterations after which bad luck is no longer the explanation
+UNMOVED = 5  # accepted steps in a row after which a ratio of exactly 0 is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +84,11 @@ class FailureSigns:
 
     rejected: int = 0
     untrue: int = 0
+    unmoved: int = 0
     told_floor: bool = False
     told_rejected: bool = False
     told_untrue: bool = False
+    told_unmoved: bool = False
 
     def watch(self, done: Iteration, *, at_floor: bool, noisy: bool = False) -> None:
         """Look at one iteration; every rank sees the same, the log decides who is heard.
@@ -98,6 +101,16 @@ class FailureSigns:
         self.rejected = 0 if moved else self.rejected + 1
         untrue = done.local_reduction > 0.0 and not done.rho > 0.1
         self.untrue = self.untrue + 1 if untrue else 0
+        self.unmoved = self.unmoved + 1 if done.accepted and done.rho == 0.0 else 0
+        if self.unmoved >= UNMOVED and not self.told_unmoved:
+            self.told_unmoved = True
+            log.warning(
+                "the loss did not change at all in %d accepted steps (radius %.1e): it is computed "
+                "with other weights than those that are moved (kept casts, a copy), or in "
+                "a precision that hides such steps",
+                UNMOVED,
+                done.radius,
+            )
         if at_floor and not self.told_floor:
             self.told_floor = True
             log.warning(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from apts_mpi.comm import Comm
 from apts_mpi.compression import message_for
+from apts_mpi.first_radius import FirstStep, search
 from apts_mpi.flat import FlatParameters
 from apts_mpi.iteration import Objective
+from apts_mpi.randomness import Repeated
 from apts_mpi.trust_region.local import FirstOrder
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
@@ -96,6 +99,7 @@ class Part:
     Attributes:
         samples: b_d of the batch, which may be 0. weight: w_d, known from the first evaluation of a
             batch on.
+        draws: whether the loss was seen to draw random numbers.
         loss: f_d at the iterate. trial: f_d where it was evaluated last.
         gradient: (n,) float32, g_d where it was evaluated last; the flat one itself where the
             subdomain is alone on its rank.
@@ -106,6 +110,7 @@ class Part:
         self._flat, self._messages = flat, messages
         self._objective: Objective = lambda with_gradient: 0.0
         self.samples, self.weight = 0, 0.0
+        self.draws = False
         self.loss = self.trial = math.nan
         self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
         self.shift = torch.zeros_like(flat.vector)
@@ -125,6 +130,7 @@ class Part:
     def evaluate(self, *, with_gradient: bool) -> None:
         """``trial``, and with the gradient ``gradient``, at the present parameters."""
         self.trial = self.own(with_gradient)
+        self.draws |= isinstance(self._objective, Repeated) and self._objective.draws
         if with_gradient and self.gradient is not self._flat.gradient:
             self.gradient.copy_(self._flat.gradient)
 
@@ -141,6 +147,7 @@ class JoinedLoss:
         parts: this rank's subdomains. messages: by which all is joined.
         g: (n,) float32, gradient of f at the iterate; zero where gradients are not joined.
         vector: (n,) float32, what the last vector message joined.
+        draws: whether any subdomain's loss was seen to draw random numbers.
     """
 
     def __init__(
@@ -159,6 +166,7 @@ class JoinedLoss:
         alone = subdomains == 1
         self.parts = [Part(flat, self.messages, alone=alone) for _ in range(subdomains)]
         self.g = torch.zeros_like(flat.vector)
+        self.draws = False
 
     @property
     def work(self) -> float:
@@ -185,12 +193,16 @@ class JoinedLoss:
                 torch.mul(part.gradient, part.samples, out=self.vector)
             elif joins:
                 self.vector.add_(part.gradient * part.samples)
-        rows = [(part.samples * part.trial, float(part.samples)) for part in self.parts]
+        rows = [
+            (part.samples * part.trial, float(part.samples), float(part.draws))
+            for part in self.parts
+        ]
         if joins:
-            total, samples = self.messages.join(*rows, exact=True)
+            total, samples, draws = self.messages.join(*rows, exact=True)
             self.vector.div_(max(samples, 1.0))
         else:
-            total, samples = self.messages.sum(*rows)
+            total, samples, draws = self.messages.sum(*rows)
+        self.draws = draws > 0
         if not samples > 0:
             raise ValueError(f"the ranks' batches have {samples:g} samples together")
         for part in self.parts:
@@ -227,25 +239,21 @@ class JoinedLoss:
         return self.messages.join(*rows)
 
 
-def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> float:
-    """The first radius: doubled along steepest descent while the loss keeps falling.
-
-    Costs forward evaluations and scalar messages only, and leaves the parameters where they are.
+def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> FirstStep:
+    """The first radius: a step of steepest descent, doubled; leaves the parameters where they are.
 
     Args:
         joined: its ``g`` is the gradient at start. start: (n,) the iterate. loss: f there.
         norm: of the radius, "2" or "inf".
     """
-    theta = joined.flat.vector
+    theta, p = joined.flat.vector, torch.zeros_like(start)
     first = 1e-4 if norm == "inf" else 1e-4 * math.sqrt(joined.flat.n)
-    radius, best, p = first, loss, torch.zeros_like(start)
-    FirstOrder(norm).step(joined.g, torch.zeros_like(p), radius, radius, p)
-    for _ in range(20):
-        torch.add(start, p, out=theta)
-        trial = joined.evaluate(with_gradient=False)
-        if not trial < best:
-            break
-        best, radius = trial, radius * 2.0
-        p.mul_(2.0)
+    slope = FirstOrder(norm).step(joined.g, torch.zeros_like(p), first, first, p).predicted / first
+
+    def loss_at(length: float) -> float:
+        torch.add(start, p, alpha=length / first, out=theta)
+        return joined.evaluate(with_gradient=False)
+
+    found = search(loss_at, loss=loss, slope=slope, first=first, largest=first * 2.0**20)
     theta.copy_(start)
-    return radius / 2.0
+    return found if found.length > 0.0 else replace(found, length=first / 2.0)

@@ -104,8 +104,8 @@ _OPTIMIZER_FORM: dict[str, Any] = {
     **dict.fromkeys(("ready", "known", "moving"), is_flag),
     **dict.fromkeys(("losses", "ratio"), every(is_real)),
     "signs": {
-        **dict.fromkeys(("rejected", "untrue"), is_count),
-        **dict.fromkeys(("told_floor", "told_rejected", "told_untrue"), is_flag),
+        **dict.fromkeys(("rejected", "untrue", "unmoved"), is_count),
+        **dict.fromkeys(("told_floor", "told_rejected", "told_untrue", "told_unmoved"), is_flag),
     },
     "lost": every(is_finite, dict),
     "global_model": _are_pairs,

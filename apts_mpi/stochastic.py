@@ -43,7 +43,8 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm import Comm
-from apts_mpi.flat import FlatParameters, closure_objective
+from apts_mpi.first_radius import search
+from apts_mpi.flat import Closures, FlatParameters
 from apts_mpi.iteration import Draw, FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import CountedMessages
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
@@ -52,6 +53,7 @@ from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 log = logging.getLogger("apts_mpi")
 
 _FIRST = 1e-5  # smallest displacement the radius search tries
+_BLIND = 1e-3  # first radius where the loss cannot tell, as Adam's usual learning rate
 _BRACKET = 2.0  # the search doubles: where the loss stops falling lies up to so many reaches away
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 _AGREEMENT = 2.0  # the cosine from which on momentum is whole is one over this
@@ -176,6 +178,7 @@ class StochasticAPTS:
         self._losses: deque[float] = deque(maxlen=self.rule.window)
         self._ready = False  # whether the subdomains have a minibatch's gradient at theta_k
         self._signs = FailureSigns()
+        self._closures = Closures(flat)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
         self.average.copy_(flat.vector)
@@ -190,7 +193,8 @@ class StochasticAPTS:
                 the mean loss over the subdomain's next minibatch, a scalar tensor, without calling
                 ``backward``; and that minibatch's samples. Called ``local_steps`` times, as a rule.
                 A closure may be called several times and has to give the same loss at the same
-                parameters: draw indices outside of it.
+                parameters: what it draws from the default generators of torch, numpy and ``random``
+                (dropout, say) is the same each time, what it draws from others is not.
 
         The gradient it leaves is the next call's first: do not change it in between.
 
@@ -205,11 +209,12 @@ class StochasticAPTS:
                 closure, samples = give()
                 if samples < 0:
                     raise ValueError(f"samples {samples} is negative")
-                return closure_objective(self.flat, closure), samples
+                return self._closures.objective(closure), samples
 
             return draw
 
-        return self.iterate(*map(drawing, batches))
+        with self._closures.called():
+            return self.iterate(*map(drawing, batches))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -220,10 +225,12 @@ class StochasticAPTS:
         theta, kept = self.flat.vector, self._messages.vector
         kept.copy_(theta)
         theta.copy_(self.average)
+        torch.clear_autocast_cache()
         try:
             yield
         finally:
             theta.copy_(kept)
+            torch.clear_autocast_cache()
 
     # ---- the method ------------------------------------------------------------------------
 
@@ -370,6 +377,8 @@ class StochasticAPTS:
         No further than the weights are large: at the start of a language model the loss falls along
         far longer steps, as soon as the frequent tokens are likely, and the rest is undone.
 
+        Where that cannot be seen, Delta may grow as far as the weights are large.
+
         Costs a vector message, and forward evaluations with scalar messages.
         """
         theta, start, joined = self.flat.vector, self._start, self._messages.vector
@@ -377,25 +386,30 @@ class StochasticAPTS:
         losses, total = self._messages.join(*rows, exact=True)
         if not total > 0:
             raise ValueError("the ranks' batches have no samples")
-        best = self._finite(losses / total)
+        loss = self._finite(losses / total)
         if not bool(joined.isfinite().all()):
             raise FloatingPointError(
                 f"the gradient at the start of iteration {self.iterations + 1} is not finite: look "
                 "for bad samples in the batch or a network that overflows"
             )
+        slope = float(joined.abs().sum(dtype=torch.float64)) / total
         joined.sign_()
-        reach, largest = _FIRST, self.flat.weight_scale() or 1.0
-        while reach < largest:
-            torch.add(start, joined, alpha=-reach, out=theta)
-            trials = [(samples * self._loss_of(each, samples),) for each, samples in batches]
-            (loss,) = self._messages.sum(*trials)
-            if not loss / total < best:
-                break
-            best, reach = loss / total, 2.0 * reach
+
+        def loss_at(displacement: float) -> float:
+            torch.add(start, joined, alpha=-displacement, out=theta)
+            rows = [(samples * self._loss_of(each, samples),) for each, samples in batches]
+            return self._messages.sum(*rows)[0] / total
+
+        largest = max(self.flat.weight_scale() or 1.0, _FIRST)
+        step = search(loss_at, loss=loss, slope=slope, first=_FIRST, largest=largest)
         theta.copy_(start)
-        self.reach = max(reach / 2.0, _FIRST)
-        longest = self.reach / _STEPS_IN_REACH
-        if self.radius > longest and self.comm.rank == 0:
+        self.reach = largest if math.isnan(step.length) else step.length
+        longest = (_FIRST if math.isnan(step.length) else step.length) / _STEPS_IN_REACH
+        if step.noisy:
+            longest = _BLIND
+        if self.comm.rank == 0 and step.why:
+            step.warn(longest)
+        elif self.comm.rank == 0 and self.radius > longest:
             log.warning(
                 "the radius %.1e is cut to %.1e: longer steps do not lower the loss at the start",
                 self.radius,

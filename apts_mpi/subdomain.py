@@ -60,7 +60,8 @@ class Subdomain:
                 x, y = samples.x, samples.y
             else:
                 x, y = samples.take(index)
-            x = augment(x, self._augment, (*self._key, *place))
+            key = (*self._key, *place)
+            x = augment(x, self._augment, key)
 
         def heard(value: Tensor) -> float:
             with clock.phase("gradient"):
@@ -70,6 +71,7 @@ class Subdomain:
             return loss
 
         def objective(with_gradient: bool) -> float | Pending:
+            network.generators.seed(key)  # each evaluation sees the same random numbers
             if not with_gradient:
                 with clock.phase("gradient", "loss"):
                     return network.loss(x, y)

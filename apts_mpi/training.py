@@ -142,9 +142,7 @@ class Training:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        # Images that change as they are drawn are another batch each time.
-        whole = self.subdomains[0].batches.whole and not config.augmentations
-        self.optimizer = optimizer(config, self.network, comm, whole=whole)
+        self.optimizer = optimizer(config, self.network, comm, whole=self._repeats_itself())
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
@@ -218,6 +216,17 @@ class Training:
             )
             for k, samples in enumerate(parts)
         ]
+
+    def _repeats_itself(self) -> bool:
+        """Whether every minibatch of a subdomain is its whole part, to the last random number."""
+        if not self.subdomains[0].batches.whole or self.config.augmentations:
+            return False
+        if not self.config.deterministic:  # which alone makes use of it
+            return True
+        x, _ = next(self.subdomains[0].samples.blocks(2))
+        drawn = np.array([float(len(x) > 0 and self.network.is_random(x))])
+        self.comm.maximum(drawn)
+        return not drawn[0]
 
     def _paced(self, config: TrainConfig) -> TrainConfig:
         """The settings with as many local steps as messages and gradients cost here."""
