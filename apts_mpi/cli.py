@@ -45,7 +45,6 @@ def main(arguments: Sequence[str], comm: Comm) -> int:
         parsed = parser.parse_args(arguments)
         if command == "train":
             values = _values(parsed)
-            TrainConfig(**values)  # every value in its range
     except InputError as caught:
         error = caught
     comm.agree(error)
@@ -70,12 +69,18 @@ def train_settings(arguments: Sequence[str]) -> TrainConfig:
 
 
 def _values(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The settings that are given, by the configuration file or by flags."""
+    """The settings that are given, by the configuration file or by flags.
+
+    Raises:
+        InputError: one is outside its range or has no effect beside the others.
+    """
     values = read_toml(parsed.config) if parsed.config else {}
-    for item in dataclasses.fields(TrainConfig):
-        given = getattr(parsed, item.name)
-        if given is not None:
-            values[item.name] = given
+    names = (item.name for item in dataclasses.fields(TrainConfig))
+    flags = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    values.update(flags)
+    config = TrainConfig(**values)
+    if config.resume is None:  # else the run that goes on has the others
+        config.check_given(flags)
     return values
 
 
