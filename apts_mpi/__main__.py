@@ -28,7 +28,8 @@ def guarded(program: Callable[[], int | None]) -> int:
         return error.status
     except BaseException as error:
         rank, size = mpi.world()
-        who = f"rank {rank} on {socket.gethostname()}"
+        found = launcher.launched() if size == 1 else None
+        who = f"rank {rank if found is None else found.rank} on {socket.gethostname()}"
         status = 2 if isinstance(error, InputError) else 1
         if isinstance(error, KeyboardInterrupt):
             text, status = f"apts_mpi: interrupted ({who})\n", 130
@@ -50,14 +51,15 @@ def _summary(error: BaseException) -> str:
     what = f"{type(error).__name__}{': ' * bool(what)}{what}"
     if isinstance(error, MemoryError) or "out of memory" in what.lower():
         what += "; this needs more memory: fewer ranks a node, a smaller --batch, or --stream on"
-    package = os.path.dirname(os.path.abspath(__file__))
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith((sys.prefix, sys.base_prefix, "<"))]
-    theirs = [f for f in own if not os.path.abspath(f.filename).startswith(package + os.sep)]
-    if theirs and theirs[-1] in own[-1:]:
-        place = f"in {theirs[-1].filename}, line {theirs[-1].lineno}"
-    else:
-        place = "in apts_mpi itself, a fault to report with the lines above"
+    package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    libraries = (sys.prefix + os.sep, sys.base_prefix + os.sep, "<")
+    place = "a fault of apts_mpi, to be reported with the lines above"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if os.path.abspath(frame.filename).startswith(package):
+            break
+        if not frame.filename.startswith(libraries):
+            place = f"in {frame.filename}, line {frame.lineno}"
+            break
     return f"apts_mpi: {what} ({place})"
 
 

@@ -150,7 +150,7 @@ def test_samples_are_a_whole_number(step: Callable[[Callable[[nn.Module], Any]],
 
 def test_a_step_is_given_minibatches_or_told() -> None:
     net = module()
-    made = StochasticAPTS(net.parameters(), local_steps=2)
+    made: Any = StochasticAPTS(net.parameters(), local_steps=2)
     loss = cross_entropy(net(X), Y)
     wants = r"give a function that returns \(closure, samples\)"
     with pytest.raises(TypeError, match=f"step is given 0 functions, not 1: {wants}"):
@@ -166,7 +166,7 @@ def test_a_step_is_given_minibatches_or_told() -> None:
     of_two = StochasticAPTS(net.parameters(), subdomains=2)
     with pytest.raises(TypeError, match=r"given 1 functions, not 2.*each of this rank's 2"):
         of_two.step(lambda: (lambda: loss, 30))
-    whole = APTS(net.parameters())
+    whole: Any = APTS(net.parameters())
     with pytest.raises(TypeError, match="give a closure that returns the mean loss"):
         whole.step(loss, samples=30)
 
