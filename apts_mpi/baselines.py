@@ -26,10 +26,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from apts_mpi.comm import Comm
 from apts_mpi.compression import message_for
+from apts_mpi.config import SGD_MOMENTUM as MOMENTUM
 from apts_mpi.flat import FlatParameters
 from apts_mpi.iteration import Draw, Iteration
-
-MOMENTUM = 0.9
 
 
 class Baseline(ABC):

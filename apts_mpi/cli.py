@@ -9,19 +9,24 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import apts_mpi
+from apts_mpi import launcher
 from apts_mpi.arguments import PARSERS
-from apts_mpi.comm import STOP, Comm
 from apts_mpi.config import TrainConfig
 from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
-from apts_mpi.errors import InputError
+from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings_file import read_toml
+from apts_mpi.weights import require_suffix
 
 if TYPE_CHECKING:
+    from apts_mpi.comm import Comm
     from apts_mpi.report import Console
 
 
-def main(arguments: Sequence[str], comm: Comm) -> int:
+def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
     """Run one command on every rank; returns the exit status.
+
+    Args:
+        comm: the ranks; default those that were started, by MPI where a command needs it.
 
     Raises:
         AgreedError: on every rank, for bad usage or bad input on any.
@@ -31,7 +36,7 @@ def main(arguments: Sequence[str], comm: Comm) -> int:
     if arguments and arguments[0] in PARSERS:
         command = arguments.pop(0)
     parser = PARSERS[command]()
-    speaks = comm.rank == 0
+    speaks = launcher.speaks(0, 1) if comm is None else comm.rank == 0
     if {"-h", "--help"} & set(arguments):
         if speaks:
             parser.print_help()
@@ -45,9 +50,15 @@ def main(arguments: Sequence[str], comm: Comm) -> int:
         parsed = parser.parse_args(arguments)
         if command == "train":
             values = _values(parsed)
-            TrainConfig(**values)  # every value in its range
+        elif command == "export":
+            require_suffix(parsed.out)
     except InputError as caught:
         error = caught
+    if comm is None:
+        alone = launcher.launched() is None
+        if alone and error is not None:
+            raise AgreedError(str(error))
+        comm = _comm(alone=alone and command != "train")
     comm.agree(error)
     if command == "train":
         return _train(values, comm)
@@ -55,9 +66,20 @@ def main(arguments: Sequence[str], comm: Comm) -> int:
         told = _alone(lambda: _shard(parsed), comm)
     else:
         told = _look(command, parsed, comm)
-    if speaks:
+    if comm.rank == 0:
         print(told)
     return 0
+
+
+def _comm(*, alone: bool) -> Comm:
+    """The ranks; ``alone``: this process, for what needs no MPI."""
+    if alone:
+        from apts_mpi.alone import Alone
+
+        return Alone()
+    from apts_mpi.comm import Comm
+
+    return Comm()
 
 
 def train_settings(arguments: Sequence[str]) -> TrainConfig:
@@ -70,17 +92,24 @@ def train_settings(arguments: Sequence[str]) -> TrainConfig:
 
 
 def _values(parsed: argparse.Namespace) -> dict[str, Any]:
-    """The settings that are given, by the configuration file or by flags."""
+    """The settings that are given, by the configuration file or by flags.
+
+    Raises:
+        InputError: one is outside its range or has no effect beside the others.
+    """
     values = read_toml(parsed.config) if parsed.config else {}
-    for item in dataclasses.fields(TrainConfig):
-        given = getattr(parsed, item.name)
-        if given is not None:
-            values[item.name] = given
+    names = (item.name for item in dataclasses.fields(TrainConfig))
+    flags = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    values.update(flags)
+    config = TrainConfig(**values)
+    if config.resume is None:  # else the run that goes on has the others
+        config.check_given(flags)
     return values
 
 
 def _train(values: dict[str, Any], comm: Comm) -> int:
     from apts_mpi import resuming
+    from apts_mpi.comm import STOP
     from apts_mpi.report import table
     from apts_mpi.stopping import StopSignals
     from apts_mpi.training import Training

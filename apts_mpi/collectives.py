@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from mpi4py import MPI
 from torch import Tensor
 
+from apts_mpi import launcher
 from apts_mpi.clock import Clock
 from apts_mpi.compression import CompressedMessage
 from apts_mpi.errors import InputError
 from apts_mpi.message import MOST_RANKS
+from apts_mpi.mpi import MPI
 
 if TYPE_CHECKING:
     from apts_mpi.watch import Watch
@@ -52,11 +53,16 @@ class Collectives:
     """An MPI communicator, its hosts, and the collectives on it.
 
     Args:
-        communicator: default ``MPI.COMM_WORLD``.
+        communicator: default ``MPI.COMM_WORLD``, which has to have every process that a launcher
+            has started.
         timed: False leaves out the barriers and clocks, to measure what they cost.
         hierarchical: sums go within hosts, then between them; on all ranks alike.
         host_number: ranks that give the same are taken for one host's, to try hosts out on one
             machine; default those that share memory.
+
+    Raises:
+        Misfit: by default, where MPI has fewer ranks than a launcher has started processes.
+        AgreedError: no MPI library can be loaded.
 
     Attributes:
         rank, size: of the communicator. local_rank, local_size: among the ranks of this host.
@@ -75,6 +81,8 @@ class Collectives:
         hierarchical: bool = False,
         host_number: int | None = None,
     ) -> None:
+        if communicator is None:
+            launcher.check(MPI.COMM_WORLD.Get_size(), library_version())
         self._mpi: MPI.Comm = MPI.COMM_WORLD if communicator is None else communicator
         self.rank: int = self._mpi.Get_rank()
         self.size: int = self._mpi.Get_size()
@@ -131,24 +139,28 @@ class Collectives:
             with self.clock.phase("wait"):
                 self._mpi.Barrier()
 
-    def allreduce(self, buffer: np.ndarray | Tensor, op: MPI.Op = MPI.SUM) -> None:
-        """Replace a contiguous buffer in place by its sum over all ranks, or by ``op`` of them.
+    def allreduce(self, buffer: np.ndarray | Tensor, op: str = "SUM") -> None:
+        """Replace a contiguous buffer in place by its sum over all ranks; or "MAX", "MIN" of them.
 
         A tensor may be on a GPU where ``gpu_aware`` is.
         """
         self._enter("allreduce")
         self._wait()
         with self.clock.phase("allreduce", nbytes=buffer.nbytes):
-            if self._node is None:
-                self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=op)
-            else:
-                self._reduce_within(self._node, buffer, op)
-                if self.takes_part:
-                    self._between.Allreduce(MPI.IN_PLACE, buffer, op=op)
-                    self._count_between(buffer.nbytes)
-                self._node.Bcast(buffer)
+            self._allreduce(buffer, op)
         self._leave()
         self.traffic.bytes_allreduced += buffer.nbytes
+
+    def _allreduce(self, buffer: np.ndarray | Tensor, op: str) -> None:
+        operation: MPI.Op = getattr(MPI, op)
+        if self._node is None:
+            self._mpi.Allreduce(MPI.IN_PLACE, buffer, op=operation)
+            return
+        self._reduce_within(self._node, buffer, operation)
+        if self.takes_part:
+            self._between.Allreduce(MPI.IN_PLACE, buffer, op=operation)
+            self._count_between(buffer.nbytes)
+        self._node.Bcast(buffer)
 
     def sum_compressed(self, message: CompressedMessage) -> None:
         """Sum a message over all ranks in 16 bits; within hosts in float32 if hierarchical.
@@ -208,14 +220,19 @@ class Collectives:
 
     def broadcast_text(self, text: str, root: int = 0) -> str:
         """The root's text, on every rank; two explicit messages, its length and its bytes."""
-        data = np.frombuffer(text.encode(), dtype=np.uint8)
+        data = np.frombuffer(text.encode(errors="surrogatepass"), dtype=np.uint8)
         length = np.array([len(data)], dtype=np.int64)
         self.broadcast(length, root)
         buffer = np.zeros(int(length[0]), dtype=np.uint8)
         if self.rank == root:
             buffer[:] = data
         self.broadcast(buffer, root)
-        return buffer.tobytes().decode()
+        return buffer.tobytes().decode(errors="surrogatepass")
+
+
+def library_version() -> str:
+    """The MPI library's own name and version, one line."""
+    return MPI.Get_library_version().split("\n")[0].split(", package")[0].strip("\x00 ")
 
 
 def _cores_of_host(node: MPI.Comm) -> int:
@@ -224,5 +241,6 @@ def _cores_of_host(node: MPI.Comm) -> int:
         return os.cpu_count() or 1
     mask = np.zeros(8192, dtype=np.uint8)
     mask[[core for core in os.sched_getaffinity(0) if core < len(mask)]] = 1
-    node.Allreduce(MPI.IN_PLACE, mask, op=MPI.MAX)
+    if node.Get_size() > 1:
+        node.Allreduce(MPI.IN_PLACE, mask, op=MPI.MAX)
     return int(mask.sum())

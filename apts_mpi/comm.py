@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from mpi4py import MPI
 from torch import Tensor
 
-from apts_mpi.collectives import Collectives, Traffic
+from apts_mpi.collectives import Collectives, Traffic, library_version
 from apts_mpi.compression import CompressedMessage
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.message import FLAGS, MOST_RANKS, FusedMessage
+from apts_mpi.mpi import MPI, abort, world
 
 __all__ = [
     "CHECKPOINT",
@@ -131,7 +131,7 @@ class Comm(Collectives):
 
     def maximum(self, scalars: np.ndarray) -> None:
         """Replace float64 scalars in place by their maximum over all ranks."""
-        self.allreduce(scalars, MPI.MAX)
+        self.allreduce(scalars, "MAX")
         self.traffic.scalar_allreduces += 1
 
     def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
@@ -213,7 +213,7 @@ class Comm(Collectives):
     def gather_texts(self, text: str, limit: int = 128) -> list[str]:
         """Every rank's text, at most ``limit`` bytes of it, on every rank; not counted."""
         own = np.zeros(limit, dtype=np.uint8)
-        data = np.frombuffer(text.encode()[:limit], dtype=np.uint8)
+        data = np.frombuffer(text.encode(errors="backslashreplace")[:limit], dtype=np.uint8)
         own[: len(data)] = data
         everyone = np.zeros((self.size, limit), dtype=np.uint8)
         self._enter("gather_texts")
@@ -234,12 +234,12 @@ class Comm(Collectives):
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""
         lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
-        self.allreduce(lowest, MPI.MIN)
+        self.allreduce(lowest, "MIN")
         self.traffic.agreements += 1
         failed = int(lowest[0])
         if failed == self.size:
             return None
-        line = str(error).encode()[:_TEXT_LIMIT].decode(errors="ignore")
+        line = str(error).encode(errors="backslashreplace")[:_TEXT_LIMIT].decode(errors="ignore")
         return self.broadcast_text(line, root=failed)
 
     def require_same(self, what: str, lines: Sequence[str]) -> None:
@@ -269,7 +269,7 @@ class Comm(Collectives):
         bits = vector.detach().cpu().view(torch.int32).to(torch.int64)
         own = np.array([int(bits.sum()), int((bits[::2]).sum())], dtype=np.int64)
         both = np.concatenate((own, -own))
-        self.allreduce(both, MPI.MAX)
+        self.allreduce(both, "MAX")
         self.traffic.agreements += 1
         if (both[:2] != -both[2:]).any():
             raise AgreedError(
@@ -279,18 +279,3 @@ class Comm(Collectives):
                 "coll_tuned_use_dynamic_rules 1 --mca coll_tuned_allreduce_algorithm 3)",
                 status=1,
             )
-
-
-def library_version() -> str:
-    """The MPI library's own name and version, one line."""
-    return MPI.Get_library_version().split("\n")[0].split(", package")[0].strip("\x00 ")
-
-
-def abort(status: int) -> None:
-    """End every rank of the job at once with this exit status."""
-    MPI.COMM_WORLD.Abort(status)
-
-
-def world() -> tuple[int, int]:
-    """This process's rank in the job and the job's number of ranks."""
-    return int(MPI.COMM_WORLD.Get_rank()), int(MPI.COMM_WORLD.Get_size())

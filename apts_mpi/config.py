@@ -6,15 +6,37 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from apts_mpi.errors import InputError
+from apts_mpi.setting import (
+    APTS,
+    BASELINES,
+    DETERMINISTIC,
+    LOCAL_SOLVERS,
+    OPTIMIZERS,
+    OVERLAPPING,
+    PUBLISHED,
+    RATED,
+    SCALED,
+    SR1,
+    STEPPING,
+    either,
+)
+from apts_mpi.setting import option as _option
 
-BASELINES = ("adam", "sgd", "local-sgd", "diloco")
-OPTIMIZERS = ("apts", *BASELINES)
-LOCAL_SOLVERS = ("scaled", "sr1", "first-order")
-DETERMINISTIC = LOCAL_SOLVERS[1:]
+__all__ = [
+    "BASELINES",
+    "DETERMINISTIC",
+    "LOCAL_SOLVERS",
+    "OPTIMIZERS",
+    "TrainConfig",
+    "plan",
+    "with_effect",
+]
+
 NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 
@@ -33,6 +55,7 @@ AUGMENTATIONS = ("crop", "flip")
 # What these settings are where they are not given; an optimizer not named here has none of them.
 LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
+MOMENTUM, SGD_MOMENTUM = 0.5, 0.9  # of the family as published; of sgd, always
 BASELINE_BATCH = 500  # samples of all ranks together
 AUTO = -1  # local steps that the program measures before it trains
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
@@ -43,6 +66,11 @@ OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
 OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
 # A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.
 FEWEST, SHORT = 16, 10
+
+
+def networks_with(size: str) -> str:
+    """The networks that have a size, as a flag."""
+    return f"--network {either([name for name, sizes in SIZES.items() if size in sizes])}"
 
 
 def plan(
@@ -79,23 +107,6 @@ def plan(
         even = part / math.ceil(part / batch)  # a pass is cut into equal minibatches
         steps = min(max(math.ceil(share / even - 1.0 / 3.0), 5), 1000)
     return batch, steps
-
-
-def _option(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    kind: type = str,
-    free: bool = False,
-) -> Any:
-    """A field with what the command line needs to know of it.
-
-    Args:
-        kind: type of its value. free: whether a run that is resumed may be given another value.
-    """
-    metadata = {"help": text, "choices": choices, "kind": kind, "free": free}
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,16 +161,19 @@ class TrainConfig:
         None, "tokens of a window, one sample of text; default: 64 (text)", kind=int
     )
     label_smoothing: float = _option(
-        0.0, "part of the target that is spread over all classes, 0 to below 1", kind=float
+        0.0,
+        "part of the target that is spread over all classes, 0 to below 1 (not regression)",
+        kind=float,
     )
     class_weights: str | None = _option(
         None,
-        "weights of the classes' losses, like 1,2,0.5; or 'balanced': every class the same sum",
+        "weights of the classes' losses, like 1,2,0.5; or 'balanced': every class the same sum "
+        "(classification)",
     )
     augment: str | None = _option(
         None,
-        "change training images at random: 'crop' (4 pixels of padding, then a random window), "
-        "'flip' (left to right), or 'crop,flip'",
+        "change training images, no other samples, at random: 'crop' (4 pixels of padding, then a "
+        "random window), 'flip' (left to right), or 'crop,flip'",
     )
     stream: bool = _option(
         False,
@@ -169,16 +183,20 @@ class TrainConfig:
     )
     subdomains_per_rank: int = _option(
         1,
-        "subdomains of a rank, whose corrections are computed one after another (apts); each takes "
+        "subdomains of a rank, whose corrections are computed one after another; each takes "
         "three vectors as long as the parameters",
         kind=int,
         free=True,
+        where=APTS,
+        idle=True,
     )
     compress: str = _option(
         "none",
-        "send corrections in 16 bits, what that rounds off being added to the next one (apts); "
+        "send corrections in 16 bits, what that rounds off being added to the next one; "
         "where a host has several ranks, with --hierarchical",
         choices=("none", "bf16", "fp16"),
+        where=APTS,
+        idle=True,
     )
     hierarchical: bool = _option(
         False, "join within each host first, then between hosts", kind=bool, free=True
@@ -202,14 +220,16 @@ class TrainConfig:
     )
     lr: float | None = _option(
         None,
-        "learning rate of a baseline; default: 0.1 (sgd, local-sgd), 0.001 (adam, diloco)",
+        "learning rate; default: 0.1 (sgd, local-sgd), 0.001 (adam, diloco)",
         kind=float,
+        where=RATED,
     )
     local_solver: str = _option(
         "scaled",
         "local trust regions: 'scaled' metric, every step on a fresh minibatch; or L-SR1 ('sr1') "
         "or linear ('first-order') model, all steps on one batch, as published",
         choices=LOCAL_SOLVERS,
+        where=APTS,
     )
     local_steps: int | None = _option(
         None,
@@ -218,76 +238,87 @@ class TrainConfig:
         "from the measured cost of a message and of a gradient evaluation, with minibatches of 64 "
         "(scaled)",
         kind=int,
+        where=STEPPING,
     )
     consistency: bool = _option(
-        True, "first-order consistency term of the local loss (not scaled)", kind=bool
+        True, "first-order consistency term of the local loss", kind=bool, where=PUBLISHED
     )
     norm: str = _option(
-        "2", "norm of the trust regions; 'inf' only with first-order (not scaled)", choices=NORMS
+        "2",
+        "norm of the trust regions; 'inf' only with first-order",
+        choices=NORMS,
+        where=PUBLISHED,
     )
     join: str = _option(
         "adaptive",
         "how corrections join: 'sum' with local radius Delta/N, 'average' with local radius "
-        "Delta, 'adaptive': average times a factor from 1 to 8 that follows the reduction ratio "
-        "(not scaled)",
+        "Delta, 'adaptive': average times a factor from 1 to 8 that follows the reduction ratio",
         choices=JOINS,
+        where=PUBLISHED,
     )
     global_step: bool = _option(
-        True, "a trust-region step on the global loss as well (not scaled)", kind=bool
+        True, "a trust-region step on the global loss as well", kind=bool, where=PUBLISHED
     )
     radius: float | None = _option(
         None,
         "initial radius, in the norm of the parameters (scaled: of the change of a parameter a "
         "step); default: searched",
         kind=float,
+        where=APTS,
     )
     window: int | None = _option(
         None,
         "accept against the largest of this many last losses; default: 5 (scaled), 1: monotone "
         "(sr1, first-order)",
         kind=int,
+        where=APTS,
     )
     momentum: float | None = _option(
         None,
         "share of the last accepted correction added to the next, 0 to below 1; default: 0 "
         "(scaled), 0.5 (sr1, first-order)",
         kind=float,
+        where=APTS,
     )
     shared_moment: bool = _option(
         True,
-        "the joined correction becomes the first moment of every subdomain's next steps (scaled)",
+        "the joined correction becomes the first moment of every subdomain's next steps",
         kind=bool,
+        where=SCALED,
     )
     outer_samples: int | None = _option(
         None,
         "samples of all subdomains between two messages, from which batch and local steps follow; "
-        "default: 10,500, of text windows of 20,480 tokens (scaled)",
+        "default: 10,500, of text windows of 20,480 tokens",
         kind=int,
+        where=SCALED,
     )
     averaging: float = _option(
         12.0,
         "how much more late iterates weigh in the evaluated average: 0 not, inf: the last one "
-        "alone (scaled)",
+        "alone",
         kind=float,
+        where=SCALED,
     )
     smoothing: float = _option(
-        0.7, "weight of the past in the reduction ratio, 0 to below 1 (scaled)", kind=float
+        0.7, "weight of the past in the reduction ratio, 0 to below 1", kind=float, where=SCALED
     )
     grow_above: float = _option(
-        0.35, "reduction ratio above which the radius grows (scaled)", kind=float
+        0.35, "reduction ratio above which the radius grows", kind=float, where=SCALED
     )
     grow: float = _option(
         2.0,
-        "factor by which the radius grows where the ratio is 1, 1 to 10 (scaled)",
+        "factor by which the radius grows where the ratio is 1, 1 to 10",
         kind=float,
+        where=SCALED,
     )
     shrink_below: float = _option(
-        -0.5, "reduction ratio below which the radius shrinks (scaled)", kind=float
+        -0.5, "reduction ratio below which the radius shrinks", kind=float, where=SCALED
     )
     shrink: float = _option(
-        0.8, "factor by which the radius shrinks there, 0 to below 1 (scaled)", kind=float
+        0.8, "factor by which the radius shrinks there, 0 to below 1", kind=float, where=SCALED
     )
-    memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10 (sr1)", kind=int)
+    memory: int = _option(5, "pairs of the L-SR1 model, 1 to 10", kind=int, where=SR1)
     batch: int | None = _option(
         None,
         "samples of a subdomain's minibatch; default: by their number 16 to 250, of text 128 to "
@@ -296,7 +327,11 @@ class TrainConfig:
         kind=int,
     )
     overlap: float = _option(
-        0.0, "percent of a minibatch added to it from the next one, 0 to 100", kind=float
+        0.0,
+        "percent of a minibatch added to it from the next one, 0 to 100",
+        kind=float,
+        where=OVERLAPPING,
+        idle=True,
     )
     epochs: float | None = _option(
         None,
@@ -397,32 +432,61 @@ class TrainConfig:
             value = getattr(self, name)
             if value == "" or any(0xD800 <= ord(c) < 0xE000 for c in str(value)):
                 self._refuse(name, f"must be the name of a {what}, in UTF-8")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            self._refuse("lr", "must be a positive number")
+        if self.resume is None:  # else they say little without those of the run that goes on
+            self.check_effect()
+
+    def check_effect(self) -> None:
+        """See that every setting has effect beside the others; those at their defaults need not.
+
+        Raises:
+            InputError: one has none; the line names it, and where it has.
+        """
         if self.norm == "inf" and self.local_solver != "first-order":
             self._refuse("norm", "needs --local-solver first-order: it alone knows that norm")
-        if self.lr is not None:
-            if self.optimizer not in LEARNING_RATES:
-                self._refuse("lr", f"{self.optimizer} has no learning rate to set")
-            if not 0 < self.lr < math.inf:
-                self._refuse("lr", "must be a positive number")
-        if self.local_steps is not None and self.optimizer in ("sgd", "adam"):
-            self._refuse("local_steps", f"{self.optimizer} has none: it joins every step")
-        if self.local_steps == AUTO and (self.optimizer != "apts" or self.deterministic):
-            self._refuse("local_steps", "auto is for --optimizer apts --local-solver scaled")
-        if self.outer_samples is not None and (
-            self.optimizer != "apts" or self.deterministic or self.local_steps == AUTO
-        ):
+        for item in dataclasses.fields(self):
+            if getattr(self, item.name) != item.default:
+                self._require_effect(item)
+        if self.local_steps == AUTO and not SCALED.holds(self.optimizer, self.local_solver):
+            self._refuse("local_steps", f"auto is for {SCALED}")
+        auto, both = self.local_steps == AUTO, None not in (self.batch, self.local_steps)
+        if self.outer_samples is not None and (auto or both):
+            given = "auto" if auto else "and --batch"
+            self._refuse("outer_samples", f"has no effect with --local-steps {given}; leave it out")
+        joins_gradients = self.consistency or self.global_step
+        if self.deterministic and not joins_gradients and self.momentum not in (None, 0, MOMENTUM):
             self._refuse(
-                "outer_samples", "is for --local-solver scaled, without --local-steps auto"
+                "momentum",
+                "has no effect with --consistency off and --global-step off: it needs the joined "
+                "gradient that either has; leave it out",
             )
-        if not self.shared_moment and (self.optimizer != "apts" or self.deterministic):
-            self._refuse("shared_moment", "is for --local-solver scaled")
-        if self.overlap and self.optimizer == "apts" and not self.deterministic:
-            why = "minibatches that judge a step share no sample with it"
-            self._refuse("overlap", f"needs --local-solver sr1 or first-order: {why}")
         if self.stream and self.batch is None and self.deterministic:
             self._refuse("stream", "needs --batch: a whole shard at once is what does not fit")
         if self.overlap and self.batch is None and self.deterministic:
             self._refuse("overlap", "needs --batch: a whole shard overlaps with nothing")
+
+    def check_given(self, names: Iterable[str]) -> None:
+        """See that settings that somebody names have effect, at their defaults too.
+
+        Raises:
+            InputError: one has none; the line names it, and where it has.
+        """
+        given = set(names)
+        for item in dataclasses.fields(self):
+            idle = item.metadata["idle"] and getattr(self, item.name) == item.default
+            if item.name in given and not idle:
+                self._require_effect(item)
+
+    def _require_effect(self, item: dataclasses.Field[Any]) -> None:
+        where = item.metadata["where"]
+        if not where.holds(self.optimizer, self.local_solver):
+            missed = where.missed(self.optimizer, self.local_solver)
+            own = f", whose momentum is {SGD_MOMENTUM}" if "sgd" in missed else ""
+            own = own if item.name == "momentum" else ""
+            self._refuse(
+                item.name, f"has no effect with {missed}{own}, only with {where}; leave it out"
+            )
 
     def _check_network(self) -> None:
         """Sizes that the network has, in their ranges; loss and augmentation."""
@@ -437,7 +501,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and name not in sizes:
                 has = ", ".join(f"--{each}" for each in sizes) or "set by its own function"
-                self._refuse(name, f"{self.network} has no such size; its sizes are {has}")
+                others = f"; {networks_with(name)} has it"
+                self._refuse(name, f"{self.network} has no such size; its sizes are {has}{others}")
             if isinstance(value, tuple) and not all(1 <= width <= 2**20 for width in value):
                 self._refuse(name, "must be widths of 1 to 1048576, like 128,128")
         self._within("depth", 1, 1000)
@@ -450,12 +515,6 @@ class TrainConfig:
         self.weights_given()
         if not set(self.augmentations) <= set(AUGMENTATIONS):
             self._refuse("augment", "must be crop, flip or crop,flip")
-        if self.compress != "none" and self.optimizer != "apts":
-            self._refuse("compress", f"{self.optimizer} sends no corrections")
-        if self.subdomains_per_rank > 1 and self.optimizer != "apts":
-            self._refuse(
-                "subdomains_per_rank", f"{self.optimizer} has no subdomains; give --batch instead"
-            )
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -526,6 +585,11 @@ class TrainConfig:
                 batch=batch,
                 steps=steps,
             )
+        momentum, window = self.momentum, self.window
+        if self.optimizer == "apts":
+            usual = (MOMENTUM, 1) if self.deterministic else (0.0, 5)
+            momentum = usual[0] if momentum is None else momentum
+            window = usual[1] if window is None else window
         enough = 300.0 if self.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
         return dataclasses.replace(
             self,
@@ -534,10 +598,8 @@ class TrainConfig:
             batch=batch,
             lr=LEARNING_RATES.get(self.optimizer) if self.lr is None else self.lr,
             local_steps=steps,
-            momentum=(0.5 if self.deterministic else 0.0)
-            if self.momentum is None
-            else self.momentum,
-            window=(1 if self.deterministic else 5) if self.window is None else self.window,
+            momentum=momentum,
+            window=window,
             epochs=enough if self.epochs is None else self.epochs,
         )
 
@@ -549,19 +611,33 @@ class TrainConfig:
     def _refuse(self, name: str, why: str) -> None:
         value = getattr(self, name)
         shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        shown = ("off", "on")[shown] if isinstance(shown, bool) else shown
         shown = "auto" if name == "local_steps" and value == AUTO else shown
         shown = str(shown) if str(shown).isprintable() else repr(shown)
         raise InputError(f"--{name.replace('_', '-')} {shown[:200]}: {why}")
 
     def to_toml(self) -> str:
-        """The settings as TOML; what is None is left out, and read back as None."""
+        """The settings as TOML, but for what is None or has no effect; read back as they are."""
         lines = []
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
-            if value is not None:
+            has_effect = item.metadata["where"].holds(self.optimizer, self.local_solver)
+            if value is not None and (has_effect or value != item.default):
                 # JSON's strings, numbers, booleans and lists of numbers are TOML's too.
                 value = list(value) if isinstance(value, tuple) else value
                 value = "auto" if item.name == "local_steps" and value == AUTO else value
                 text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
                 lines.append(f"{item.name} = {'inf' if value == math.inf else text}")
         return "\n".join(lines) + "\n"
+
+
+def with_effect(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that had effect on the run that wrote them; some versions wrote all."""
+    method = TrainConfig.optimizer, TrainConfig.local_solver
+    chosen = values.get("optimizer", method[0]), values.get("local_solver", method[1])
+    without = {
+        item.name
+        for item in dataclasses.fields(TrainConfig)
+        if not item.metadata["where"].holds(*chosen)
+    }
+    return {name: value for name, value in values.items() if name not in without}

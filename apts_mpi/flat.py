@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from apts_mpi.interface import loss_of
 from apts_mpi.iteration import Objective, Pending
 from apts_mpi.modes import evaluating
 from apts_mpi.randomness import Generators, Repeated
@@ -276,11 +277,14 @@ def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Ob
     def objective(with_gradient: bool) -> float | Pending:
         if not with_gradient:
             with torch.no_grad():
-                return float(closure())
+                return float(loss_of(closure))
         with torch.enable_grad():
-            loss = closure()
+            loss = loss_of(closure)
         if not loss.requires_grad:
-            raise RuntimeError("the closure's loss does not depend on the parameters")
+            raise RuntimeError(
+                "the closure's loss does not depend on the parameters: compute it by the module "
+                "whose parameters were given, without detach(), no_grad() or inference_mode()"
+            )
         try:
             flat.backward(loss)  # in place of what the closure may have left there by habit
         except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,8 @@ def load(
             directory = cache_directory("digits", shards)
             # The cache may be a host's own: one rank a host makes it where it is not there.
             if comm.local_rank == 0 and not directory.exists():
-                where = str(directory).replace(str(Path.home()), "~", 1)
+                home = os.path.expanduser("~")
+                where = str(directory).replace(home, "~", 1) if home != "/" else str(directory)
                 say(f"cutting the digits into {shards} shards in {where}")
                 write_shards(load_source("digits"), directory, shards=shards, exist_ok=True)
     except InputError as caught:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from apts_mpi import networks
 from apts_mpi.checkpoint import COMMON, FOLDER, Checkpoint, holds, newest
 from apts_mpi.comm import Comm
-from apts_mpi.config import AUTO, BASELINES, TrainConfig
+from apts_mpi.config import AUTO, BASELINES, TrainConfig, with_effect
 from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
 from apts_mpi.settings_file import parse_toml
@@ -99,20 +99,20 @@ def settings(
     Raises:
         AgreedError: on every rank, where there is no such checkpoint, or settings contradict it.
     """
-    config = TrainConfig(**given)
-    if config.resume is None:
-        return config, None
-    path = Path(config.resume)
-    if config.resume == "auto":
-        path = Path(str(config.out))
-        if not holds(path, comm):
-            return config, None
-    checkpoint, error = newest(path, comm, say), None
+    config, checkpoint, error = TrainConfig(**given), None, None
+    if config.resume is not None:
+        auto = config.resume == "auto"
+        path = Path(str(config.out if auto else config.resume))
+        if not auto or holds(path, comm):
+            checkpoint = newest(path, comm, say)
     try:
-        verify(checkpoint)
-        config = continued(checkpoint, given, comm.size)
-        outline(checkpoint, config, named=given.get("network"))
-        ever_given(checkpoint, config)
+        if checkpoint is not None:
+            verify(checkpoint)
+            config = continued(checkpoint, given, comm.size)
+        config.check_effect()
+        if checkpoint is not None:
+            outline(checkpoint, config, named=given.get("network"))
+            ever_given(checkpoint, config)
     except InputError as caught:
         error = caught
     comm.agree(error)
@@ -239,7 +239,7 @@ def ever_given(checkpoint: Checkpoint, config: TrainConfig) -> str:
 
 def _settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     where = checkpoint.path / COMMON
-    values = parse_toml(checkpoint.common[name], where)
+    values = with_effect(parse_toml(checkpoint.common[name], where))
     try:
         TrainConfig(**values)
     except InputError as error:

@@ -37,11 +37,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from apts_mpi import interface
 from apts_mpi.comm import Comm
 from apts_mpi.first_radius import search
 from apts_mpi.flat import Closures, FlatParameters
@@ -49,6 +50,9 @@ from apts_mpi.iteration import Draw, FailureSigns, Iteration, Objective, require
 from apts_mpi.joined import CountedMessages
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
+
+if TYPE_CHECKING:
+    from apts_mpi.mpi import MPI
 
 log = logging.getLogger("apts_mpi")
 
@@ -92,7 +96,7 @@ class _Subdomain:
         self.local.load_state_dict(state["local"])
 
 
-class StochasticAPTS:
+class StochasticAPTS(interface.NoTorchOptimizer):
     """The optimizer, one outer iteration a ``step``.
 
     Every rank builds it over its own copy of the same network and calls ``step`` with its own
@@ -101,8 +105,9 @@ class StochasticAPTS:
     Args:
         parameters: of the network, float32, on one device; rank 0's values are broadcast.
             Or already flat, as ``FlatNetwork`` makes them.
-        comm: the ranks that work together; default all of them, which need the same number of
-            threads and the same kind of device: what they compute redundantly must round alike.
+        comm: the ranks that work together, also as mpi4py's communicator; default all of them,
+            which need the same number of threads and the same kind of device: what they compute
+            redundantly must round alike.
         local_steps: of a subdomain an outer iteration.
         subdomains: of this rank, each with minibatches of its own; as many on every rank.
         radius: initial Delta; default searched. It is cut where that many would not lower the loss.
@@ -131,7 +136,7 @@ class StochasticAPTS:
         self,
         parameters: Iterable[nn.Parameter] | FlatParameters,
         *,
-        comm: Comm | None = None,
+        comm: Comm | MPI.Comm | None = None,
         local_steps: int = 20,
         subdomains: int = 1,
         radius: float | None = None,
@@ -142,7 +147,6 @@ class StochasticAPTS:
         compress: str = "none",
         ahead: bool | None = None,
     ) -> None:
-        self.comm = comm or Comm()
         if local_steps < 1 or subdomains < 1:
             raise ValueError(f"local_steps {local_steps}, subdomains {subdomains}: at least 1 each")
         if not 0.0 <= momentum < 1.0:
@@ -151,8 +155,10 @@ class StochasticAPTS:
             raise ValueError(f"averaging {averaging} is negative")
         if radius is not None and not 0.0 < radius < math.inf:
             raise ValueError(f"radius {radius} must be positive")
-        flat = parameters if isinstance(parameters, FlatParameters) else FlatParameters(parameters)
-        self.flat = flat
+        if not isinstance(parameters, FlatParameters):
+            parameters = FlatParameters(interface.parameters(parameters))
+        self.comm = interface.communicator(comm)
+        self.flat = flat = parameters
         self.momentum, self.averaging = momentum, averaging
         self.shared = shared and self.comm.size * subdomains > 1
         self.rule = rule or NoisyRule()
@@ -202,19 +208,21 @@ class StochasticAPTS:
             FloatingPointError: on every rank, if the loss at the iterate is not finite on a control
                 batch. A local minibatch whose loss is not finite is passed over.
         """
+        interface.require_functions(batches, len(self._subdomains))
         self.flat.check_views()
 
         def drawing(give: Callable[[], tuple[Callable[[], Tensor], int]]) -> Draw:
             def draw() -> Batch:
-                closure, samples = give()
-                if samples < 0:
-                    raise ValueError(f"samples {samples} is negative")
+                closure, samples = interface.minibatch(give)
                 return self._closures.objective(closure), samples
 
             return draw
 
         with self._closures.called():
             return self.iterate(*map(drawing, batches))
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing, for loops that call it: a step makes its gradients by itself."""
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

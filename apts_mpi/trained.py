@@ -27,6 +27,7 @@ from apts_mpi.networks import Task, flops
 from apts_mpi.optimizers import optimizer
 from apts_mpi.placement import Held, load, place, task_of
 from apts_mpi.run_state import MISFIT, misfit, optimizer_state
+from apts_mpi.weights import packed
 
 
 @dataclass(frozen=True)
@@ -224,13 +225,11 @@ def _renormalise(samples: Held, info: DatasetInfo, trained: Trained) -> None:
 
 
 def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
-    """Write the network as a plain ``state_dict`` in safetensors; returns what to tell.
+    """Write the network as a plain ``state_dict``; returns what to tell.
 
     Raises:
         InputError: the file is there already, or cannot be written.
     """
-    from safetensors.torch import save
-
     if path.exists() and not overwrite:
         raise InputError(f"--out {path}: exists; name another file or give --overwrite")
     c, common = trained.config, trained.checkpoint.common
@@ -252,7 +251,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
     tensors = {name: each.clone() for name, each in trained.module.state_dict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sealed.write(path, save(tensors, metadata=text))
+        sealed.write(path, packed(path, tensors, text))
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
     return (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from apts_mpi.report import Console, code_digest, summarise, versions
 from apts_mpi.run_directory import RunDirectory, default_out
 from apts_mpi.statistics import RunningStatistics
 from apts_mpi.stopping import StopSignals
+from apts_mpi.streams import write_error
 from apts_mpi.subdomain import Subdomain
 from apts_mpi.trace import Trace
 
@@ -452,7 +452,7 @@ class Training:
                 f"{self.progress.iterations + 1} is {strange} and was passed over; look for "
                 "bad samples in its part if it comes again\n"
             )
-            os.write(2, line.encode())  # one write, so that the lines of several ranks do not mix
+            write_error(line)
         return result
 
     def _strange(self) -> float | None:

@@ -21,6 +21,7 @@ from typing import IO, Protocol
 
 from apts_mpi.comm import abort as abort_job
 from apts_mpi.status_board import Errands, Status, StatusBoard, lines_of
+from apts_mpi.streams import write_error
 
 FOLDER = ".watch"  # in the run directory, while there is something in it
 _GRACE = 5.0  # seconds for the launcher to end the processes, before they end by themselves
@@ -330,7 +331,7 @@ class Watch:
 
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):
-            os.write(2, f"apts_mpi: {line}\n".encode())  # one write, so that lines do not mix
+            write_error(f"apts_mpi: {line}\n")
 
     # ---- the end ---------------------------------------------------------------------------
 

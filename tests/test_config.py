@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from apts_mpi.config import LOCAL_SOLVERS, OPTIMIZERS, TrainConfig, plan
+from apts_mpi.cli import train_settings
+from apts_mpi.config import AUTO, LOCAL_SOLVERS, OPTIMIZERS, TrainConfig, plan, with_effect
 from apts_mpi.errors import InputError
+from apts_mpi.setting import EVERYWHERE
 from apts_mpi.settings_file import read_toml
 
 repeatable = settings(
@@ -31,16 +34,14 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=2
 def configs(draw: st.DrawFn) -> TrainConfig:
     solver = draw(st.sampled_from(LOCAL_SOLVERS))
     optimizer = draw(st.sampled_from(OPTIMIZERS))
-    takes_steps = optimizer not in ("adam", "sgd")
     batch = draw(st.none() | st.integers(1, 2**40))
-    overlaps = optimizer != "apts" or (batch is not None and solver != "scaled")
-    return TrainConfig(
+    values = dict[str, Any](
         data=draw(texts),
         hidden=tuple(draw(st.lists(st.integers(1, 2**20), max_size=4))),
         optimizer=optimizer,
-        lr=draw(st.none() | numbers) if optimizer != "apts" else None,
+        lr=draw(st.none() | numbers),
         local_solver=solver,
-        local_steps=draw(st.none() | st.integers(1, 1000)) if takes_steps else None,
+        local_steps=draw(st.none() | st.integers(1, 1000)),
         consistency=draw(st.booleans()),
         norm=draw(st.sampled_from(["2", "inf"])) if solver == "first-order" else "2",
         join=draw(st.sampled_from(["adaptive", "average", "sum"])),
@@ -56,7 +57,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         shrink=draw(st.floats(0, 1, exclude_min=True, exclude_max=True)),
         memory=draw(st.integers(1, 10)),
         batch=batch,
-        overlap=draw(st.floats(0, 100)) if overlaps else 0.0,
+        overlap=draw(st.floats(0, 100)) if batch is not None else 0.0,
         epochs=draw(st.none() | numbers),
         iterations=draw(st.none() | st.integers(1, 2**40)),
         seed=draw(st.integers(0, 2**62)),
@@ -65,6 +66,9 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         evaluate_every=draw(st.floats(0, 1e6)),
         out=draw(st.none() | texts),
     )
+    if not (values["consistency"] or values["global_step"]):
+        del values["momentum"]  # of a gradient that is not joined
+    return TrainConfig(**with_effect(values))
 
 
 def through_toml(config: TrainConfig, path: Path) -> TrainConfig:
@@ -149,11 +153,123 @@ def test_settings_that_exclude_each_other_are_refused() -> None:
     assert TrainConfig(norm="inf", local_solver="first-order").norm == "inf"
     with pytest.raises(InputError, match=r"--overlap 5.0: needs --batch"):
         TrainConfig(overlap=5.0, local_solver="sr1")
-    with pytest.raises(InputError, match=r"--overlap 5.0: needs --local-solver sr1"):
+    with pytest.raises(InputError, match=r"--overlap 5.0: .*only with --local-solver sr1"):
         TrainConfig(overlap=5.0, batch=10)
     with pytest.raises(InputError, match=r"--grow-above .*--shrink-below 0\.9"):
         TrainConfig(shrink_below=0.9)
     assert TrainConfig(overlap=5.0, batch=10, local_solver="sr1").overlap == 5.0
+
+
+# Of every setting that not all runs have, a value that is not its default.
+ELSEWHERE: dict[str, Any] = {
+    "subdomains_per_rank": 2,
+    "compress": "bf16",
+    "lr": 0.5,
+    "local_solver": "first-order",
+    "local_steps": 7,
+    "consistency": False,
+    "norm": "inf",
+    "join": "sum",
+    "global_step": False,
+    "radius": 0.1,
+    "window": 3,
+    "momentum": 0.0,
+    "shared_moment": False,
+    "outer_samples": 1000,
+    "averaging": 3.0,
+    "smoothing": 0.1,
+    "grow_above": 0.5,
+    "grow": 3.0,
+    "shrink_below": -1.0,
+    "shrink": 0.5,
+    "memory": 3,
+    "overlap": 5.0,
+}
+METHODS = [
+    *({"optimizer": name} for name in OPTIMIZERS[1:]),
+    *({"local_solver": name} for name in LOCAL_SOLVERS),
+]
+
+
+def effects(method: dict[str, str]) -> set[str]:
+    """The settings of ELSEWHERE that a method takes."""
+    taken = set[str]()
+    for name, value in ELSEWHERE.items():
+        if name in method:
+            continue
+        try:
+            TrainConfig(**{"batch": 10 if name == "overlap" else None, **method, name: value})
+        except InputError as error:
+            line = str(error)
+            assert line.startswith(f"--{name.replace('_', '-')} "), line
+            assert "only with --" in line or "needs --" in line, line
+        else:
+            taken.add(name)
+    return taken
+
+
+def test_settings_have_effect_or_are_refused() -> None:
+    of_all = {"subdomains_per_rank", "compress", "local_steps", "radius", "window", "momentum"}
+    scaled = {"shared_moment", "outer_samples", "averaging", "smoothing"}
+    scaled |= {"grow_above", "grow", "shrink_below", "shrink"}
+    published = {"consistency", "join", "global_step", "overlap"}
+    assert {json.dumps(method): effects(method) - {"local_solver"} for method in METHODS} == {
+        '{"local_solver": "scaled"}': of_all | scaled,
+        '{"local_solver": "sr1"}': of_all | published | {"memory"},
+        '{"local_solver": "first-order"}': of_all | published | {"norm"},
+        '{"optimizer": "adam"}': {"lr", "overlap"},
+        '{"optimizer": "sgd"}': {"lr", "overlap"},
+        '{"optimizer": "local-sgd"}': {"lr", "overlap", "local_steps"},
+        '{"optimizer": "diloco"}': {"lr", "overlap", "local_steps"},
+    }
+
+
+def test_what_every_setting_belongs_to_is_tested() -> None:
+    fields = {f.name: f.metadata["where"] for f in dataclasses.fields(TrainConfig)}
+    assert {name for name, where in fields.items() if where is not EVERYWHERE} == set(ELSEWHERE)
+
+
+def test_settings_without_effect_beside_others_are_refused() -> None:
+    for values, word in (
+        ({"outer_samples": 99, "batch": 9, "local_steps": 9}, "--outer-samples 99"),
+        ({"outer_samples": 99, "local_steps": AUTO}, "--outer-samples 99"),
+        (
+            {
+                "momentum": 0.3,
+                "local_solver": "sr1",
+                "consistency": False,
+                "global_step": False,
+            },
+            "--momentum 0.3",
+        ),
+        ({"depth": 3}, "--depth 3: .*; --network resnet or transformer has it"),
+    ):
+        with pytest.raises(InputError, match=word):
+            TrainConfig(**values)
+
+
+def test_a_flag_without_effect_is_refused_at_its_default_too() -> None:
+    for flags, word in (
+        ("--join adaptive", "--join adaptive: has no effect with --local-solver scaled, only"),
+        ("--global-step on", "--global-step on: "),
+        ("--optimizer adam --consistency on", "--consistency on: .*--optimizer adam"),
+        ("--optimizer sgd --momentum 0", "--optimizer sgd, whose momentum is 0.9, only"),
+    ):
+        with pytest.raises(InputError, match=word):
+            train_settings(flags.split())
+    assert train_settings("--optimizer adam --compress none --overlap 0".split()).lr is None
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_run_repeats_from_its_settings_which_have_effect(
+    method: dict[str, Any], tmp_path: Path
+) -> None:
+    done = TrainConfig(**method).completed(2, 1000)
+    assert through_toml(done, tmp_path / "config.toml") == done
+    written = read_toml(tmp_path / "config.toml")
+    assert not set(ELSEWHERE) & set(written) - effects(method) - set(method) - {"norm"}
+    # What other versions wrote is read of a checkpoint, but for what has no effect.
+    assert TrainConfig(**with_effect({**dataclasses.asdict(done), "window": 5})).seed == 0
 
 
 @pytest.mark.parametrize("lr", [0.0, -1.0, math.inf, math.nan])
@@ -163,10 +279,10 @@ def test_a_learning_rate_is_a_positive_number(lr: float) -> None:
 
 
 def test_settings_an_optimizer_has_not_are_refused() -> None:
-    with pytest.raises(InputError, match=r"--lr 0\.1: apts has no learning rate to set"):
+    with pytest.raises(InputError, match=r"--lr 0\.1: has no effect with --optimizer apts"):
         TrainConfig(lr=0.1)
     for name in ("adam", "sgd"):
-        with pytest.raises(InputError, match=f"--local-steps 5: {name} has none"):
+        with pytest.raises(InputError, match=f"--local-steps 5: .* --optimizer {name}, only"):
             TrainConfig(optimizer=name, local_steps=5)
     assert TrainConfig(optimizer="adam", overlap=5.0).overlap == 5.0, "it has minibatches"
 
@@ -206,8 +322,10 @@ def test_an_optimizer_has_defaults_of_its_own(name: str, wanted: tuple[Any, ...]
 
 def test_the_ends_of_every_range_are_allowed() -> None:
     for values in (
-        {"local_steps": 1, "window": 1, "memory": 1, "batch": 1, "overlap": 0.0, "seed": 0},
-        {"local_steps": 1000, "window": 1000, "memory": 10, "batch": 2**40},
+        {"local_steps": 1, "window": 1, "batch": 1, "overlap": 0.0, "seed": 0},
+        {"local_steps": 1000, "window": 1000, "batch": 2**40},
+        {"memory": 1, "local_solver": "sr1"},
+        {"memory": 10, "local_solver": "sr1"},
         {"overlap": 100.0, "local_solver": "sr1", "batch": 1},
         {"iterations": 1, "threads": 1, "evaluate_every": 0.0, "hidden": (1,)},
         {"seed": 2**62, "threads": 4096, "iterations": 2**40, "hidden": (2**20,)},

@@ -13,6 +13,7 @@ import pytest
 
 from apts_mpi import run_directory
 from apts_mpi.checkpoint import Checkpoint
+from apts_mpi.cli import train_settings
 from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
 from apts_mpi.errors import AgreedError, InputError
@@ -142,6 +143,9 @@ def test_a_batch_job_sets_attempts_aside_that_came_to_no_checkpoint(
 # ---- settings of a run that goes on --------------------------------------------------------------
 
 
+RESUMED = {"resume": "run"}
+
+
 def checkpoint(**settings: Any) -> Checkpoint:
     """Of two ranks and 1000 samples."""
     config = TrainConfig(**settings)
@@ -180,3 +184,27 @@ def test_what_was_given_once_is_remembered_for_the_next_number_of_ranks() -> Non
     for line in ("epochs = 50.0", "threads = 2", "batch = 30"):
         assert line in given.splitlines()
     assert "local_steps" not in given
+
+
+def test_the_settings_of_the_run_decide_what_has_effect() -> None:
+    """Flags beside --resume say little alone; what has none in the run is refused all the same."""
+    flags = ["--resume", "run", "--join", "sum", "--memory", "3", "--norm", "2"]
+    given = {k: v for k, v in vars(train_settings(flags)).items() if k in ("resume", "join")}
+    assert continued(checkpoint(local_solver="sr1", join="sum"), given, ranks=2).join == "sum"
+    with pytest.raises(InputError, match="join = 'sum', not 'adaptive'"):
+        continued(checkpoint(), given, ranks=2)
+    config = continued(checkpoint(optimizer="adam"), {"subdomains_per_rank": 2, **RESUMED}, ranks=2)
+    with pytest.raises(InputError, match=r"--subdomains-per-rank 2: .* --optimizer adam, only"):
+        config.check_effect()
+    with pytest.raises(InputError, match="--join sum: has no effect"):
+        train_settings(flags[2:])
+
+
+def test_settings_that_a_run_wrote_without_effect_are_passed_over() -> None:
+    """As runs of other versions did, with all settings complete."""
+    found = checkpoint(optimizer="adam")
+    for text in ("settings", "complete"):
+        found.common[text] += "momentum = 0.0\nwindow = 5\nmemory = 5\n"
+    config = continued(found, {}, ranks=2)
+    assert (config.momentum, config.window) == (None, None)
+    assert "momentum" not in ever_given(found, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.data.arrays import read_arrays
+from apts_mpi.data.cache import in_cache
 from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
 from apts_mpi.data.cifar import fetch_cifar10, read_cifar10
 from apts_mpi.data.format import fault
@@ -74,18 +74,9 @@ class Source:
         return {name: getattr(self, f"{name}_{split}") for name in ("x", "y")}
 
 
-def cache_root() -> Path:
-    """$APTS_MPI_CACHE, or $XDG_CACHE_HOME/apts_mpi, or ~/.cache/apts_mpi."""
-    if own := os.environ.get("APTS_MPI_CACHE"):
-        return Path(own)
-    if base := os.environ.get("XDG_CACHE_HOME"):
-        return Path(base) / "apts_mpi"
-    return Path.home() / ".cache" / "apts_mpi"
-
-
 def cache_directory(name: str, shards: int) -> Path:
-    """The folder in the cache for the data set `name` cut into `shards`."""
-    return cache_root() / f"{name}-{shards}"
+    """The folder in the cache for the data set `name` cut into `shards`. Raises InputError."""
+    return in_cache(f"{name}-{shards}")
 
 
 def load_source(
@@ -141,7 +132,7 @@ def _digits(test_fraction: float, seed: int) -> Source:
 
 
 def _mnist(path: Path | None, download: bool) -> Source:
-    folder = cache_root() / "mnist" if path is None else Path(path)
+    folder = in_cache("mnist") if path is None else Path(path)
     if download:
         fetch_mnist(folder)
     elif path is None and not folder.is_dir():
@@ -152,7 +143,7 @@ def _mnist(path: Path | None, download: bool) -> Source:
 
 
 def _cifar10(path: Path | None, download: bool) -> Source:
-    folder = cache_root() / "cifar10" if path is None else Path(path)
+    folder = in_cache("cifar10") if path is None else Path(path)
     if download:
         fetch_cifar10(folder)
     elif path is None and not folder.is_dir():

@@ -1,0 +1,187 @@
+"""The classes as people of torch and mpi4py call them: they work, or a line says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from apts_mpi import APTS, Comm, StochasticAPTS
+
+X, Y = torch.randn(30, 4, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2
+
+
+def module() -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(4, 2)
+
+
+def half() -> list[Tensor]:
+    return [*nn.Linear(2, 2).parameters(), *nn.Linear(2, 2).half().parameters()]
+
+
+def twice() -> list[Tensor]:
+    return [*(net := nn.Linear(2, 2)).parameters(), net.weight]
+
+
+def used_up() -> Any:
+    given = module().parameters()
+    list(given)
+    return given
+
+
+def frozen() -> list[Tensor]:
+    return [each.requires_grad_(False) for each in module().parameters()]
+
+
+GIVEN: dict[str, tuple[Callable[[], Any], str]] = {
+    "module": (module, r"parameters is a Linear: give module\.parameters\(\)"),
+    "named": (lambda: module().named_parameters(), "not the named ones"),
+    "state": (lambda: module().state_dict(), "not the named ones"),
+    "groups": (lambda: [{"params": module().parameters(), "lr": 1.0}], "has groups"),
+    "tensor": (lambda: module().weight, "parameters is a Parameter"),
+    "none": (lambda: None, "parameters is a NoneType"),
+    "numbers": (lambda: [1.0], "parameter 0 is a float"),
+    "half": (half, r"are torch\.float16: train them in float32"),
+    "double": (lambda: nn.Linear(2, 2).double().parameters(), r"torch\.float64"),
+    "meta": (lambda: nn.Linear(2, 2, device="meta").parameters(), "are on meta"),
+    "two devices": (
+        lambda: [*module().parameters(), *nn.Linear(2, 2, device="meta").parameters()],
+        "on cpu and meta: move the module to one",
+    ),
+    "lazy": (lambda: nn.LazyLinear(2).parameters(), "has no shape yet"),
+    "twice": (twice, "given twice"),
+    "used up": (used_up, "a generator is empty when used up"),
+    "frozen": (frozen, "none of them requires a gradient"),
+    "computed": (lambda: [2.0 * module().weight], "is computed from others"),
+}
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+@pytest.mark.parametrize("name", GIVEN)
+def test_parameters_are_taken_or_told(name: str, kind: type) -> None:
+    give, line = GIVEN[name]
+    with pytest.raises((TypeError, ValueError), match=line) as caught:
+        kind(give())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_a_communicator_of_mpi4py_is_taken(kind: type) -> None:
+    for comm in (None, MPI.COMM_WORLD, MPI.COMM_SELF, Comm(MPI.COMM_SELF)):
+        assert kind(module().parameters(), comm=comm).comm.size == 1
+    with pytest.raises(TypeError, match=r"comm is a int: give apts_mpi\.Comm\(\)"):
+        kind(module().parameters(), comm=3)
+    with pytest.raises(ValueError, match="COMM_NULL"):
+        kind(module().parameters(), comm=MPI.COMM_NULL)
+
+
+def stochastic(give: Callable[[nn.Module], Any]) -> None:
+    net = module()
+    made = StochasticAPTS(net.parameters(), local_steps=2)
+    for _ in range(2):
+        made.zero_grad()
+        made.step(partial(give, net))
+
+
+def deterministic(give: Callable[[nn.Module], Any]) -> None:
+    net = module()
+    made = APTS(net.parameters())
+    for _ in range(2):
+        made.zero_grad(set_to_none=True)
+        closure, samples = give(net)
+        made.step(closure, samples=samples)
+
+
+def backward(net: nn.Module) -> Tensor:
+    loss = cross_entropy(net(X), Y)
+    loss.backward()
+    return loss
+
+
+def broken(net: nn.Module) -> Tensor:
+    raise RuntimeError("of my own")
+
+
+Given = Callable[[nn.Module], Any]
+WRONG: dict[str, tuple[Given, str]] = {
+    "item": (lambda m: cross_entropy(m(X), Y).item(), r"a float.*without \.item\(\)"),
+    "nothing": (lambda m: None, r"nothing \(None\).*return loss"),
+    "a pair": (lambda m: (cross_entropy(m(X), Y), m(X)), "a tuple"),
+    "no mean": (lambda m: cross_entropy(m(X), Y, reduction="none"), r"of shape \(30,\)"),
+    "complex": (lambda m: m(X).sum() * 1j, "torch.complex64"),
+    "detached": (lambda m: cross_entropy(m(X), Y).detach(), "does not depend on the parameters"),
+    "backward": (backward, r"leave backward\(\) to the optimizer"),
+    "broken": (broken, "of my own"),
+}
+
+
+@pytest.mark.parametrize("step", [stochastic, deterministic])
+@pytest.mark.parametrize("name", WRONG)
+def test_a_closure_gives_the_mean_loss_or_is_told(
+    name: str, step: Callable[[Callable[[nn.Module], Any]], None]
+) -> None:
+    closure, line = WRONG[name]
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=line) as caught:
+        step(lambda net: (partial(closure, net), 30))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("step", [stochastic, deterministic])
+def test_samples_are_a_whole_number(step: Callable[[Callable[[nn.Module], Any]], None]) -> None:
+    def given(samples: Any, net: nn.Module) -> Any:
+        return (lambda: cross_entropy(net(X), Y)), samples
+
+    for samples in (30, np.int64(30), torch.tensor(30)):
+        step(partial(given, samples))
+    for bad, line in ((30.0, "is a float"), (None, "is nothing"), (X, "a tensor of shape")):
+        with pytest.raises(TypeError, match=f"samples .*{line}.*whole number"):
+            step(partial(given, bad))
+    with pytest.raises(ValueError, match="samples -1 is negative"):
+        step(partial(given, -1))
+
+
+def test_a_step_is_given_minibatches_or_told() -> None:
+    net = module()
+    made: Any = StochasticAPTS(net.parameters(), local_steps=2)
+    loss = cross_entropy(net(X), Y)
+    wants = r"give a function that returns \(closure, samples\)"
+    with pytest.raises(TypeError, match=f"step is given 0 functions, not 1: {wants}"):
+        made.step()
+    with pytest.raises(TypeError, match=rf"step is given a tensor of shape \(\): {wants}"):
+        made.step(loss)
+    with pytest.raises(TypeError, match=rf"returned a tensor of shape \(\): {wants}"):
+        made.step(lambda: loss)  # the closure of torch's own
+    with pytest.raises(TypeError, match=f"returned a float: {wants}"):
+        made.step(lambda: 0.5)
+    with pytest.raises(TypeError, match=f"the closure of a minibatch is a tensor.*: {wants}"):
+        made.step(lambda: (loss, 30))
+    of_two = StochasticAPTS(net.parameters(), subdomains=2)
+    with pytest.raises(TypeError, match=r"given 1 functions, not 2.*each of this rank's 2"):
+        of_two.step(lambda: (lambda: loss, 30))
+    whole: Any = APTS(net.parameters())
+    with pytest.raises(TypeError, match="give a closure that returns the mean loss"):
+        whole.step(loss, samples=30)
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_what_torchs_optimizers_have_is_told_in_its_place(kind: type) -> None:
+    made = kind(module().parameters())
+    for name, line in (
+        ("param_groups", "no learning rate"),
+        ("state", r"state_dict\(\) gives"),
+        ("add_param_group", "give all parameters when it is made"),
+        ("nothing", f"{kind.__name__} has no attribute 'nothing'"),
+    ):
+        assert not hasattr(made, name)
+        with pytest.raises(AttributeError, match=line):
+            getattr(made, name)
+    with pytest.raises(TypeError, match="is not an Optimizer"):
+        torch.optim.lr_scheduler.StepLR(made, 1)
