@@ -494,7 +494,7 @@ class APTS(interface.NoTorchOptimizer):
             ValueError: the state is another rank's, or of other options or another network.
         """
         besides = {"rank", "ranks", "subdomains", "consistency"} if resized else set()
-        require_options(self._options(), state["options"], besides=besides)
+        require_options(self._options(), interface.options_in(state), besides=besides)
         for name in _NUMBERS:
             setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)

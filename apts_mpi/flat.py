@@ -75,8 +75,10 @@ class FlatParameters:
             if p.grad is not view:
                 p.grad = view
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor) -> bool:
         """The gradient of a scalar loss, left in ``gradient`` in place of what was there.
+
+        False where the loss depends on none of the parameters.
 
         Torch adds to a gradient that is there, an operation a parameter: on a GPU, where each costs
         the time of its launch, a twentieth of a ResNet's evaluation. So it makes new ones, which
@@ -97,6 +99,7 @@ class FlatParameters:
             self.gradient.zero_()
         if made:
             torch._foreach_copy_([view for view, _ in made], [grad for _, grad in made])
+        return bool(made)
 
     def weight_scale(self) -> float:
         """Root mean square of the weights, tensors of two dimensions and more; 0 without any."""
@@ -280,19 +283,20 @@ def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Ob
                 return float(loss_of(closure))
         with torch.enable_grad():
             loss = loss_of(closure)
-        if not loss.requires_grad:
-            raise RuntimeError(
-                "the closure's loss does not depend on the parameters: compute it by the module "
-                "whose parameters were given, without detach(), no_grad() or inference_mode()"
-            )
         try:
-            flat.backward(loss)  # in place of what the closure may have left there by habit
+            # In place of what the closure may have left there by habit.
+            depends = loss.requires_grad and flat.backward(loss)
         except RuntimeError as error:
             if "second time" not in str(error):
                 raise
             raise RuntimeError(
                 "the closure must return the loss and leave backward() to the optimizer"
             ) from error
+        if not depends:
+            raise RuntimeError(
+                "the closure's loss does not depend on the parameters: compute it by the module "
+                "whose parameters were given, without detach(), no_grad() or inference_mode()"
+            )
         value = loss.detach()
         return Pending(value) if value.is_cuda else float(value)
 

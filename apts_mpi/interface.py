@@ -199,6 +199,20 @@ def loss_of(closure: Callable[[], Tensor]) -> Tensor:
     return loss
 
 
+def options_in(state: Any) -> dict[str, Any]:
+    """What a state that a caller loads is of.
+
+    Raises:
+        ValueError: it is none of these optimizers'.
+    """
+    if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
+        raise ValueError(
+            "the state is of another optimizer: load what state_dict() of the same class gave"
+        )
+    options: dict[str, Any] = state["options"]
+    return options
+
+
 def _shown(value: Any) -> str:
     if value is None:
         return "nothing (None)"

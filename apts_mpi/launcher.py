@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from apts_mpi.errors import AgreedError
 
 ALONE = "APTS_MPI_ALLOW_SINGLETON"
-_PATIENCE = 3.0  # seconds: launchers end all processes with any, and one has to tell why
+_PATIENCE = 5.0  # seconds: launchers end all processes with any, and one has to tell why
 _LAST_STEP = 0xFFFFFFF0  # numbers above are no steps of srun: batch script, interactive shell
 
 
@@ -59,16 +59,22 @@ def _by_hydra(environment: Mapping[str, str]) -> bool:
     return not (_in_step(environment) and environment.get("PMI_SIZE", tasks) == tasks)
 
 
-def _by_torch(environment: Mapping[str, str]) -> bool:
-    return bool({"TORCHELASTIC_RUN_ID", "LOCAL_RANK", "MASTER_ADDR"} & set(environment))
+def _by_torchrun(environment: Mapping[str, str]) -> bool:
+    return "TORCHELASTIC_RUN_ID" in environment
+
+
+def _in_its_manner(environment: Mapping[str, str]) -> bool:
+    return bool({"LOCAL_RANK", "MASTER_ADDR"} & set(environment))
 
 
 _FITTING = (
     "start them with the mpirun or mpiexec of the library that is loaded, or load the library of "
     "this launcher"
 )
-# The nearest launcher first: mpirun starts its ranks by srun within a job.
+_OF_TORCH = ("RANK",), ("WORLD_SIZE",), "use mpirun -n {size} python ... in its place"
+# The nearest launcher first: mpirun starts its ranks by srun within a job, srun starts torchrun.
 _KINDS = (
+    _Kind("torchrun", *_OF_TORCH, _by_torchrun),
     _Kind("Open MPI's mpirun", ("OMPI_COMM_WORLD_RANK",), ("OMPI_COMM_WORLD_SIZE",), _FITTING),
     _Kind("mpirun_rsh", ("MV2_COMM_WORLD_RANK",), ("MV2_COMM_WORLD_SIZE",), _FITTING),
     _Kind("jsrun", ("JSM_NAMESPACE_RANK",), ("JSM_NAMESPACE_SIZE",), _FITTING),
@@ -94,9 +100,7 @@ _KINDS = (
     ),
     _Kind("a PMIx launcher", ("PMIX_RANK",), (), _FITTING),
     _Kind("aprun", ("ALPS_APP_PE",), (), _FITTING),
-    _Kind(
-        "torchrun", ("RANK",), ("WORLD_SIZE",), "start them with mpirun -n {size} python", _by_torch
-    ),
+    _Kind("a launcher in torchrun's manner", *_OF_TORCH, _in_its_manner),
 )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from apts_mpi import streams
 from apts_mpi.errors import InputError
 from benchmarks.launch import RESULTS, RunFailed
 
@@ -102,4 +103,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    streams.steady()
     sys.exit(main(sys.argv[1:]))

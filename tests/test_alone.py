@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,24 @@ def test_what_needs_no_ranks_needs_no_mpi(
     one = load_file(tmp_path / "run.safetensors")
     two = torch.load(tmp_path / "run.pt", weights_only=True)
     assert {k: v.tolist() for k, v in one.items()} == {k: v.tolist() for k, v in two.items()}
+
+
+def test_without_a_home_a_run_trains(tmp_path: Path) -> None:
+    hidden = ("HOME", "XDG_CACHE_HOME", "APTS_MPI_CACHE")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    environment["XDG_CACHE_HOME"] = "/dev/null"
+    environment["TMPDIR"] = str(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "apts_mpi", *SMALL],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"in {tmp_path}/apts_mpi-{os.getuid()}/digits-1" in done.stderr
 
 
 def test_help_is_quick_and_importing_starts_nothing() -> None:

@@ -120,6 +120,7 @@ WRONG: dict[str, tuple[Given, str]] = {
     "detached": (lambda m: cross_entropy(m(X), Y).detach(), "does not depend on the parameters"),
     "backward": (backward, r"leave backward\(\) to the optimizer"),
     "broken": (broken, "of my own"),
+    "another module's": (lambda m: cross_entropy(module()(X), Y), "does not depend on the param"),
 }
 
 
@@ -185,3 +186,13 @@ def test_what_torchs_optimizers_have_is_told_in_its_place(kind: type) -> None:
             getattr(made, name)
     with pytest.raises(TypeError, match="is not an Optimizer"):
         torch.optim.lr_scheduler.StepLR(made, 1)
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_a_state_of_another_optimizer_is_told(kind: type) -> None:
+    net = module()
+    made = kind(net.parameters())
+    made.load_state_dict(made.state_dict())
+    for state in ({}, torch.optim.Adam(net.parameters()).state_dict(), None):
+        with pytest.raises(ValueError, match="the state is of another optimizer: load what"):
+            made.load_state_dict(state)

@@ -33,7 +33,12 @@ FOUND = {
         "Open MPI's",
     ),
     "torchrun": ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}, (0, 2), "torchrun"),
-    "deepspeed": ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, (1, 2), "torchrun"),
+    "deepspeed": ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, (1, 2), "a launcher in"),
+    "torchrun by srun": (
+        {**STEP, "RANK": "7", "WORLD_SIZE": "12", "TORCHELASTIC_RUN_ID": "x"},
+        (7, 12),
+        "torchrun",
+    ),
     "flux": ({"FLUX_TASK_RANK": "1", "FLUX_JOB_SIZE": "2"}, (1, 2), "flux"),
     "jsrun": ({"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "6"}, (1, 6), "jsrun"),
     "a rank alone": ({"PMIX_RANK": "2"}, (2, 3), "a PMIx"),

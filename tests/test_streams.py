@@ -6,9 +6,11 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from conftest import ENVIRONMENT, MPIRUN
 
 from apts_mpi.streams import Lenient
 
@@ -33,15 +35,26 @@ def test_a_stream_that_nobody_reads_takes_everything() -> None:
             print("x" * 100_000, file=stream, flush=True)
 
 
-def closed_after(arguments: tuple[str, ...], cwd: Path, *, both: bool, shell: str = "") -> int:
+def closed_after(
+    arguments: tuple[str, ...],
+    cwd: Path,
+    *,
+    both: bool,
+    shell: str = "",
+    launcher: Sequence[str] = (),
+) -> int:
     """The status of the program, whose output is a pipe that is closed at once."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [*PROGRAM, *arguments]
+    command = [*launcher, *PROGRAM, *arguments]
     if shell:
         command = ["sh", "-c", f'exec "$0" "$@" {shell}', *command]
     process = subprocess.Popen(
-        command, cwd=cwd, stdout=writing, stderr=writing if both else subprocess.PIPE
+        command,
+        cwd=cwd,
+        stdout=writing,
+        stderr=writing if both else subprocess.PIPE,
+        env={**os.environ, **ENVIRONMENT},
     )
     os.close(writing)
     _, err = process.communicate(timeout=90)
@@ -61,6 +74,17 @@ def test_a_training_that_nobody_reads_goes_on_to_its_end(
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 6
     assert (tmp_path / "trace.json").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "trace.json"]
+
+
+@pytest.mark.usefixtures("all_cores")
+@pytest.mark.skipif(MPIRUN is None, reason="mpirun is not installed")
+def test_ranks_that_nobody_reads_go_on_to_their_end(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APTS_MPI_CACHE", str(cache))
+    launcher = (str(MPIRUN), "-n", "2")
+    assert closed_after((*TRAIN, "--out", "run"), tmp_path, both=True, launcher=launcher) == 0
+    assert (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.parametrize("both", [False, True])
