@@ -24,7 +24,6 @@ from apts_mpi.data import (
     windowed,
     write_shards,
 )
-from apts_mpi.data.format import SPLITS
 from apts_mpi.errors import InputError
 from apts_mpi.networks import Task
 from apts_mpi.trace import refusal
@@ -155,7 +154,7 @@ def load(
     *,
     device: torch.device,
     shards: int | None = None,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] | None = None,
     subdomains: int = 1,
     context: int | None = None,
     stream: bool = False,
@@ -164,6 +163,7 @@ def load(
 
     Args:
         data: shard directory, or "digits". shards: of the digits; default one a subdomain.
+        splits: default all that there are.
         subdomains: of a rank, whose training samples are told apart; other splits have one part.
         context: tokens of a window, where the data are text; of no meaning elsewhere.
         stream: whether samples stay on the disk until they are needed.
@@ -192,7 +192,7 @@ def load(
             info = windowed(info, context)
         else:
             context = None
-        for split in splits:
+        for split in splits or info.splits:
             many = subdomains if split == "train" else 1
             parts[split] = []
             for k in range(many):
