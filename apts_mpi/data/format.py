@@ -205,8 +205,9 @@ def read_index(directory: Path) -> DatasetInfo:
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and np.all(std > 0)):
             raise fault(path, "mean or std is not finite and positive")
-        if not all(np.isfinite(value).all() for value in targets.values()):
-            raise fault(path, "target_mean or target_std is not finite")
+        positive = np.all(targets.get("target_std", std) > 0)
+        if not (positive and all(np.isfinite(value).all() for value in targets.values())):
+            raise fault(path, "target_mean or target_std is not finite, or no deviation")
         info = DatasetInfo(
             name=meta["dataset"],
             classes=meta.get("classes", ()),
