@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ class Units:
             for name, value in named
         )
 
-    @property
+    @cached_property
     def square(self) -> float:
         """What the mean over outputs of squared errors is multiplied by to be in these units."""
         return float(self.std.square().mean())

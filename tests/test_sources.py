@@ -112,6 +112,7 @@ def test_a_validation_split_is_cut_from_the_training_data() -> None:
     counts = np.bincount(whole.y_train)
     assert np.abs(np.bincount(source.y_val) - counts * 0.1).max() <= 1
     other = load_source("digits", seed=3, val_fraction=0.1)
+    assert other.x_val is not None
     assert not np.array_equal(other.x_val, source.x_val)
 
 

@@ -12,6 +12,14 @@ import numpy as np
 import pytest
 from conftest import TESTS, Launch
 
+from apts_mpi import trained
+from apts_mpi.checkpoint import newest
+from apts_mpi.comm import Comm
+from apts_mpi.config import TrainConfig
+from apts_mpi.data import Source, write_shards
+from apts_mpi.data.moments import NORMALIZE
+from apts_mpi.training import Training
+
 DOCS = TESTS.parent / "docs"
 SHORT = ("--threads", "1", "--checkpoint-every", "off")
 
@@ -90,6 +98,28 @@ def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: P
     # Gone on with, the best is remembered.
     ran(launch, 2, "--resume", "run", "--epochs", "31")
     assert summary(tmp_path / "run")["best_val_accuracy"] >= best
+
+
+def test_shards_normalised_in_another_way_are_judged_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network gets what it was trained on, whatever the mean and deviation of the shards."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    scale = np.array([1.0, 100.0])[:, None, None]
+    x = (rng.normal(size=(120, 2, 3, 3)) + y[:, None, None, None]) * scale + 5
+    x[:, 0, 0, 0], x[:, 1, 2, 2] = 3, 0  # constant
+    for how in NORMALIZE:
+        source = Source("images", x[:90], y[:90], x[90:], y[90:], ("a", "b"))
+        write_shards(source, tmp_path / how, shards=2, normalize=how)
+    config = TrainConfig(data="channel", out="run", hidden=(8,), epochs=3.0, threads=1)
+    found = Training(config, Comm()).run()
+    for how in NORMALIZE:
+        network = trained.restore(newest(Path("run"), Comm(), print), Comm(), named=None)
+        told = trained.score(network, Comm(), print, data=how, split="test", device="cpu")
+        (loss,) = re.findall(r"^loss +(\S+)$", told, re.MULTILINE)
+        assert float(loss) == pytest.approx(found["test_loss"], abs=2e-5), how
 
 
 def test_nothing_is_best_by_the_test_samples(launch: Launch, tmp_path: Path) -> None:
