@@ -65,6 +65,7 @@ def test_arrays(tmp_path: Path, suffix: str, one: bool) -> None:
         ({"x": X, "y": Y, "classes": np.array([b"a", b"b"])}, ["has classes"]),
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y[:, 0]}, ["2 and 1 outputs"]),
         ({"x": X[:1], "y": Y[:1]}, ["1 samples, none"]),
+        ({"x": X, "y": 1e-4 * Y + 1e3}, ["y[:, 0] varies by ", "about 1000", "subtract"]),
     ],
 )
 def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], words: list[str]) -> None:
@@ -236,6 +237,8 @@ def test_a_constant_output_is_harmless(tmp_path: Path) -> None:
     assert run["test_r2"] > 0.98
     assert np.allclose(predicted(tmp_path, np.asarray(source.x_test))[:, 1], 1e6, atol=1e-4)
     describe(tmp_path / "shards")
+    noise = np.full(50, 3.0) + 1e-15 * np.arange(50)
+    Source("c", X, noise, X, noise, task="regression")
     whole = Source("c", X, np.full(50, 3.0), X, np.full(50, 3.0), task="regression")
     (tmp_path / "whole").mkdir()
     run = trained(tmp_path / "whole", whole, checkpoint_every="off", epochs=5)
