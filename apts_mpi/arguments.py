@@ -10,7 +10,8 @@ from typing import Any, NoReturn
 
 from apts_mpi.config import AUTO, SIZE_NAMES, TrainConfig, networks_with
 from apts_mpi.data import SOURCES
-from apts_mpi.data.format import SPLITS
+from apts_mpi.data.info import SPLITS
+from apts_mpi.data.moments import NORMALIZE
 from apts_mpi.data.sources import TASKS
 from apts_mpi.data.text import LEVELS
 from apts_mpi.errors import InputError
@@ -159,6 +160,22 @@ def _shard_parser() -> Parser:
         metavar="X",
         help="part of the samples kept for testing where the source has no split (default 0.2); of "
         "a text its end (default 0.1)",
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="X",
+        help="part of the training samples kept for validation, by which a run may be chosen "
+        "without looking at the test data; of a text its end before the test (default none)",
+    )
+    parser.add_argument(
+        "--normalize",
+        choices=NORMALIZE,
+        default="auto",
+        help="what has a mean and a deviation of its own, those of the training data: every "
+        "feature, every channel (first dimension of a sample), or one for all; off: values as "
+        "they are; auto: by feature for samples (features,), by channel for images (channels, "
+        "height, width), one for others (default auto; one is better for pixels stored flat)",
     )
     parser.add_argument(
         "--task",

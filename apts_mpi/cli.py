@@ -187,6 +187,7 @@ def _shard(parsed: argparse.Namespace) -> str:
         stratified=parsed.stratified,
         sizes=sizes,
         dirichlet=parsed.dirichlet,
+        normalize=parsed.normalize,
         overwrite=parsed.overwrite,
     )
     return describe(parsed.out)
@@ -207,7 +208,12 @@ def _source(parsed: argparse.Namespace) -> Source | TextSource:
             raise InputError("text: no file given; name a text file or a folder with --from")
         if parsed.download:
             raise InputError("--download: a text is not downloaded; drop the option")
-        return load_text(path, level=parsed.level or "char", test_fraction=parsed.test_fraction)
+        return load_text(
+            path,
+            level=parsed.level or "char",
+            test_fraction=parsed.test_fraction,
+            val_fraction=parsed.val_fraction,
+        )
     return load_source(
         name,
         path=path,
@@ -217,4 +223,5 @@ def _source(parsed: argparse.Namespace) -> Source | TextSource:
         task=parsed.task or "classification",
         size=parsed.size,
         channels=parsed.channels or 3,
+        val_fraction=parsed.val_fraction,
     )

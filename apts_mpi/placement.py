@@ -25,8 +25,8 @@ from apts_mpi.data import (
     windowed,
     write_shards,
 )
-from apts_mpi.data.format import SPLITS
 from apts_mpi.errors import InputError
+from apts_mpi.losses import Units
 from apts_mpi.networks import Task
 from apts_mpi.trace import refusal
 
@@ -156,7 +156,7 @@ def load(
     *,
     device: torch.device,
     shards: int | None = None,
-    splits: Sequence[str] = SPLITS,
+    splits: Sequence[str] | None = None,
     subdomains: int = 1,
     context: int | None = None,
     stream: bool = False,
@@ -165,6 +165,7 @@ def load(
 
     Args:
         data: shard directory, or "digits". shards: of the digits; default one a subdomain.
+        splits: default all that there are.
         subdomains: of a rank, whose training samples are told apart; other splits have one part.
         context: tokens of a window, where the data are text; of no meaning elsewhere.
         stream: whether samples stay on the disk until they are needed.
@@ -194,7 +195,7 @@ def load(
             info = windowed(info, context)
         else:
             context = None
-        for split in splits:
+        for split in splits or info.splits:
             many = subdomains if split == "train" else 1
             parts[split] = []
             for k in range(many):
@@ -209,6 +210,16 @@ def load(
     comm.agree(error)
     comm.require_same("data", [f"{info.name} {info.digest}"])
     return info, parts
+
+
+def units_of(info: DatasetInfo, device: torch.device) -> Units | None:
+    """The units of a regression's targets; None of any other task."""
+    if info.target_mean is None or info.target_std is None:
+        return None
+    return Units(
+        torch.as_tensor(info.target_mean, device=device),
+        torch.as_tensor(info.target_std, device=device),
+    )
 
 
 def task_of(info: DatasetInfo) -> Task:

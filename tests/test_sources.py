@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 import pytest
 
-from apts_mpi.data import Source, cache_directory, load_source, mnist
+from apts_mpi.data import Source, cache_directory, load_source, mnist, sources
 from apts_mpi.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -93,6 +93,45 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     assert cache_directory("digits", 4) == tmp_path / "own" / "digits-4"
     with refused("--from", "--download"):
         load_source("mnist")
+
+
+# --- validation ---
+
+
+def test_a_validation_split_is_cut_from_the_training_data() -> None:
+    whole, source = load_source("digits", seed=2), load_source("digits", seed=2, val_fraction=0.1)
+    assert np.array_equal(source.x_test, whole.x_test)
+    assert source.x_val is not None
+    assert source.y_val is not None
+    assert (len(source.y_train), len(source.y_val)) == (1437 - 144, 144)
+    parts = [*zip(source.x_train, source.y_train, strict=True)]
+    parts += [*zip(source.x_val, source.y_val, strict=True)]
+    found = sorted((x.tobytes(), int(y)) for x, y in parts)
+    pairs = zip(whole.x_train, whole.y_train, strict=True)
+    assert found == sorted((x.tobytes(), int(y)) for x, y in pairs)
+    counts = np.bincount(whole.y_train)
+    assert np.abs(np.bincount(source.y_val) - counts * 0.1).max() <= 1
+    other = load_source("digits", seed=3, val_fraction=0.1)
+    assert other.x_val is not None
+    assert not np.array_equal(other.x_val, source.x_val)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, float("nan")])
+def test_no_part_for_validation(fraction: float) -> None:
+    with refused("--val-fraction", str(fraction), "between 0 and 1"):
+        load_source("digits", val_fraction=fraction)
+
+
+def test_a_source_has_one_validation_split() -> None:
+    x, y = np.ones((4, 2)), np.array([0, 1, 0, 1])
+    source = Source("own", x, y, x, y, ("a", "b"), x_val=x, y_val=y)
+    assert source.splits == ("train", "val", "test")
+    with refused("own", "validation samples of its own", "--val-fraction"):
+        sources._validated(source, 0.5, 0)
+    with refused("own", "(2,)", "(3,) in x_val"):
+        Source("own", x, y, x, y, ("a", "b"), x_val=np.ones((4, 3)), y_val=y)
+    with refused("own", "y_val", "label 2"):
+        Source("own", x, y, x, y, ("a", "b"), x_val=x, y_val=y + 1)
 
 
 # --- sources made by hand ---

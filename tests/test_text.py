@@ -103,6 +103,29 @@ def test_the_files_of_a_folder_are_joined(tmp_path: Path) -> None:
         assert decode(tokens, source.classes) == "aa\n\nbb\ncc"
 
 
+def test_validation_is_the_end_before_the_test(tmp_path: Path) -> None:
+    path = file_of(tmp_path / "poem.txt", "abcdefghij" * 10)
+    source = load_text(path, test_fraction=0.2, val_fraction=0.1)
+    assert source.val is not None
+    parts = (source.train, source.val, source.test)
+    assert [len(each) for each in parts] == [72, 8, 20]
+    assert decode(np.concatenate(parts), source.classes) == "abcdefghij" * 10
+    info = write_shards(source, tmp_path / "d", shards=2)
+    assert read_info(tmp_path / "d") == info
+    assert "72 train, 8 val, 20 test, in 2 shards" in describe(tmp_path / "d")
+    windows = read_partition(tmp_path / "d", "val", 0, 1, context=3)
+    assert [decode(x, info.classes) for x in windows.x] == ["cde", "ghi"]
+    with refused("no validation split"):
+        write_shards(load_text(path), tmp_path / "e", shards=2)
+        read_partition(tmp_path / "e", "val", 0, 1, context=3)
+    with refused(str(path), "80 tokens before the test, 1 of them", "--val-fraction"):
+        load_text(path, test_fraction=0.2, val_fraction=0.01)
+    with refused("--val-fraction 1.5"):
+        load_text(path, val_fraction=1.5)
+    with refused("--normalize one", "is a text"):
+        write_shards(source, tmp_path / "f", shards=2, normalize="one")
+
+
 def test_texts_that_will_not_do(tmp_path: Path) -> None:
     with refused("nowhere", "--from"):
         load_text(tmp_path / "nowhere")

@@ -1,10 +1,10 @@
 """The shard format: names, attributes, identity, and the checks made on opening a file.
 
-A sharding is a folder with `index.h5` and, for each split, K files
-`<split>-<k>-of-<K>.h5`. A shard holds `x` (samples, *sample_shape), uint8 or float32, and `y`:
-class indices (samples,), int64, or targets of a regression (samples, outputs), float32. Of a text
-it holds `tokens` (samples,), uint8 or int32, a piece of it. All are chunked with fletcher32; the
-index holds the table of shards and virtual data sets over them. All metadata are fixed-size and
+A sharding is a folder with `index.h5` and, for each split (train, test, and val if there is one),
+K files `<split>-<k>-of-<K>.h5`. A shard holds `x` (samples, *sample_shape), uint8 or float32, and
+`y`: class indices (samples,), int64, or targets of a regression (samples, outputs), float32. Of a
+text it holds `tokens` (samples,), uint8 or int32, a piece of it. All are chunked with fletcher32;
+the index holds the table of shards and virtual data sets over them. All metadata are fixed-size and
 written with the HDF5 1.10 file format, whose metadata blocks carry checksums: a flipped bit in
 anything that is used is noticed.
 
@@ -27,13 +27,21 @@ import h5py
 import numpy as np
 
 from apts_mpi import sealed
-from apts_mpi.data.info import TASKS, DatasetInfo, Split, attributes_of
+from apts_mpi.data.info import (
+    LATEST,
+    SPLITS,
+    TASKS,
+    DatasetInfo,
+    Split,
+    all_moments,
+    attributes_of,
+    plain_moments,
+)
 from apts_mpi.errors import InputError
 
 LIBVER = ("v110", "v110")
 INDEX = "index.h5"
 INDEX_KIND = "apts-mpi-index"
-SPLITS = ("train", "test")
 X_DTYPES = ("|u1", "<f4")
 TOKEN_DTYPES = ("|u1", "<i4")
 REMEDY = "make the shards again with `python -m apts_mpi shard`"
@@ -162,20 +170,22 @@ def read_index(directory: Path) -> DatasetInfo:
         if head["format"] != INDEX_KIND:
             raise fault(path, f"format is {head['format']!r}, not {INDEX_KIND!r}")
         version = head["format_version"]
-        if version not in TASKS.values():
-            what = f"format version {version} is not one of {sorted({*TASKS.values()})}"
+        if version not in (*TASKS.values(), LATEST):
+            what = f"format version {version} is not one of {sorted({*TASKS.values(), LATEST})}"
             raise fault(path, what, f"{REMEDY} of this version")
         task = read_attribute(file, path, "task", "")
         if task not in TASKS:
             raise fault(path, f"task {task!r} is not known")
-        if version != TASKS[task]:
+        if version not in (TASKS[task], LATEST):
             raise fault(path, f"format version {version} is not {TASKS[task]}, that of {task}")
         likes = {"dataset": "", "shards": 0, **attributes_of(task)}
         meta = {name: read_attribute(file, path, name, like) for name, like in likes.items()}
         digest = read_attribute(file, path, "digest", "")
         _check_kind(path, task, meta)
         shape, shards = meta.get("sample_shape", ()), meta["shards"]
-        scale = () if task == "language" or meta["dtype"] == "|u1" else shape
+        scale = plain_moments(task, meta["dtype"], shape)
+        if version == LATEST:
+            scale = _moments_shape(file, path, shape)
         mean = read_array(file, path, "mean", "<f8", scale)[()]
         std = read_array(file, path, "std", "<f8", scale)[()]
         targets = {
@@ -184,7 +194,8 @@ def read_index(directory: Path) -> DatasetInfo:
             if task == "regression"
         }
         splits = {}
-        for split in SPLITS:
+        named = [s for s in SPLITS if s != "val" or (version == LATEST and is_inside(file, s))]
+        for split in named:
             sizes = read_array(file, path, f"{split}/sizes", "<i8", (shards,))[:]
             contents = read_array(file, path, f"{split}/contents", "S64", (shards,))[:]
             if sizes.min() < (1 if split == "train" else 0):
@@ -194,8 +205,9 @@ def read_index(directory: Path) -> DatasetInfo:
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and np.all(std > 0)):
             raise fault(path, "mean or std is not finite and positive")
-        if not all(np.isfinite(value).all() for value in targets.values()):
-            raise fault(path, "target_mean or target_std is not finite")
+        positive = np.all(targets.get("target_std", std) > 0)
+        if not (positive and all(np.isfinite(value).all() for value in targets.values())):
+            raise fault(path, "target_mean or target_std is not finite, or no deviation")
         info = DatasetInfo(
             name=meta["dataset"],
             classes=meta.get("classes", ()),
@@ -208,9 +220,18 @@ def read_index(directory: Path) -> DatasetInfo:
             target_shape=meta.get("target_shape", ()),
             **targets,
         )
-        if info.digest != digest:
+        if (info.digest, info.format_version) != (digest, version):
             raise fault(path, f"digest {digest[:12]} does not match its contents")
     return info
+
+
+def _moments_shape(file: h5py.File, path: Path, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the mean as it is stored, one that samples of that shape can have."""
+    data = file["mean"] if is_inside(file, "mean") else None
+    found = data.shape if isinstance(data, h5py.Dataset) else None
+    if found not in all_moments(sample_shape):
+        raise fault(path, f"mean of shape {found} is none of samples {sample_shape}")
+    return found
 
 
 def _check_kind(path: Path, task: str, meta: Mapping[str, Any]) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from apts_mpi.data.format import SPLITS
 from apts_mpi.data.info import DatasetInfo, Split
-from apts_mpi.data.moments import Moments
+from apts_mpi.data.moments import Moments, divisors, moments_shape, target_divisors
 from apts_mpi.data.partitioning import Indices
 from apts_mpi.data.sources import Source
 from apts_mpi.data.text import TextSource
@@ -20,14 +19,17 @@ Rows = Indices | slice  # of a split that make a shard; a text is not shuffled
 Parts = dict[str, list[Rows]]
 
 
-def identified(source: Source | TextSource, parts: Parts) -> DatasetInfo:
-    """What the index says of a source, the rows of whose shards are these."""
+def identified(
+    source: Source | TextSource, parts: Parts, *, normalize: str = "auto"
+) -> DatasetInfo:
+    """What the index says of a source, the rows of whose shards of each split are these."""
     if isinstance(source, TextSource):
         return _text_info(source, parts)
-    moments = Moments(scalar=source.x_train.dtype == np.uint8)
-    targets = Moments(scalar=False)
+    sample_shape, target_shape = source.x_train.shape[1:], source.y_train.shape[1:]
+    moments = Moments(moments_shape(sample_shape, normalize))
+    targets = Moments(target_shape)
     splits = {}
-    for split in SPLITS:
+    for split in parts:
         x, y = source.columns(split).values()
         sizes, contents = [], []
         for chosen in parts[split]:
@@ -44,14 +46,19 @@ def identified(source: Source | TextSource, parts: Parts) -> DatasetInfo:
             contents.append(digest.hexdigest())
         splits[split] = Split(tuple(sizes), tuple(contents))
     mean, std = moments.result()
+    std = divisors(mean, std)
+    if normalize == "off":
+        mean, std = np.zeros(()), np.ones(())
     more: dict[str, Any] = {}
     if source.task == "regression":
-        more = dict(zip(("target_mean", "target_std"), targets.result(), strict=True))
-        more["target_shape"] = source.y_train.shape[1:]
+        target_mean, target_std = targets.result()
+        target_std = target_divisors(target_mean, target_std)
+        more = {"target_mean": target_mean, "target_std": target_std}
+        more["target_shape"] = target_shape
     return DatasetInfo(
         name=source.name,
         classes=source.classes,
-        sample_shape=source.x_train.shape[1:],
+        sample_shape=sample_shape,
         dtype=source.x_train.dtype.str,
         mean=mean,
         std=std,
@@ -63,7 +70,7 @@ def identified(source: Source | TextSource, parts: Parts) -> DatasetInfo:
 
 def _text_info(source: TextSource, parts: Parts) -> DatasetInfo:
     splits = {}
-    for split in SPLITS:
+    for split in parts:
         (tokens,) = source.columns(split).values()
         pieces = [tokens[chosen] for chosen in parts[split]]
         contents = tuple(hashlib.sha256(piece.data).hexdigest() for piece in pieces)

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 
 from apts_mpi.errors import InputError
 
+SPLITS = ("train", "val", "test")  # in the order they are told in; there may be no "val"
 # The format version of each task: an older program refuses the later tasks by their version.
 TASKS = {"classification": 1, "language": 2, "regression": 2}
+# That of any task with a validation split, or with moments of another shape than `plain_moments`.
+LATEST = 3
 
 
 class Column(NamedTuple):
@@ -51,9 +54,10 @@ class Split:
 class DatasetInfo:
     """What the index says of a sharding.
 
-    `mean` and `std` are float64 of shape () or `sample_shape`, from the training data only, and
-    0 and 1 for text. `classes` are the names of the classes, or of the tokens of a text, and empty
-    for regression, where `target_shape` is that of a sample's targets, (outputs,), and
+    `splits` has "train", "test", and "val" where there are validation samples. `mean` and `std` are
+    float64 of one of the shapes of `all_moments`, from the training data only; 0 and 1 for text and
+    for what is not normalised. `classes` are the names of the classes, or of the tokens of a text,
+    and empty for regression, where `target_shape` is that of a sample's targets, (outputs,), and
     `target_mean` and `target_std` are theirs over the training data, float64 of that shape.
     `digest` (sha256, hex) identifies the sharding with every byte of its data: two infos are
     equal when their digests are.
@@ -74,7 +78,9 @@ class DatasetInfo:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "format_version", TASKS[self.task])
+        plain = self.mean.shape == plain_moments(self.task, self.dtype, self.sample_shape)
+        version = TASKS[self.task] if plain and "val" not in self.splits else LATEST
+        object.__setattr__(self, "format_version", version)
         identity: dict[str, Any] = {
             "format_version": self.format_version,
             "task": self.task,
@@ -108,6 +114,11 @@ class DatasetInfo:
     def samples(self) -> int:
         """Number of training samples."""
         return self.splits["train"].total
+
+    @property
+    def val_samples(self) -> int:
+        """Number of validation samples."""
+        return self.splits["val"].total if "val" in self.splits else 0
 
     @property
     def test_samples(self) -> int:
@@ -170,6 +181,16 @@ def attributes_of(task: str) -> dict[str, Any]:
     if task == "regression":
         return {"sample_shape": (0,), "dtype": "", "target_shape": (0,)}
     return {"sample_shape": (0,), "dtype": "", "classes": ("",)}
+
+
+def plain_moments(task: str, dtype: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The one shape that mean and deviation have before format version 3."""
+    return () if task == "language" or dtype == "|u1" else sample_shape
+
+
+def all_moments(sample_shape: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """The shapes that mean and deviation may have: for all, for each number, for each channel."""
+    return {(), sample_shape, (*sample_shape[:1], *[1] * (len(sample_shape) - 1))}
 
 
 def windowed(info: DatasetInfo, context: int, *, origin: str = "") -> DatasetInfo:

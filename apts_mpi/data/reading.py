@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.data.format import (
-    SPLITS,
     check_shard,
     fault,
     opened,
     read_index,
 )
-from apts_mpi.data.info import DatasetInfo, windowed
+from apts_mpi.data.info import SPLITS, DatasetInfo, windowed
 from apts_mpi.data.partitioning import part
 from apts_mpi.data.sums import chunk_sum, read_sums
 from apts_mpi.errors import InputError
@@ -52,7 +51,7 @@ def read_info(directory: Path) -> DatasetInfo:
     """
     directory = Path(directory)
     info = read_index(directory)
-    for split in SPLITS:
+    for split in info.splits:
         for shard in range(info.shards):
             path = directory / info.filename(split, shard)
             with opened(path) as file:
@@ -178,10 +177,15 @@ def located(
     A shard is given as its number and the first and one-past-last of its own samples.
 
     Raises:
-        InputError: more ranks than training samples.
+        InputError: more ranks than training samples, or no such split.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not one of {SPLITS}")
+    if split not in info.splits:
+        raise InputError(
+            f"{directory}: has no validation split; make the shards with --val-fraction, or from "
+            "data that have one"
+        )
     table = info.splits[split]
     if split == "train" and ranks > table.total:
         kind = "windows" if info.task == "language" else "samples"
@@ -201,11 +205,11 @@ def located(
 def read_partition(
     directory: Path, split: str, rank: int, ranks: int, context: int | None = None
 ) -> Partition:
-    """Read one rank's part of `split` ("train" or "test") and nothing else.
+    """Read one rank's part of `split` ("train", "val" or "test") and nothing else.
 
     With as many ranks as shards, part r is shard r; otherwise the parts are equal to within one
-    sample. A part of the test data may be empty; more ranks than training samples is an
-    InputError, as is everything wrong with the files. A text is read as windows of `context`
+    sample. A part of the validation or test data may be empty; more ranks than training samples is
+    an InputError, as is everything wrong with the files. A text is read as windows of `context`
     tokens (`windowed`), and only a text (else ValueError).
     """
     directory = Path(directory)

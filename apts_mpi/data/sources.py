@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from apts_mpi.data.checks import check_features, check_labels, check_names, chec
 from apts_mpi.data.cifar import fetch_cifar10, read_cifar10
 from apts_mpi.data.format import fault
 from apts_mpi.data.images import read_images
+from apts_mpi.data.info import SPLITS
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
 from apts_mpi.errors import InputError
@@ -33,7 +34,8 @@ class Source:
     `x_*` are (n, *sample_shape); uint8 is kept (image-like), all other real types become
     float32. `y_*` are class indices 0..C-1 of shape (n,), made int64; `classes` has C >= 2
     names. Of the task "regression" `y_*` are targets (n,) or (n, outputs), made float32 of shape
-    (n, outputs), and `classes` is empty. `origin` names the data in messages. Raises InputError.
+    (n, outputs), and `classes` is empty. `x_val` and `y_val` are None where there is no validation
+    split. `origin` names the data in messages. Raises InputError.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Source:
     classes: tuple[str, ...] = ()
     origin: str = ""
     task: str = "classification"
+    x_val: NDArray[Any] | None = None
+    y_val: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         where = self.origin or self.name
@@ -52,7 +56,9 @@ class Source:
         regression = self.task == "regression"
         names = check_names(where, self.name, self.classes, least=0 if regression else 2)
         checked: dict[str, Any] = {"origin": where, "classes": names}
-        for split in ("train", "test"):
+        if (self.x_val is None) != (self.y_val is None):
+            raise ValueError("x_val and y_val go together")
+        for split in self.splits:
             x, y = np.asarray(getattr(self, f"x_{split}")), np.asarray(getattr(self, f"y_{split}"))
             x = checked[f"x_{split}"] = check_features(where, f"x_{split}", x)
             if regression:
@@ -60,14 +66,23 @@ class Source:
             else:
                 y = check_labels(where, f"y_{split}", y, len(x), len(self.classes))
             checked[f"y_{split}"] = y
-        train, test = (f"{x.dtype} {x.shape[1:]}" for x in (checked["x_train"], checked["x_test"]))
-        if train != test:
-            raise fault(where, f"samples are {train} in x_train, {test} in x_test", "make one kind")
-        if checked["y_train"].shape[1:] != checked["y_test"].shape[1:]:
-            outputs = " and ".join(str(checked[f"y_{s}"].shape[1]) for s in ("train", "test"))
-            raise fault(where, f"{outputs} outputs in y_train and y_test", "make one kind")
+        for split in self.splits[1:]:
+            x, other_x = checked["x_train"], checked[f"x_{split}"]
+            train, other = (f"{each.dtype} {each.shape[1:]}" for each in (x, other_x))
+            if train != other:
+                what = f"samples are {train} in x_train, {other} in x_{split}"
+                raise fault(where, what, "make one kind")
+            if checked["y_train"].shape[1:] != checked[f"y_{split}"].shape[1:]:
+                pair = (checked["y_train"], checked[f"y_{split}"])
+                outputs = " and ".join(str(each.shape[1]) for each in pair)
+                raise fault(where, f"{outputs} outputs in y_train and y_{split}", "make one kind")
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return SPLITS if self.y_val is not None else ("train", "test")
 
     def columns(self, split: str) -> dict[str, NDArray[Any]]:
         """The data sets of a split."""
@@ -89,6 +104,7 @@ def load_source(
     task: str = "classification",
     size: tuple[int, int] | None = None,
     channels: int = 3,
+    val_fraction: float | None = None,
 ) -> Source:
     """Load a data set: "digits", "mnist", "cifar10", "arrays" or "imagefolder".
 
@@ -96,8 +112,43 @@ def load_source(
     cache; `download` fetches what is missing), or the user's .npz or .h5 file, or folder of images,
     which are made of one `size`, rows and columns, with 3 or 1 `channels`. `test_fraction`
     (default 0.2) and `seed` make the split of data that come without one, stratified where there
-    are classes. `task` is what arrays are for. Raises InputError.
+    are classes. `val_fraction` of the training data, if given, become the validation split of data
+    that come without one, in the same way. `task` is what arrays are for. Raises InputError.
     """
+    source = _loaded(name, path, download, test_fraction, seed, task, size, channels)
+    return source if val_fraction is None else _validated(source, val_fraction, seed)
+
+
+def _validated(source: Source, fraction: float, seed: int) -> Source:
+    """With that part of the training data as a validation split."""
+    where = source.origin
+    if source.y_val is not None:
+        raise fault(where, "has validation samples of its own", "drop --val-fraction")
+    if not 0 < fraction < 1:
+        raise InputError(f"--val-fraction {fraction}: give a number between 0 and 1")
+    x, y = source.x_train, source.y_train
+    train, val = split_indices(_labels(y, source.task), fraction, seed)
+    if not len(val):
+        what = f"has {len(y)} training samples, none of them for the validation"
+        raise fault(where, what, "give more, or a larger --val-fraction")
+    return replace(source, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
+
+
+def _labels(y: NDArray[Any], task: str) -> NDArray[np.int64]:
+    """What a split is stratified by; a regression is split as one class would be: at random."""
+    return y if task == "classification" else np.zeros(len(y), dtype=np.int64)
+
+
+def _loaded(
+    name: str,
+    path: Path | None,
+    download: bool,
+    test_fraction: float | None,
+    seed: int,
+    task: str,
+    size: tuple[int, int] | None,
+    channels: int,
+) -> Source:
     fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if name not in SOURCES:
         raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
@@ -178,9 +229,7 @@ def _images(
 def _arrays(path: Path, test_fraction: float, seed: int, task: str) -> Source:
     x, y, x_test, y_test, classes = read_arrays(path, task=task)
     if x_test is None or y_test is None:
-        # A regression is split as one class would be: at random.
-        labels = y if task == "classification" else np.zeros(len(y), dtype=np.int64)
-        train, test = split_indices(labels, test_fraction, seed)
+        train, test = split_indices(_labels(y, task), test_fraction, seed)
         if not len(test):
             raise fault(path, f"has {len(y)} samples, none of them for the test", "give more")
         x, x_test, y, y_test = x[train], x[test], y[train], y[test]

@@ -51,7 +51,9 @@ class Stored:
             self._pieces.append((base, hi - lo, lo, chunks))
         self._bytes = self.info.dtype == "|u1"
         if self._bytes and context is None:  # then no sample can be at fault
-            self._check(self._normalised(np.array([0, 255], dtype=np.uint8)))
+            ends = np.zeros((2, *self.info.sample_shape), dtype=np.uint8)
+            ends[1] = 255
+            self._check(self._normalised(ends))
 
     @property
     def held(self) -> int:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from apts_mpi.data.checks import check_names
 from apts_mpi.data.format import fault
+from apts_mpi.data.info import SPLITS
 from apts_mpi.errors import InputError
 
 LEVELS = ("char", "byte")
@@ -25,7 +26,8 @@ Tokens = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class TextSource:
-    """A text in memory: the tokens of its training and its test part, each (n,), in their order.
+    """A text in memory: the tokens of its training and its test part, each (n,), in their order,
+    and of a validation part, if there is one.
 
     Tokens are uint8, or int32 where the vocabulary has more than 256; `classes` are their names:
     a printable character itself, U+000A or 0x0A. `origin` names the text in messages.
@@ -36,25 +38,40 @@ class TextSource:
     test: Tokens
     classes: tuple[str, ...]
     origin: str = ""
+    val: Tokens | None = None
     task = "language"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return SPLITS if self.val is not None else ("train", "test")
 
     def columns(self, split: str) -> dict[str, Tokens]:
         """The data sets of a split."""
-        return {"tokens": self.train if split == "train" else self.test}
+        return {"tokens": getattr(self, split)}
 
 
-def load_text(path: Path, *, level: str = "char", test_fraction: float | None = None) -> TextSource:
+def load_text(
+    path: Path,
+    *,
+    level: str = "char",
+    test_fraction: float | None = None,
+    val_fraction: float | None = None,
+) -> TextSource:
     """Read a text file, or the *.txt files of a folder in the order of their names.
 
     The files of a folder are joined by a newline. Of characters the vocabulary is the sorted
     distinct ones of the whole text, which must be UTF-8; of bytes it is all 256. The last
-    `test_fraction` of the tokens (default 0.1), rounded up, are the test. Raises InputError.
+    `test_fraction` of the tokens (default 0.1), rounded up, are the test, and the last
+    `val_fraction` of those before them, if given, the validation. Raises InputError.
     """
     if level not in LEVELS:
         raise InputError(f"--level {level}: choose one of {', '.join(LEVELS)}")
     fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if not 0 < fraction < 1:
         raise InputError(f"test fraction {fraction}: give a number between 0 and 1")
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise InputError(f"--val-fraction {val_fraction}: give a number between 0 and 1")
     contents = [(each, _content(each)) for each in _files(path)]
     if level == "byte":
         tokens = np.frombuffer(SEPARATOR.join(raw for _, raw in contents), dtype=np.uint8)
@@ -73,8 +90,18 @@ def load_text(path: Path, *, level: str = "char", test_fraction: float | None = 
             "training and test take two or more each; give more text or another --test-fraction",
         )
     check_names(path, path.stem, classes)
-    train, test = tokens[: len(tokens) - tests], tokens[len(tokens) - tests :]
-    return TextSource(path.stem, train, test, classes, origin=str(path))
+    train, test, val = tokens[: len(tokens) - tests], tokens[len(tokens) - tests :], None
+    if val_fraction is not None:
+        many = math.ceil(val_fraction * len(train))
+        if min(many, len(train) - many) < 2:
+            raise fault(
+                path,
+                f"has {len(train)} tokens before the test, {many} of them for the validation",
+                "training and validation take two or more each; give more text or another "
+                "--val-fraction",
+            )
+        train, val = train[: len(train) - many], train[len(train) - many :]
+    return TextSource(path.stem, train, test, classes, origin=str(path), val=val)
 
 
 def encode(text: str) -> tuple[Tokens, tuple[str, ...]]:

@@ -23,13 +23,13 @@ from apts_mpi import sealed
 from apts_mpi.data.format import (
     INDEX,
     LIBVER,
-    SPLITS,
     fault,
     seal,
     write_attributes,
 )
 from apts_mpi.data.identity import Parts, Rows, identified
-from apts_mpi.data.info import DatasetInfo
+from apts_mpi.data.info import SPLITS, DatasetInfo
+from apts_mpi.data.moments import NORMALIZE
 from apts_mpi.data.partitioning import apportion, shard_indices, skewed_indices
 from apts_mpi.data.reading import read_info
 from apts_mpi.data.sources import Source
@@ -40,7 +40,7 @@ from apts_mpi.sealed import sync
 
 CHUNK = 512 * 1024  # bytes: large enough to stream, small enough that a slice reads little else
 RETIRED = "retired"  # the replaced folder, until the new one is in its place
-OURS = re.compile(r"index\.h5|(train|test)-\d{5,}-of-\d{5,}\.h5")
+OURS = re.compile(rf"index\.h5|({'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5")
 
 
 def write_shards(
@@ -52,6 +52,7 @@ def write_shards(
     stratified: bool = False,
     sizes: Sequence[float] | None = None,
     dirichlet: float | None = None,
+    normalize: str = "auto",
     overwrite: bool = False,
     exist_ok: bool = False,
 ) -> DatasetInfo:
@@ -59,8 +60,9 @@ def write_shards(
 
     The training data are shuffled by `seed` and cut equally; in proportion to the K numbers
     `sizes`; or with label skew of concentration `dirichlet`. `stratified` gives all shards the
-    class frequencies of the whole. The test data are always cut equally. A text is cut into pieces
-    in its own order; `stratified` and `dirichlet` are not for it, nor for a regression.
+    class frequencies of the whole. Test and validation data are always cut equally. A text is cut
+    into pieces in its own order; `stratified` and `dirichlet` are not for it, nor for a regression.
+    `normalize` is what has a mean and a deviation of its own (moments.py); a text has none.
 
     The folder appears whole or not at all. One that exists is refused, unless `overwrite`
     replaces it, or `exist_ok` and it holds the same data already. When another process creates
@@ -70,6 +72,10 @@ def write_shards(
     """
     directory = Path(directory).resolve()
     _check_options(source, shards, stratified, sizes, dirichlet)
+    if normalize not in NORMALIZE:
+        raise InputError(f"--normalize {normalize}: choose one of {', '.join(NORMALIZE)}")
+    if normalize != "auto" and source.task == "language":
+        raise InputError(f"--normalize {normalize}: {source.origin} is a text; drop the option")
     if _occupied(directory):
         if overwrite:
             _check_ours(directory)
@@ -78,17 +84,21 @@ def write_shards(
     parts: Parts
     if isinstance(source, TextSource):
         parts = {
-            "train": _pieces(source.train, shards, sizes),
-            "test": _pieces(source.test, shards),
+            split: _pieces(
+                source.columns(split)["tokens"], shards, sizes if split == "train" else None
+            )
+            for split in source.splits
         }
     else:
         if dirichlet is None:
             train = shard_indices(source.y_train, shards, seed, stratified=stratified, sizes=sizes)
         else:
             train = skewed_indices(source.y_train, shards, seed, dirichlet)
-        test = shard_indices(source.y_test, shards, seed, stratified=stratified, least=0)
-        parts = {"train": [*train], "test": [*test]}
-    info = identified(source, parts)
+        parts = {"train": [*train]}
+        for split in source.splits[1:]:
+            y = source.columns(split)["y"]
+            parts[split] = [*shard_indices(y, shards, seed, stratified=stratified, least=0)]
+    info = identified(source, parts, normalize=normalize)
     if exist_ok and _occupied(directory) and _same(directory, info, strict=not overwrite):
         return info
     try:
@@ -125,7 +135,7 @@ def _check_options(
 ) -> None:
     if isinstance(source, TextSource):
         kind = "tokens"
-        samples = min(len(source.train), len(source.test))
+        samples = min(len(source.columns(split)["tokens"]) for split in source.splits)
         most = samples // 2
     else:
         kind = "training samples"
@@ -176,7 +186,7 @@ def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
 
 
 def _write_all(folder: Path, info: DatasetInfo, source: Source | TextSource, parts: Parts) -> None:
-    work = [(split, shard) for split in SPLITS for shard in range(info.shards)]
+    work = [(split, shard) for split in info.splits for shard in range(info.shards)]
     for split, shard in tqdm(work, desc="writing shards", unit="file", disable=None, leave=False):
         chosen = parts[split][shard]
         own = {name: data[chosen] for name, data in source.columns(split).items()}
