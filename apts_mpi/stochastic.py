@@ -183,6 +183,7 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         self._ratio = SmoothedRatio(self.rule.smoothing)
         self._losses: deque[float] = deque(maxlen=self.rule.window)
         self._ready = False  # whether the subdomains have a minibatch's gradient at theta_k
+        self._left = 0  # torch's count of changes to the gradient, as the last step left it
         self._signs = FailureSigns()
         self._closures = Closures(flat)
         self.comm.require_same("a network", flat.describe())
@@ -202,7 +203,8 @@ class StochasticAPTS(interface.NoTorchOptimizer):
                 parameters: what it draws from the default generators of torch, numpy and ``random``
                 (dropout, say) is the same each time, what it draws from others is not.
 
-        The gradient it leaves is the next call's first: do not change it in between.
+        The gradient it leaves is the next call's first; where it was changed in between, by a
+        ``backward`` or by clipping, the next call evaluates one of its own.
 
         Raises:
             FloatingPointError: on every rank, if the loss at the iterate is not finite on a control
@@ -210,6 +212,8 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         """
         interface.require_functions(batches, len(self._subdomains))
         self.flat.check_views()
+        if self.flat.gradient._version != self._left and len(self._subdomains) == 1:
+            self._ready = False
 
         def drawing(give: Callable[[], tuple[Callable[[], Tensor], int]]) -> Draw:
             def draw() -> Batch:
@@ -219,7 +223,9 @@ class StochasticAPTS(interface.NoTorchOptimizer):
             return draw
 
         with self._closures.called():
-            return self.iterate(*map(drawing, batches))
+            result = self.iterate(*map(drawing, batches))
+        self._left = self.flat.gradient._version
+        return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing, for loops that call it: a step makes its gradients by itself."""
@@ -514,5 +520,6 @@ class StochasticAPTS(interface.NoTorchOptimizer):
             own.load_state_dict(state["subdomains"][str(k % len(state["subdomains"]))])
         self._signs = FailureSigns(**state["signs"])
         self._messages.load_state_dict({} if resized else state.get("lost", {}))
+        self._left = self.flat.gradient._version
         if resized:
             self._ready = False
