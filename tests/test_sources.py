@@ -285,6 +285,15 @@ def forged_npz(path: Path, shape: tuple[int, ...], body: bytes) -> Path:
     return path
 
 
+def test_a_damaged_name_does_not_pass_for_another_array(tmp_path: Path) -> None:
+    path = saved(tmp_path / "own.npz", x=X, y=Y, classes=np.array(list("abcdefgh")))
+    whole = path.read_bytes()
+    at = whole.rindex(b"classes.npy")  # in the archive's directory, not before the data
+    path.write_bytes(whole[:at] + b"k" + whole[at + 1 :])
+    with refused(str(path), "cannot be read"):
+        load_source("arrays", path=path)
+
+
 def test_claims_beyond_the_file(tmp_path: Path) -> None:
     path = forged_npz(tmp_path / "own.npz", (10**15, 3), b"\0" * 24)
     with refused(str(path), "x claims shape (1000000000000000, 3)"):

@@ -125,6 +125,7 @@ def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
         for member in archive.infolist():
             name = member.filename.removesuffix(".npy")
             if name not in NAMES or name == member.filename:
+                archive.open(member).close()  # a damaged name is not as it stands before the data
                 continue
             if name in found:
                 raise fault(path, f"holds {name} twice", "save it anew")
