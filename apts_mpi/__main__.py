@@ -17,6 +17,7 @@ def guarded(program: Callable[[], int | None]) -> int:
     host, is written at once and the whole job is ended.
     """
     from apts_mpi import comm
+    from apts_mpi.blame import in_one_line, own_line
     from apts_mpi.errors import AgreedError, InputError
 
     rank, size = comm.world()
@@ -33,6 +34,8 @@ def guarded(program: Callable[[], int | None]) -> int:
             text = f"apts_mpi: {error} ({who})\n"
         else:
             text = "".join(f"[{who}] {line}\n" for line in traceback.format_exc().splitlines())
+            if own_line(error):  # the user's own code, which is what they look for
+                text = f"apts_mpi: {in_one_line(error)} ({who})\n{text}"
         sys.stdout.flush()
         os.write(2, text.encode())  # one write, so that the lines of several ranks do not mix
         if size > 1:

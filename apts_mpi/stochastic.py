@@ -46,6 +46,7 @@ from apts_mpi.comm import Comm
 from apts_mpi.flat import FlatParameters, closure_objective
 from apts_mpi.iteration import Draw, FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import CountedMessages
+from apts_mpi.replicas import take_rank_zeros
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
@@ -178,6 +179,7 @@ class StochasticAPTS:
         self._signs = FailureSigns()
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
+        take_rank_zeros(flat.frozen, self.comm)
         self.average.copy_(flat.vector)
 
     # ---- the public calls ------------------------------------------------------------------

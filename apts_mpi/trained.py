@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from apts_mpi import resuming, sealed
 from apts_mpi.checkpoint import Checkpoint
@@ -23,10 +23,11 @@ from apts_mpi.errors import InputError
 from apts_mpi.evaluation import evaluate, flat_network
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.losses import Criterion, criterion
-from apts_mpi.networks import Task, flops
+from apts_mpi.networks import Task, flops, seeded
 from apts_mpi.optimizers import optimizer
 from apts_mpi.placement import Held, load, place, task_of
 from apts_mpi.run_state import MISFIT, misfit, optimizer_state
+from apts_mpi.state_file import as_bytes
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     data, config = checkpoint.common["data"], resuming.completed(checkpoint)
     task, classes = resuming.task_of(checkpoint), tuple(data["classes"])
     module, loss = resuming.outline(checkpoint, config, named=named)
-    module.load_state_dict(checkpoint.common["network"], assign=True)
+    # In place where there is memory: what a module shares among its parts stays shared.
+    outlined = any(p.is_meta for p in module.parameters())
+    module.load_state_dict(checkpoint.common["network"], assign=outlined)
+    resuming.load_buffers(module, checkpoint.common.get("unsaved", {}))
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if any(each.shape not in ((), task.sample_shape) for each in (mean, std)):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
@@ -203,7 +207,8 @@ def score(
         _renormalise(part, info, trained)
     trained.module.to(placement.device)
     network = flat_network(trained.module, trained.criterion, task, trained.config)
-    figures = evaluate(network, parts[split], comm, task, trained.criterion)
+    with seeded(trained.config.seed, [placement.device]):  # as in training
+        figures = evaluate(network, parts[split], comm, task, trained.criterion)
     rows = {f"{split} samples": str(parts[split][0].total)}
     rows |= {k: f"{v:.{5 if k == 'loss' else 4}f}" for k, v in figures.items() if v is not None}
     width = max(map(len, rows))
@@ -221,6 +226,22 @@ def _renormalise(samples: Held, info: DatasetInfo, trained: Trained) -> None:
         ((info.mean - trained.mean) / trained.std, samples.x.add_),
     ):
         change(torch.as_tensor(values, dtype=torch.float32, device=samples.x.device))
+
+
+def _has_type(dtype: torch.dtype) -> bool:
+    """Whether the installed safetensors has a name for it, which older ones have for fewer."""
+    from safetensors.torch import save
+
+    try:
+        save({"x": torch.empty(0, dtype=dtype)})
+    except Exception:  # of several kinds, by its version
+        return False
+    return True
+
+
+def _as_list(tensor: Tensor) -> Any:
+    """The numbers of a tensor that extra state holds; of complex ones both parts."""
+    return (torch.view_as_real(tensor) if tensor.is_complex() else tensor).tolist()
 
 
 def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
@@ -247,15 +268,36 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         "data": common["data"]["name"],
         "iteration": trained.checkpoint.iteration,
     }
-    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
-    # Copies, as the module's are parts of one vector, which the format refuses.
-    tensors = {name: each.clone() for name, each in trained.module.state_dict().items()}
+    state = trained.module.state_dict()
+    tensors = {name: each for name, each in state.items() if isinstance(each, Tensor)}
+    about |= {name: each for name, each in state.items() if name not in tensors}
+    odd = {name: str(t.dtype)[6:] for name, t in tensors.items() if not _has_type(t.dtype)}
+    if odd:
+        about["as_bytes"] = odd
+    text = {
+        k: v if isinstance(v, str) else json.dumps(v, default=_as_list) for k, v in about.items()
+    }
+    # Copies, as the module's are parts of one vector, which the format refuses; a tensor that has
+    # several names, so that a strict load_state_dict finds all of them.
+    tensors = {
+        name: as_bytes(each) if name in odd else each.clone(memory_format=torch.contiguous_format)
+        for name, each in tensors.items()
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sealed.write(path, save(tensors, metadata=text))
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
-    return (
+    told = (
         f"{trained.parameters.n:,} parameters in {len(tensors)} tensors after iteration "
         f"{trained.checkpoint.iteration}, for (x - mean) / std: {path}"
     )
+    if odd:
+        told += (
+            f"\n{', '.join(odd)}: of a type that the format lacks, as bytes; "
+            "tensor.view(torch.TYPE)[..., 0] gives it back, TYPE in the metadata's as_bytes"
+        )
+    if len(state) > len(tensors):
+        extra = ", ".join(name for name in state if name not in tensors)
+        told += f"\n{extra}: extra state, no tensor: JSON in the metadata, tensors in it as lists"
+    return told
