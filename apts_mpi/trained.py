@@ -295,7 +295,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
     if odd:
         told += (
             f"\n{', '.join(odd)}: of a type that the format lacks, as bytes; "
-            "tensor.view(torch.TYPE)[..., 0] gives it back, TYPE in the metadata's as_bytes"
+            "tensor.clone().view(torch.TYPE)[..., 0] gives it back, TYPE in the metadata's as_bytes"
         )
     if len(state) > len(tensors):
         extra = ", ".join(name for name in state if name not in tensors)

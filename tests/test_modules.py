@@ -75,7 +75,9 @@ class Drawn(nn.Module):
         self.head = nn.Linear(width, CLASSES)
         self.frozen = nn.Linear(INPUTS, CLASSES).to(wish["half"]).requires_grad_(False)
         for k, (dtype, shape, saved) in enumerate(wish["buffers"]):
-            drawn = torch.from_numpy(np.random.rand(*shape) * 5).to(torch.float32).to(dtype)
+            drawn = (
+                torch.from_numpy(np.asarray(np.random.rand(*shape) * 5)).to(torch.float32).to(dtype)
+            )
             self.register_buffer(f"b{k}", drawn, persistent=saved)
         self.register_buffer("mask", torch.ones(1, 1, dtype=torch.bool).expand(2, width))
         self.register_buffer("mean", torch.zeros(()), persistent=wish["saved mean"])
@@ -208,7 +210,7 @@ def exported_loss(path: Path, wish: dict[str, Any], shards: Path) -> float:
         about = file.metadata()
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     for name, dtype in json.loads(about.get("as_bytes", "{}")).items():
-        state[name] = state[name].view(getattr(torch, dtype))[..., 0]
+        state[name] = state[name].clone().view(getattr(torch, dtype))[..., 0]
     text = about["_extra_state"]
     state["_extra_state"] = text if wish["extra"] == "text" else json.loads(text)
     module, _ = networks.build("drawn:network", Task("classification", (INPUTS,), 3), {}, seed=0)

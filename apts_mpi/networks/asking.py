@@ -6,6 +6,7 @@ argument of many is whether to download parameters. So none is called that does 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -52,7 +53,8 @@ def refuse_library(name: str) -> None:
 
 def refuse_other(name: str, made: Callable[..., Any], task: Task) -> None:
     """InputError where a function, which is not called, does not take a task alone."""
-    home = str(getattr(made, "__module__", None) or "")
+    inner = made.func if isinstance(made, functools.partial) else made
+    home = str(getattr(inner, "__module__", None) or "")
     library = home.partition(".")[0]
     if library in LIBRARIES:  # imported into a module of the user's own
         _refuse(name, library)
@@ -85,8 +87,10 @@ def _words(annotation: Any) -> set[str]:
 
 def _is_installed(module: str) -> bool:
     """Whether a module is of Python or of an installed package, and not of the user's own files."""
-    file = getattr(sys.modules.get(module), "__file__", None)
-    return file is None or bool({"site-packages", "dist-packages"} & set(Path(file).parts))
+    if module.partition(".")[0] in sys.stdlib_module_names:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
 
 
 def _remedy(name: str) -> str:
