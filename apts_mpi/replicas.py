@@ -95,7 +95,7 @@ def _bits(name: str, tensor: Tensor) -> Tensor:
 
 def _checksum(name: str, tensor: Tensor) -> float:
     """Of 32 bits, which a float64 has exactly."""
-    return float(zlib.crc32(memoryview(_bits(name, tensor).numpy())))
+    return float(zlib.crc32(_bits(name, tensor).numpy().data))
 
 
 @torch.no_grad()

@@ -30,6 +30,9 @@ class Unlike(nn.Module):
     """Frozen parts and buffers that every rank draws for itself; one changes in training."""
 
     salt = 0
+    table: Tensor
+    hidden: Tensor
+    seen: Tensor
 
     def __init__(self, task: Task) -> None:
         super().__init__()

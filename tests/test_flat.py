@@ -173,7 +173,11 @@ def test_outputs_of_several_parts_are_all_float32_in_bf16() -> None:
             outputs = self.first(x)
             return {"logits": self.last(outputs), "pair": (outputs, len(x))}
 
-    network = FlatNetwork(Several(), lambda outputs, y: outputs["pair"][0].sum(1), autocast=True)
+    def loss(outputs: Any, targets: Tensor) -> Tensor:
+        total: Tensor = outputs["pair"][0].sum(1)
+        return total
+
+    network = FlatNetwork(Several(), loss, autocast=True)
     x, y = samples()
     found: Any = network.outputs(x)
     assert found["logits"].dtype == found["pair"][0].dtype == torch.float32

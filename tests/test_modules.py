@@ -43,12 +43,12 @@ DTYPES = (
 )
 KEPT: tuple[Any, ...] = (3, 0.5, "text", None, [1, [2.5]], {"a": {"b": [torch.arange(3)]}})
 # What cannot be saved so that it comes back; and what the module or its function then is.
-REFUSED: dict[str, Callable[[nn.Module], object]] = {
+REFUSED: dict[str, Callable[[Any], object]] = {
     "sparse": lambda m: m.register_buffer("odd", torch.eye(3).to_sparse()),
     "shares its memory|share memory": lambda m: setattr(
         m.last[1],
         "bias",
-        nn.Parameter(m.last[0].bias.data),  # type: ignore[index, union-attr]
+        nn.Parameter(m.last[0].bias.data),
     ),
     "float64": lambda m: m.register_parameter("odd", nn.Parameter(torch.zeros(2).double())),
     "complex64": lambda m: m.register_parameter("odd", nn.Parameter(torch.zeros(2) + 0j)),
@@ -60,6 +60,10 @@ REFUSED: dict[str, Callable[[nn.Module], object]] = {
 
 class Drawn(nn.Module):
     """A network of what was drawn."""
+
+    mean: Tensor
+    mask: Tensor
+    last: Any
 
     def __init__(self, wish: dict[str, Any]) -> None:
         super().__init__()
@@ -213,7 +217,9 @@ def exported_loss(path: Path, wish: dict[str, Any], shards: Path) -> float:
         state[name] = state[name].clone().view(getattr(torch, dtype))[..., 0]
     text = about["_extra_state"]
     state["_extra_state"] = text if wish["extra"] == "text" else json.loads(text)
-    module, _ = networks.build("drawn:network", Task("classification", (INPUTS,), 3), {}, seed=0)
+    module: Any = networks.build("drawn:network", Task("classification", (INPUTS,), 3), {}, seed=0)[
+        0
+    ]
     for name, fresh in module.state_dict().items():
         if isinstance(fresh, Tensor):
             assert (fresh.dtype, fresh.shape) == (state[name].dtype, state[name].shape)
