@@ -95,7 +95,9 @@ def _pack(value: Any, arrays: h5py.Group, cut: Callable[[Tensor], Tensor], where
     if isinstance(value, dict):
         for name in value:
             if not isinstance(name, str) or name == _ARRAY or _unlike(name):
-                raise Unwritable(f"{where or 'a state'} has the key {name!r:.80}, no plain name")
+                raise Unwritable(
+                    f"{where or 'a state'} has the key {name!r:.80}; keys must be other text"
+                )
         inner = f"{where}." if where else ""
         return {name: _pack(each, arrays, cut, inner + name) for name, each in value.items()}
     if type(value) is list:

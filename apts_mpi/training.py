@@ -211,7 +211,8 @@ class Training:
                     evaluation=[*parts, self.test],
                 )
             except InputError as caught:
-                error = InputError(f"--network {config.network}: {caught} (rank {self.comm.rank})")
+                what = str(caught).removeprefix("--network: ")
+                error = InputError(f"--network {config.network}: {what} (rank {self.comm.rank})")
         self.comm.agree(error)
 
     def _cut(self, parts: list[Samples]) -> list[Subdomain]:
@@ -504,10 +505,8 @@ class Training:
         checkpoints. BatchNorm's statistics, made for that, stay.
         """
         others = self.statistics.others()
-        seed = networks.seeded(
-            self.config.seed, [self.device]
-        )  # of networks that draw as they evaluate
-        with kept(self.module, others), seed:
+        # Some networks draw random numbers as they evaluate, too.
+        with kept(self.module, others), networks.seeded(self.config.seed, [self.device]):
             replicas.take_rank_zeros(others, self.comm, told=False)
             yield
 

@@ -8,7 +8,6 @@ takes. docs/networks.md has an example.
 from __future__ import annotations
 
 import importlib
-import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,13 +116,14 @@ def _check_tensors(name: str, module: nn.Module) -> None:
             what = f"is trained and {str(t.dtype)[6:]}; cast it to torch.float32, or freeze it"
         if what is not None:
             raise InputError(f"--network {name}: its {key[:80]} {what}")
-    extents = sorted((*_extent(t), key) for key, t in held if t.numel())
-    for (_, end, first), (start, _, second) in itertools.pairwise(extents):
-        if start < end and (first in trained or second in trained):
+    end, owner = 0, ""
+    for start, stop, key in sorted((*_extent(t), key) for key, t in held if t.numel()):
+        if start < end and (owner in trained or key in trained):
             raise InputError(
-                f"--network {name}: its {first[:80]} and {second[:80]} share memory, and training "
+                f"--network {name}: its {owner[:80]} and {key[:80]} share memory, and training "
                 "moves what it trains; make them the same parameter, not its data"
             )
+        end, owner = max((end, owner), (stop, key))
     for _, t in held:
         if 0 in t.stride():  # expanded: there is no place to load it into
             t.data = t.data.contiguous()
