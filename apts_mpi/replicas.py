@@ -77,7 +77,7 @@ def differ(tensors: Mapping[str, Tensor], comm: Comm) -> list[str]:
     """
     if comm.size == 1 or not tensors:
         return []
-    forms = [f"{name} {t.dtype} {t.layout} {tuple(t.shape)}" for name, t in tensors.items()]
+    forms = [f"{name!r} {t.dtype} {t.layout} {tuple(t.shape)}" for name, t in tensors.items()]
     comm.require_same("a network", forms)
     sums = np.array([_checksum(name, t) for name, t in tensors.items()], dtype=np.float64)
     both = np.concatenate((sums, -sums))

@@ -350,6 +350,7 @@ meta = made(lambda m: m.register_buffer("odd", torch.empty(2, device="meta")))
 half = made(lambda m: m.head.bfloat16())
 shared = made(lambda m: m.register_buffer("odd", m.head.bias.data[1:]))
 frozen = made(lambda m: m.requires_grad_(False))
+lines = made(lambda m: m.register_buffer("two\\nlines", torch.zeros(1)))
 """
 
 
@@ -380,6 +381,7 @@ def test_what_a_users_module_holds_is_looked_at(
         ("meta", "its odd is strided on meta"),
         ("half", r"its head\.weight is trained and bfloat16"),
         ("shared", r"its head\.bias and odd share memory"),
+        ("lines", r"its 'two\\nlines' has a name that is not one line"),
         ("frozen", "no parameters that require a gradient"),
     ):
         with pytest.raises(InputError, match=told):

@@ -114,8 +114,11 @@ def _check_tensors(name: str, module: nn.Module) -> None:
             what = f"is {kind}; a run takes dense ones that hold their numbers"
         elif key in trained and t.dtype != torch.float32:
             what = f"is trained and {str(t.dtype)[6:]}; cast it to torch.float32, or freeze it"
+        elif not key.isprintable():
+            what = "has a name that is not one line of text; give it another"
         if what is not None:
-            raise InputError(f"--network {name}: its {key[:80]} {what}")
+            shown = key[:80] if key.isprintable() else repr(key[:80])
+            raise InputError(f"--network {name}: its {shown} {what}")
     end, owner = 0, ""
     for start, stop, key in sorted((*_extent(t), key) for key, t in held if t.numel()):
         if start < end and (owner in trained or key in trained):
