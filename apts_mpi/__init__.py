@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from apts_mpi.apts import APTS as APTS
     from apts_mpi.comm import Comm as Comm
     from apts_mpi.iteration import Iteration as Iteration
+    from apts_mpi.replicas import broadcast_module as broadcast_module
     from apts_mpi.stochastic import StochasticAPTS as StochasticAPTS
     from apts_mpi.watch import Watch as Watch
 
 __version__ = "0.1.0"
-__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch"]
+__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch", "broadcast_module"]
 
 _HOME = {
     "APTS": "apts_mpi.apts",
@@ -26,6 +27,7 @@ _HOME = {
     "Iteration": "apts_mpi.iteration",
     "StochasticAPTS": "apts_mpi.stochastic",
     "Watch": "apts_mpi.watch",
+    "broadcast_module": "apts_mpi.replicas",
 }
 
 

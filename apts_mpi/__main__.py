@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import traceback
@@ -17,6 +16,7 @@ def guarded(program: Callable[[], int | None]) -> int:
     host, is written at once and the whole job is ended.
     """
     from apts_mpi import launcher, mpi, streams
+    from apts_mpi.blame import in_one_line, own_line
     from apts_mpi.errors import AgreedError, InputError
 
     streams.steady()
@@ -38,6 +38,8 @@ def guarded(program: Callable[[], int | None]) -> int:
         else:
             lines = [*traceback.format_exc().splitlines(), _summary(error)]
             text = "".join(f"[{who}] {line}\n" for line in lines)
+            if own_line(error):  # the user's own code, which is what they look for
+                text = f"apts_mpi: {in_one_line(error)} ({who})\n{text}"
         sys.stdout.flush()
         streams.write_error(text)
         if size > 1:
@@ -46,20 +48,15 @@ def guarded(program: Callable[[], int | None]) -> int:
 
 
 def _summary(error: BaseException) -> str:
-    """The line to read first: what failed, and in whose file."""
+    """The last line, which is seen first: what failed, and in whose file."""
+    from apts_mpi.blame import own_line
+
     what = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}{': ' * bool(what)}{what}"
     if isinstance(error, MemoryError) or "out of memory" in what.lower():
         what += "; this needs more memory: fewer ranks a node, a smaller --batch, or --stream on"
-    package = os.path.dirname(os.path.abspath(__file__)) + os.sep
-    libraries = (sys.prefix + os.sep, sys.base_prefix + os.sep, "<")
-    place = "a fault of apts_mpi, to be reported with the lines above"
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if os.path.abspath(frame.filename).startswith(package):
-            break
-        if not frame.filename.startswith(libraries):
-            place = f"in {frame.filename}, line {frame.lineno}"
-            break
+    place = own_line(error)
+    place = f"in {place}" if place else "a fault of apts_mpi, to be reported with the lines above"
     return f"apts_mpi: {what} ({place})"
 
 

@@ -48,6 +48,7 @@ from apts_mpi.config import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.flat import Closures, FlatParameters
 from apts_mpi.iteration import FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import JoinedLoss, Part, search_radius
+from apts_mpi.replicas import take_rank_zeros
 from apts_mpi.trust_region.local import (
     LOSS_NOISE,
     FirstOrder,
@@ -214,6 +215,7 @@ class APTS(interface.NoTorchOptimizer):
         self._closures = Closures(flat)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
+        take_rank_zeros(flat.frozen, self.comm)
 
     def _model(self, memory: int) -> Model:
         if self.local_solver == "first-order":

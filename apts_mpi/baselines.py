@@ -29,6 +29,7 @@ from apts_mpi.compression import message_for
 from apts_mpi.config import SGD_MOMENTUM as MOMENTUM
 from apts_mpi.flat import FlatParameters
 from apts_mpi.iteration import Draw, Iteration
+from apts_mpi.replicas import take_rank_zeros
 
 
 class Baseline(ABC):
@@ -58,6 +59,7 @@ class Baseline(ABC):
         self._message = message_for("none", flat.n, 2, flat.vector.device, comm)
         comm.require_same("a network", flat.describe())
         comm.broadcast_tensor(flat.vector)
+        take_rank_zeros(flat.frozen, comm)
 
     @abstractmethod
     def iterate(self, *draws: Draw) -> Iteration:

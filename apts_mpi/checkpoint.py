@@ -25,7 +25,7 @@ from apts_mpi import sealed
 from apts_mpi.comm import Comm
 from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
-from apts_mpi.state_file import REMEDY, State, check, read_state, write_state
+from apts_mpi.state_file import REMEDY, State, Unwritable, check, read_state, write_state
 
 VERSION = 1
 FOLDER = "checkpoint"
@@ -85,14 +85,14 @@ class Checkpoints:
         comm, path = self._comm, self.folder / f"{iteration:08d}"
         partial = path.with_name(f".{path.name}.partial")
         head = {"version": VERSION, "run": self.run, "iteration": iteration, "ranks": comm.size}
-        error: OSError | None = None
+        error: OSError | Unwritable | None = None
         try:
             # By every rank: to make a folder is surer than to wait for another host's to appear.
             partial.mkdir(parents=True, exist_ok=True)
             if comm.rank == 0:
                 write_state(partial / COMMON, {**head, "state": common})
             write_state(partial / rank_file(comm.rank), {**head, "rank": comm.rank, "state": own})
-        except OSError as caught:
+        except (OSError, Unwritable) as caught:
             error = caught
         failed = comm.first_error(self._told(error, partial))
         if failed is None:
@@ -113,11 +113,13 @@ class Checkpoints:
             self._prune()
         return None
 
-    def _told(self, error: OSError | None, path: Path) -> InputError | None:
+    def _told(self, error: OSError | Unwritable | None, path: Path) -> InputError | None:
         if error is None:
             return None
         comm = self._comm
         who = f"rank {comm.rank} on {comm.host}"
+        if isinstance(error, Unwritable):
+            return InputError(f"{error} ({who})")
         return InputError(f"{error.filename or path}: {error.strerror or error} ({who})")
 
     def _publish(self, partial: Path, path: Path) -> None:

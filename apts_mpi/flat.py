@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from apts_mpi.interface import loss_of
 from apts_mpi.iteration import Objective, Pending
-from apts_mpi.modes import evaluating
+from apts_mpi.modes import evaluating, kept
 from apts_mpi.randomness import Generators, Repeated
 
 if TYPE_CHECKING:
@@ -41,11 +43,17 @@ class FlatParameters:
 
     Attributes:
         vector: (n,) float32, the parameters. gradient: (n,) float32, their gradient.
-        n: number of parameters.
+        n: number of parameters. frozen: those that require no gradient, by what they are.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        self._parameters = [p for p in parameters if p.requires_grad]
+        given = list(parameters)
+        self._parameters = [p for p in given if p.requires_grad]
+        self.frozen = {
+            f"frozen parameter {k} of shape {tuple(p.shape)}": p.detach()
+            for k, p in enumerate(given)
+            if not p.requires_grad
+        }
         if not self._parameters:
             raise ValueError("there are no parameters that require a gradient")
         devices = {p.device for p in self._parameters}
@@ -157,19 +165,22 @@ class FlatNetwork(FlatParameters):
         compiled: bool = False,
     ) -> None:
         super().__init__(module.parameters())
-        self.module, self.chunk = module, chunk
+        several = any(isinstance(part, _BatchNorm) for part in module.modules())
+        self.module, self.chunk = module, max(chunk, 2 if several else 1)
         self.generators = Generators(self.vector.device, module)
         self._loss, self._autocast = loss, autocast
         self._call: Callable[[Tensor], Tensor] = torch.compile(module) if compiled else module
 
     def outputs(self, x: Tensor) -> Tensor:
-        """Of (b, *sample_shape): float32, whatever the network computes in."""
+        """Of (b, *sample_shape): float32, whatever the network computes in; tokens as int64."""
+        if not x.is_floating_point():
+            x = x.long()
         if not self._autocast:
             return self._call(x)
         # Casts are not cached: the parameters change under torch's eyes, as one vector.
         with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
             outputs = self._call(x)
-        return outputs.float()
+        return tree_map(lambda each: each.float() if _is_real(each) else each, outputs)
 
     def loss_and_gradient(self, x: Tensor, y: Tensor) -> float:
         """Mean loss of the samples; its gradient is left in ``gradient``."""
@@ -180,8 +191,8 @@ class FlatNetwork(FlatParameters):
         total = torch.zeros((), dtype=torch.float64, device=self.vector.device)
         if not len(x):
             self.gradient.zero_()
-        for i in range(0, len(x), self.chunk):
-            losses = self._loss(self.outputs(x[i : i + self.chunk]), y[i : i + self.chunk])
+        for i, piece in enumerate(self._pieces(len(x))):
+            losses = self._loss(self.outputs(x[piece]), y[piece])
             part = losses.sum(dtype=torch.float64) / len(x)
             if i == 0:
                 self.backward(part)
@@ -190,24 +201,31 @@ class FlatNetwork(FlatParameters):
             total += part.detach()
         return total
 
+    def _pieces(self, samples: int) -> Iterator[slice]:
+        """Of a forward pass each; one sample alone, which BatchNorm cannot take, is not left."""
+        start = 0
+        while start < samples:
+            stop = start + self.chunk
+            if samples - stop == 1 and self.chunk > 1:
+                stop += -1 if self.chunk > 2 else 1
+            yield slice(start, stop)
+            start = stop
+
     @torch.no_grad()
     def is_random(self, x: Tensor) -> bool:
         """Whether a forward pass of training draws random numbers; x: (b, *sample_shape).
 
         The module's buffers are left as they were.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in self.module.buffers()]
-        drawn = self.generators.drawn_from(lambda: self.outputs(x))
-        for buffer, kept in buffers:
-            buffer.copy_(kept)
-        return drawn
+        with kept(self.module):
+            return self.generators.drawn_from(lambda: self.outputs(x))
 
     @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> float:
         """Mean loss of the samples, without a gradient: a third of the work."""
         total = 0.0
-        for i in range(0, len(x), self.chunk):
-            losses = self._loss(self.outputs(x[i : i + self.chunk]), y[i : i + self.chunk])
+        for piece in self._pieces(len(x)):
+            losses = self._loss(self.outputs(x[piece]), y[piece])
             total += float(losses.sum(dtype=torch.float64)) / len(x)
         return total
 
@@ -227,6 +245,10 @@ class FlatNetwork(FlatParameters):
                 if criterion.right is not None:
                     right += float(criterion.right(outputs, y).sum(dtype=torch.float64))
         return total, right
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 class Closures:

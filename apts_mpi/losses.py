@@ -177,6 +177,8 @@ def _one_a_sample(own: Loss) -> Loss:
     """The user's loss, whose values are looked at: a mean over the batch would go unnoticed."""
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        if not targets.is_floating_point():  # tokens are held in fewer bits
+            targets = targets.long()
         losses = own(outputs, targets)
         if losses.shape != (len(targets),):
             raise InputError(

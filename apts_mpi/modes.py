@@ -1,11 +1,12 @@
-"""A module's mode of evaluation, and the one it had before."""
+"""A module's mode of evaluation and its buffers, and what they were before."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -21,3 +22,26 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def kept(module: nn.Module, buffers: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    """Within, buffers of a module may be changed or replaced; afterwards they are as before.
+
+    Args:
+        buffers: by name, those that are kept; default all.
+    """
+    which = {id(each) for each in (module.buffers() if buffers is None else buffers.values())}
+    before = [
+        (part, name, buffer, buffer.detach().clone())
+        for part in module.modules()
+        for name, buffer in part._buffers.items()
+        if id(buffer) in which and buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for part, name, buffer, value in before:
+                part._buffers[name] = buffer  # a forward pass may have put another in its place
+                buffer.copy_(value)

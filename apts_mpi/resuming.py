@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from apts_mpi.state_file import (
 
 # Of this run alone, never taken over from the one that goes on.
 _OWN = ("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort")
+FIGURES = ("test_loss", "test_accuracy")  # that every evaluation gives
 _FREE = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata["free"]}
 
 
@@ -46,7 +47,7 @@ def _is(kind: type) -> Callable[[Any], bool]:
 
 def _are_figures(value: Any) -> bool:
     """What an evaluation gave; None of what the task has not."""
-    known = isinstance(value, dict) and {"test_loss", "test_accuracy"} <= set(value)
+    known = isinstance(value, dict) and set(FIGURES) <= set(value)
     return known and every(lambda each: each is None or is_real(each), dict)(value)
 
 
@@ -66,7 +67,7 @@ _COMMON_FORM: dict[str, Any] = {
         "std": lambda value: is_finite(value) and bool((value > 0).all()),
     },
     "versions": every(is_word, dict),
-    "network": every(_is(Tensor), dict),
+    "network": every(lambda value: True, dict),  # the tensors it must have are the network's to say
     "optimizer": _is(dict),
     "progress": {
         "iterations": is_count,
@@ -83,7 +84,6 @@ _OWN_FORM: dict[str, Any] = {
     "optimizer": _is(dict),
     "seconds": every(is_amount, dict),
     "seconds_total": is_amount,
-    "random": _is(Tensor),
 }
 
 
@@ -164,12 +164,10 @@ def outline(
             raise
         what = f"has no network of its settings ({error})"
         raise fault(checkpoint.path, what, REMEDY) from error
-    wanted = {name: tuple(each.shape) for name, each in module.state_dict().items()}
-    found = {name: tuple(each.shape) for name, each in tensors.items()}
-    if wanted != found:
-        name = next(name for name in [*wanted, *found] if wanted.get(name) != found.get(name))
-        what = f"its network's {name[:80]} has shape {found.get(name)}, not {wanted.get(name)}"
-        raise fault(checkpoint.path, what, REMEDY)
+    saved, others = module.state_dict(), checkpoint.common.get("unsaved", {})
+    fits(checkpoint, tensors, saved)
+    if others:
+        fits(checkpoint, others, unsaved(module))
     return module, loss
 
 
@@ -195,6 +193,53 @@ def units_of(checkpoint: Checkpoint) -> Units | None:
     if task_of(checkpoint).kind != "regression" or not bool((std > 0).all()):
         raise ValueError("the targets' deviation cannot be")
     return Units(mean, std)
+
+
+def fits(checkpoint: Checkpoint, found: Any, wanted: Mapping[str, Any]) -> None:
+    """Make sure that entries of a network's state are of its names, types and shapes.
+
+    Extra state, which is no tensor, is for the network's own ``set_extra_state`` to judge.
+
+    Raises:
+        InputError: one is not; the line names it.
+    """
+    forms = [
+        {name: _form(each) for name, each in state.items()}
+        for state in (wanted, found if isinstance(found, dict) else {})
+    ]
+    if forms[0] != forms[1]:
+        ours, theirs = forms
+        name = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
+        was, is_ = (form.get(name, "is missing") for form in (theirs, ours))
+        what = f"its network's {name[:80]} {was}, and in the network it {is_}"
+        raise fault(checkpoint.path, what, REMEDY)
+
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return "is no tensor"
+    kind = "" if value.dtype == torch.float32 else f" and type {str(value.dtype)[6:]}"
+    return f"has shape {tuple(value.shape)}{kind}"
+
+
+def unsaved(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that a module's own state leaves out; a run goes on with them all the same."""
+    saved = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
+
+
+def load_buffers(module: nn.Module, values: Any) -> None:
+    """Give some of a module's buffers the values of a state.
+
+    Raises:
+        ValueError: the values are those of other buffers.
+    """
+    buffers = dict(module.named_buffers())
+    for name, value in values.items():
+        own = buffers.get(name)
+        if own is None or _form(value) != _form(own):
+            raise ValueError(f"there is no buffer {name[:80]} like the one of the state")
+        own.copy_(value)
 
 
 def task_of(checkpoint: Checkpoint) -> networks.Task:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from apts_mpi import resuming
+from apts_mpi import replicas, resuming
+from apts_mpi.blame import in_one_line
 from apts_mpi.checkpoint import Checkpoint
 from apts_mpi.data.batches import Leg, Place
 from apts_mpi.data.format import fault
@@ -20,12 +22,14 @@ from apts_mpi.report import versions
 from apts_mpi.state_file import (
     REMEDY,
     State,
+    Unwritable,
     every,
     is_count,
     is_finite,
     is_flag,
     is_real,
     misshapen,
+    rehearsed,
 )
 from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule
 
@@ -118,10 +122,13 @@ MISFIT = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, Overflo
 
 
 def states(training: Training) -> tuple[State, State]:
-    """What is the same on every rank, and what this one alone has."""
+    """What is the same on every rank, and what this one alone has; every rank calls it."""
     t, info = training, training.info
+    others = t.statistics.others()
+    apart = replicas.differ(others, t.comm)
     state = t.optimizer.state_dict()
     own = {name: state.pop(name) for name in t.optimizer.OWN}
+    place = t.subdomains[0].batches.place(_subdomains(t))
     return {
         "settings": t.given,
         "complete": dataclasses.replace(t.config, threads=t.threads).to_toml(),
@@ -140,15 +147,19 @@ def states(training: Training) -> tuple[State, State]:
         },
         "versions": _behind(t),
         "network": dict(t.module.state_dict()),
+        "unsaved": resuming.unsaved(t.module),
         "optimizer": state,
         "progress": dataclasses.asdict(t.progress),
-        "place": dataclasses.asdict(t.subdomains[0].batches.place(_subdomains(t))),
+        "place": {
+            "number": place.number,
+            "legs": [dataclasses.asdict(leg) for leg in place.legs],
+        },
         "traffic": dataclasses.asdict(t.comm.traffic),
     }, {
         "optimizer": own,
+        "buffers": {name: others[name] for name in apart},
         "seconds": dict(t.clock.seconds),
         "seconds_total": time.perf_counter() - t.started,
-        **_random(t.device),
     }
 
 
@@ -157,12 +168,35 @@ def _units(units: Units | None) -> State:
     return {} if units is None else {"target_mean": units.mean, "target_std": units.std}
 
 
-def _random(device: torch.device) -> State:
-    """Of dropout: the state of torch's generators, each (bytes,) uint8."""
-    state: State = {"random": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["random_gpu"] = torch.cuda.get_rng_state(device)
-    return state
+def rehearse(training: Training) -> None:
+    """Write a state, read and load it, all in memory; every rank calls it before training.
+
+    So that a run is not trained for hours whose checkpoints then cannot be written or read.
+
+    Raises:
+        AgreedError: on every rank, where that fails; the line names what the network holds.
+    """
+    t, error = training, None
+    try:
+        common, own = states(t)
+        if not t.progress.losses:  # none is written before the first evaluation
+            common["progress"]["losses"] = dict.fromkeys(resuming.FIGURES)
+        read = Checkpoint(
+            path=Path("a checkpoint"),
+            run="",
+            iteration=t.progress.iterations,
+            ranks=t.comm.size,
+            common=rehearsed(common),
+            own=rehearsed(own),
+        )
+        resuming.verify(read)
+        extra = {k: v for k, v in read.common["network"].items() if not isinstance(v, Tensor)}
+        t.module.load_state_dict({**common["network"], **extra})
+    except (Unwritable, InputError) as caught:
+        error = InputError(f"--network {t.config.network}: no checkpoint could be used: {caught}")
+    except Exception as caught:  # the user's own get_extra_state and the like
+        error = InputError(f"--network {t.config.network}: its state fails: {in_one_line(caught)}")
+    t.comm.agree(error)
 
 
 def _subdomains(training: Training) -> int:
@@ -266,6 +300,7 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
         )
     resized = _is_resized(training, resumed)
     t.module.load_state_dict(common["network"])
+    resuming.load_buffers(t.module, common.get("unsaved", {}))
     t.optimizer.load_state_dict(optimizer_state(resumed, t.network.n), resized=resized)
     known = {each.name for each in dataclasses.fields(t.progress)}
     t.progress = type(t.progress)(**{k: v for k, v in common["progress"].items() if k in known})
@@ -275,10 +310,6 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
     where = Place(int(common["place"]["number"]), legs)
     for each in t.subdomains:
         each.batches.go_to(where, info.splits["train"].sizes, _subdomains(t))
-    if not resized:  # of other ranks there may be two with the same state
-        torch.set_rng_state(own["random"])
-        if t.device.type == "cuda" and "random_gpu" in own:
-            torch.cuda.set_rng_state(own["random_gpu"], t.device)
     for name, value in common["traffic"].items():
         setattr(t.comm.traffic, name, getattr(t.comm.traffic, name) + int(value))
     for name, value in own["seconds"].items():

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from apts_mpi.comm import Comm
@@ -27,6 +28,8 @@ SAMPLES = 2048  # of a rank, at most
 
 class RunningStatistics:
     """The statistics of a network's BatchNorm layers; without such layers it does nothing.
+
+    Layers in their mode of evaluation are frozen: theirs stay as they are.
 
     Args:
         network: of this rank. parts: this rank's training samples. batch: samples of a forward
@@ -41,7 +44,7 @@ class RunningStatistics:
         self._layers = [
             layer
             for layer in network.module.modules()
-            if isinstance(layer, _BatchNorm) and layer.track_running_stats
+            if isinstance(layer, _BatchNorm) and layer.training and layer.track_running_stats
         ]
         self._buffers = [
             buffer
@@ -51,28 +54,29 @@ class RunningStatistics:
         ]
         self._message = np.zeros(sum(buffer.numel() for buffer in self._buffers) + 1, np.float32)
 
+    def others(self) -> dict[str, Tensor]:
+        """By name, the buffers of the module that are none of these layers'."""
+        own = {id(buffer) for layer in self._layers for buffer in layer.buffers(recurse=False)}
+        named = self._network.module.named_buffers()
+        return {name: buffer for name, buffer in named if id(buffer) not in own}
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Compute them for the present parameters; every rank calls it."""
         if not self._layers:
             return
-        with torch.random.fork_rng(devices=[]):  # dropout here is not to change training
-            self._refresh()
-
-    def _refresh(self) -> None:
+        self._network.generators.seed(())  # of the parameters alone
         decays = [layer.momentum for layer in self._layers]
         for layer in self._layers:
             layer.reset_running_stats()
             layer.momentum = None  # torch's word for a plain average over the passes
-        seen, training = 0, self._network.module.training
-        self._network.module.train()
+        seen = 0
         passes = -(-SAMPLES // (self._batch * len(self._parts)))  # of each part, at most
         for samples in self._parts:
             for x, _ in itertools.islice(samples.blocks(self._batch), passes):
                 if len(x) > 1:  # one sample has no variance
                     self._network.outputs(x)
                     seen += len(x)
-        self._network.module.train(training)
         for layer, decay in zip(self._layers, decays, strict=True):
             layer.momentum = decay
         self._join(seen)

@@ -48,6 +48,7 @@ from apts_mpi.first_radius import search
 from apts_mpi.flat import Closures, FlatParameters
 from apts_mpi.iteration import Draw, FailureSigns, Iteration, Objective, require_options
 from apts_mpi.joined import CountedMessages
+from apts_mpi.replicas import take_rank_zeros
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
@@ -188,6 +189,7 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         self._closures = Closures(flat)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
+        take_rank_zeros(flat.frozen, self.comm)
         self.average.copy_(flat.vector)
 
     # ---- the public calls ------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +90,10 @@ def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     data, config = checkpoint.common["data"], resuming.completed(checkpoint)
     task, classes = resuming.task_of(checkpoint), tuple(data["classes"])
     module, loss = resuming.outline(checkpoint, config, named=named)
-    module.load_state_dict(checkpoint.common["network"], assign=True)
+    # In place where there is memory: what a module shares among its parts stays shared.
+    outlined = any(p.is_meta for p in module.parameters())
+    module.load_state_dict(checkpoint.common["network"], assign=outlined)
+    resuming.load_buffers(module, checkpoint.common.get("unsaved", {}))
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
@@ -262,17 +264,17 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         "data": common["data"]["name"],
         "iteration": trained.checkpoint.iteration,
     }
-    text = {k: v if isinstance(v, str) else json.dumps(v) for k, v in about.items()}
-    # Copies, as the module's are parts of one vector, which the format refuses.
-    tensors = {name: each.clone() for name, each in trained.module.state_dict().items()}
+    state = trained.module.state_dict()
+    content, notes = packed(path, state, about)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sealed.write(path, packed(path, tensors, text))
+        sealed.write(path, content)
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
-    return (
-        f"{trained.parameters.n:,} parameters in {len(tensors)} tensors after iteration "
+    told = (
+        f"{trained.parameters.n:,} parameters in {len(state)} entries after iteration "
         f"{trained.checkpoint.iteration}, for (x - mean) / std"
         + (", gives (y - target_mean) / target_std" if trained.criterion.units else "")
         + f": {path}"
     )
+    return "\n".join((told, *notes))

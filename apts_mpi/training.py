@@ -6,16 +6,16 @@ import dataclasses
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import torch
 from torch import nn
 
-from apts_mpi import gpu_aware, networks, pacing, resuming, run_state
+from apts_mpi import gpu_aware, networks, pacing, replicas, resuming, run_state
 from apts_mpi.baselines import warm_up
 from apts_mpi.checkpoint import FOLDER, Checkpoint, Checkpoints, set_aside
 from apts_mpi.clock import COMMUNICATION
@@ -27,6 +27,7 @@ from apts_mpi.evaluation import class_counts, evaluate, flat_network
 from apts_mpi.flat import CHUNK
 from apts_mpi.iteration import Iteration
 from apts_mpi.losses import Criterion, balanced, criterion
+from apts_mpi.modes import kept
 from apts_mpi.optimizers import optimizer
 from apts_mpi.placement import Samples, Streamed, load, place, task_of, units_of
 from apts_mpi.report import Console, code_digest, summarise, versions
@@ -36,6 +37,7 @@ from apts_mpi.stopping import StopSignals
 from apts_mpi.streams import write_error
 from apts_mpi.subdomain import Subdomain
 from apts_mpi.trace import Trace
+from apts_mpi.trial import try_out
 
 Lap = dict[str, float]  # seconds by phase
 
@@ -145,6 +147,7 @@ class Training:
             self.network, samples["train"], batch=config.batch or CHUNK, comm=comm
         )
         self._statistics_at = -1  # the iteration that they are of
+        self._rehearse(samples["train"])
         if config.local_steps == AUTO:
             start = time.perf_counter()
             self.config = config = self._paced(config)
@@ -153,6 +156,7 @@ class Training:
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
+        run_state.rehearse(self)
         for each in self.subdomains:
             each.follow()
         self.directory, self.checkpoints = self._open(resumed)
@@ -170,8 +174,6 @@ class Training:
             error = caught
         self.comm.agree(error)  # before the classes are counted, which all ranks do together
         assert module is not None
-        # Of dropout, if the network has any: each rank its own.
-        torch.manual_seed((config.seed + 1_000_003 * (self.comm.rank + 1)) % 2**63)
         try:
             weights: Sequence[float] | None = config.weights_given()
             if config.class_weights == "balanced":
@@ -192,7 +194,29 @@ class Training:
             error = caught
         self.comm.agree(error)
         assert made is not None
-        return module.to(self.device), made
+        module = module.to(self.device)
+        # What is trained, the optimizer takes from rank 0.
+        replicas.take_rank_zeros(replicas.untrained(module), self.comm)
+        return module, made
+
+    def _rehearse(self, parts: list[Samples]) -> None:
+        """Try the user's network on samples as it will be trained and evaluated; nothing stays.
+
+        Also one of this program's where a minibatch of one sample may be none to it.
+        """
+        config, error = self.config, None
+        if config.network not in networks.NETWORKS or config.normalization == "batch":
+            try:
+                try_out(
+                    self.network,
+                    self.criterion,
+                    training=[(each.samples, each.batches.smallest) for each in self.subdomains],
+                    evaluation=[*parts, *self.judged.values()],
+                )
+            except InputError as caught:
+                what = str(caught).removeprefix("--network: ")
+                error = InputError(f"--network {config.network}: {what} (rank {self.comm.rank})")
+        self.comm.agree(error)
 
     def _cut(self, parts: list[Samples]) -> list[Subdomain]:
         """The subdomains of this rank."""
@@ -240,9 +264,11 @@ class Training:
         """The settings with as many local steps as messages and gradients cost here."""
         assert config.batch is not None, "completed settings have one"
         x, y = next(self.subdomains[0].samples.blocks(config.batch))
-        message, gradient = pacing.measure(
-            self.comm, self.network.vector, lambda: len(y) and self.network.loss_and_gradient(x, y)
-        )
+        network = self.network
+        with kept(self.module):
+            message, gradient = pacing.measure(
+                self.comm, network.vector, lambda: len(y) and network.loss_and_gradient(x, y)
+            )
         many = len(self.subdomains)
         steps = pacing.local_steps(
             message=message,
@@ -472,7 +498,7 @@ class Training:
         """Make BatchNorm's running statistics those of the network that is evaluated now."""
         if self._statistics_at != self.progress.iterations:
             self._statistics_at = self.progress.iterations
-            with self.optimizer.averaged():
+            with self.optimizer.averaged(), self._as_saved():
                 self.statistics.refresh()
 
     def evaluate(self) -> dict[str, float | None]:
@@ -487,8 +513,20 @@ class Training:
         """Figures over all ranks' parts; every rank evaluates its own."""
         with self.clock.phase("evaluation"):
             self._refresh_statistics()
-        with self.clock.phase("evaluation"), self.optimizer.averaged():
+        with self.clock.phase("evaluation"), self.optimizer.averaged(), self._as_saved():
             return evaluate(self.network, parts, self.comm, self.task, self.criterion)
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """Within, the buffers are those of a checkpoint, rank 0's; afterwards each rank's own.
+
+        So that a run goes its way however often it is evaluated, and the figures are those of its
+        checkpoints. BatchNorm's statistics, made for that, stay.
+        """
+        others = self.statistics.others()
+        with kept(self.module, others):
+            replicas.take_rank_zeros(others, self.comm, told=False)
+            yield
 
 
 def _best(

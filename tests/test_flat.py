@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +102,8 @@ def test_chunks_change_the_loss_and_its_gradient_by_rounding_only(
     assert network.loss_and_gradient(x, y) == pytest.approx(whole, rel=1e-6)
     assert torch.allclose(network.gradient, gradient, rtol=1e-5, atol=1e-7)
     assert sum(sizes) == len(x)
-    assert max(sizes) == min(chunk, len(x))
+    assert max(sizes) <= chunk
+    assert min(sizes) > 1 or chunk == 1, "BatchNorm cannot take one sample alone"
     assert network.loss(x, y) == pytest.approx(whole, rel=1e-6)
 
 
@@ -144,6 +147,42 @@ def test_moved_or_replaced_parameters_are_told() -> None:
     net.last.bias.data = torch.zeros(3)
     with pytest.raises(RuntimeError, match="move the module first"):
         flat.check_views()
+
+
+def test_no_piece_of_one_sample_is_left_to_batch_norm() -> None:
+    for count, chunk in ((23, 22), (23, 11), (3, 2), (23, 2), (2, 1), (23, 1)):
+        net = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+        network, (x, y) = FlatNetwork(net, losses, chunk=chunk), samples(count)
+        assert math.isfinite(network.loss_and_gradient(x, y))
+        assert math.isfinite(network.loss(x, y))
+
+
+def test_tokens_reach_the_network_as_int64_however_they_are_held() -> None:
+    seen: list[torch.dtype] = []
+    net = nn.Sequential(nn.Embedding(5, 3), nn.Flatten(), nn.Linear(6, 3))
+    net.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].dtype))
+    network = FlatNetwork(net, losses)
+    for dtype in (torch.uint8, torch.uint16, torch.int32, torch.int64):
+        network.loss_and_gradient(torch.zeros(4, 2, dtype=dtype), torch.zeros(4).long())
+    assert seen == [torch.int64] * 4
+
+
+def test_outputs_of_several_parts_are_all_float32_in_bf16() -> None:
+    class Several(Net):
+        def forward(self, x: Tensor) -> Any:
+            outputs = self.first(x)
+            return {"logits": self.last(outputs), "pair": (outputs, len(x))}
+
+    def loss(outputs: Any, targets: Tensor) -> Tensor:
+        total: Tensor = outputs["pair"][0].sum(1)
+        return total
+
+    network = FlatNetwork(Several(), loss, autocast=True)
+    x, y = samples()
+    found: Any = network.outputs(x)
+    assert found["logits"].dtype == found["pair"][0].dtype == torch.float32
+    assert found["pair"][1] == len(x)
+    assert math.isfinite(network.loss_and_gradient(x, y))
 
 
 def test_frozen_parameters_are_left_out_and_left_alone() -> None:

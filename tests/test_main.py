@@ -25,10 +25,11 @@ def test_an_error_in_the_users_file_is_told_with_its_line(
     path.write_text("import torch\n\ntorch.zeros(2) @ torch.zeros(3)\n")
     status, lines = told(lambda: runpy.run_path(str(path)) and None, capfd)
     assert status == 1
-    assert lines[0].endswith("Traceback (most recent call last):")
-    assert f"in {path}, line 3" in lines[-1]
+    assert lines[0].startswith(f"apts_mpi: {path}:3, in <module>: RuntimeError: ")
+    assert lines[1].endswith("Traceback (most recent call last):")
+    assert f"in {path}:3" in lines[-1]
     assert "apts_mpi: RuntimeError: " in lines[-1]
-    assert all(line.startswith("[rank 0 on ") for line in lines)
+    assert all(line.startswith("[rank 0 on ") for line in lines[1:])
 
 
 def test_an_error_of_its_own_is_called_one(capfd: pytest.CaptureFixture[str]) -> None:

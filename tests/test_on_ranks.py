@@ -26,6 +26,7 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
             *("identical_data", "simulated_ranks", "restored_ranks"),
             *("rank_without_samples", *BAD_LUCK),
         ),
+        "module": ("unlike_at_the_start", "refused_on_one_rank", "classes_take_rank_zeros"),
     },
     3: {
         "mpi": (

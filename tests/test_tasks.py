@@ -155,6 +155,73 @@ def test_a_network_and_loss_of_ones_own(
         assert "--network own_network:network" in refused.told[0]
 
 
+OWN = """
+import torch
+from torch import nn
+
+def bigram(task):
+    return nn.Sequential(nn.Embedding(task.outputs, 8), nn.Linear(8, task.outputs))
+
+def normed(task):
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(4, 8), nn.BatchNorm1d(8).eval(), nn.BatchNorm1d(8), nn.Linear(8, 2)
+    )
+
+class Failing(nn.Linear):
+    calls = 0
+
+    def forward(self, x):
+        Failing.calls += self.training
+        if Failing.calls > 40:
+            raise ValueError("in the middle")
+        return super().forward(x)
+
+def failing(task):
+    return Failing(4, 2)
+"""
+
+
+def test_ones_own_networks_are_tried_as_they_are_used(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_a_user.py").write_text(OWN, encoding="utf-8")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
+    (tmp_path / "text.txt").write_text(
+        " ".join(str(7 * k % 900) for k in range(900)), encoding="utf-8"
+    )
+    ran(launch, 0, "shard", "text", "--from", "text.txt", "--out", "text", "--shards", "2")
+    own = ("--network", "of_a_user:bigram", "--data", "text", "--context", "16")
+    for stream in ("off", "on"):  # the tokens are held in 8 bits
+        ran(launch, 0, *own, *SHORT, "--iterations", "12", "--stream", stream, "--out", stream)
+    assert summary(tmp_path / "on")["test_perplexity"] < 11
+
+    x = np.random.default_rng(0).normal(size=(61, 4)).astype("f4")
+    np.savez(tmp_path / "points.npz", x=x, y=(x[:, 0] > 0).astype(int))
+    cut = ("shard", "arrays", "--from", "points.npz", "--shards", "2", "--test-fraction", "0.2")
+    ran(launch, 0, *cut, "--out", "even")
+    own = ("--network", "of_a_user:normed", "--threads", "1", "--iterations", "3")
+    ran(launch, 0, "--data", "even", *own, "--out", "run")
+    scored = ran(launch, 0, "evaluate", "run", "--network", "of_a_user:normed")
+    assert f"{summary(tmp_path / 'run')['test_loss']:.5f}" in scored
+    ran(launch, 0, *cut, "--sizes", "40,1", "--out", "uneven")
+    refused = launch(2, "-m", "apts_mpi", "--data", "uneven", *own, "--out", "none")
+    assert refused.status == 2
+    (line,) = refused.told
+    assert "fails in training on 1 sample (ValueError: Expected more than 1 value" in line
+    assert "cut shards of more samples" in line
+    assert "(rank 1)" in line
+    assert not (tmp_path / "none").exists()
+
+    flags = ("--data", "even", "--network", "of_a_user:failing", *SHORT, "--epochs", "50")
+    broken = launch(0, "-m", "apts_mpi", *flags)
+    assert broken.status == 1
+    first = broken.told[0]
+    assert "of_a_user.py:19, in forward: ValueError: in the middle (rank 0 on " in first
+    lines = broken.err.splitlines()
+    assert lines.index(first) < next(k for k, each in enumerate(lines) if "Traceback" in each)
+
+
 def test_batch_norm_is_evaluated_by_the_statistics_of_all_ranks(
     launch: Launch, tmp_path: Path
 ) -> None:

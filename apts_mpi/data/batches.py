@@ -104,6 +104,13 @@ class Batches:
         own = min(self._batch, self.samples)
         return own + math.ceil(self._overlap * own)
 
+    @property
+    def smallest(self) -> int:
+        """The fewest samples of a minibatch that has any; 0 of a part without."""
+        base, more = divmod(self.samples, self.per_pass)
+        own = base or min(more, 1)
+        return own if self.whole else own + round(self._overlap * own)
+
     def one_pass(self, number: int) -> Sequence[Indices]:
         """The minibatches of pass ``number``, as (b,) indices into the part; b may be 0."""
         return self._cut(range(self.samples), self.per_pass, number, 0)

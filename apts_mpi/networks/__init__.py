@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from apts_mpi.errors import InputError
@@ -15,10 +14,21 @@ from apts_mpi.networks.cost import activations, flops
 from apts_mpi.networks.custom import Loss, OwnLoss
 from apts_mpi.networks.mlp import of_task
 from apts_mpi.networks.resnet import ResNet
+from apts_mpi.networks.seeding import seeded
 from apts_mpi.networks.task import TASKS, Task
 from apts_mpi.networks.transformer import Transformer
 
-__all__ = ["NETWORKS", "TASKS", "Loss", "OwnLoss", "Task", "activations", "build", "flops"]
+__all__ = [
+    "NETWORKS",
+    "TASKS",
+    "Loss",
+    "OwnLoss",
+    "Task",
+    "activations",
+    "build",
+    "flops",
+    "seeded",
+]
 
 # Each takes the task and, by name, the sizes that `config.SIZES` lists for it.
 NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
@@ -41,8 +51,7 @@ def build(
     Raises:
         InputError: there is no such network for that task; the line says why.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if name not in NETWORKS:
             return custom.build(name, task)
         try:

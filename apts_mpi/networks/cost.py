@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from apts_mpi.modes import evaluating
+from apts_mpi.modes import evaluating, kept
 from apts_mpi.networks.task import Task
 
 
@@ -51,7 +51,7 @@ def _forward(module: nn.Module, task: Task) -> bool:
     try:
         device = next(module.parameters()).device
         x = torch.zeros((_SAMPLES, *task.sample_shape), dtype=dtype, device=device)
-        with evaluating(module):
+        with evaluating(module), kept(module):
             module(x)
     except Exception:
         return False

@@ -16,9 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from apts_mpi.blame import in_one_line
 from apts_mpi.errors import InputError
-from apts_mpi.modes import evaluating
+from apts_mpi.modes import evaluating, kept
+from apts_mpi.networks.asking import refuse_library, refuse_other
 from apts_mpi.networks.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -41,7 +44,7 @@ def function(name: str) -> Callable[[Task], Any]:
         if module.endswith(".py"):
             remedy = f"name the module, not its file: {Path(module).stem}:{attribute}"
         raise InputError(
-            f"--network {name}: {module} cannot be imported ({_told(error)}); {remedy}"
+            f"--network {name}: {module} cannot be imported ({in_one_line(error)}); {remedy}"
         ) from error
     if not callable(found):
         raise InputError(f"--network {name}: {module} has no function {attribute}")
@@ -67,23 +70,23 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
     Raises:
         InputError: the function fails, or gives something else.
     """
+    refuse_library(name)
     made = function(name)
+    refuse_other(name, made, task)
     try:
         given = made(task)
     except (Exception, SystemExit) as error:
-        raise InputError(f"--network {name}: fails on {task}: {_told(error)}") from error
+        raise InputError(f"--network {name}: fails on {task}: {in_one_line(error)}") from error
     module, loss = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(module, nn.Module) or not (loss is None or callable(loss)):
         raise InputError(
             f"--network {name}: gave {type(given).__name__}; give a torch.nn.Module, or a pair of "
             "it and a loss"
         )
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if not parameters or any(p.dtype != torch.float32 for p in parameters):
-        found = ", ".join(sorted({str(p.dtype) for p in parameters})) or "none"
-        raise InputError(
-            f"--network {name}: needs trainable parameters of torch.float32, and has {found}"
-        )
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        with evaluating(module):
+            _outputs(name, module, task)  # which makes them
+    _check_tensors(name, module)
     outputs = _tried(name, module, task)
     wanted = (_TRIAL, *task.output_shape)
     if loss is None and outputs != wanted:
@@ -94,26 +97,71 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
     return module, None if loss is None else OwnLoss(loss, outputs == wanted)
 
 
-@torch.no_grad()
-def _tried(name: str, module: nn.Module, task: Task) -> object:
-    """The shape of the outputs for samples of zeros, or of what type they are.
+def _check_tensors(name: str, module: nn.Module) -> None:
+    """Make sure that a run can train and save what a module holds, and make it so where it is easy.
 
     Raises:
-        InputError: the network fails on them.
+        InputError: it cannot; the line names the parameter or buffer.
     """
-    dtype = torch.int64 if task.kind == "language" else torch.float32
-    device = next(module.parameters()).device
-    x = torch.zeros((_TRIAL, *task.sample_shape), dtype=dtype, device=device)
-    try:
+    trained = {key: p for key, p in module.named_parameters() if p.requires_grad}
+    if not trained:
+        raise InputError(f"--network {name}: has no parameters that require a gradient")
+    held = (*module.named_parameters(), *module.named_buffers())
+    for key, t in held:
+        what = None
+        if t.layout is not torch.strided or t.is_quantized or t.is_nested or t.is_meta:
+            kind = "quantized" if t.is_quantized else f"{str(t.layout)[6:]} on {t.device.type}"
+            what = f"is {kind}; a run takes dense ones that hold their numbers"
+        elif key in trained and t.dtype != torch.float32:
+            what = f"is trained and {str(t.dtype)[6:]}; cast it to torch.float32, or freeze it"
+        elif not key.isprintable():
+            what = "has a name that is not one line of text; give it another"
+        if what is not None:
+            shown = key[:80] if key.isprintable() else repr(key[:80])
+            raise InputError(f"--network {name}: its {shown} {what}")
+    end, owner = 0, ""
+    for start, stop, key in sorted((*_extent(t), key) for key, t in held if t.numel()):
+        if start < end and (owner in trained or key in trained):
+            raise InputError(
+                f"--network {name}: its {owner[:80]} and {key[:80]} share memory, and training "
+                "moves what it trains; make them the same parameter, not its data"
+            )
+        end, owner = max((end, owner), (stop, key))
+    for _, t in held:
+        if 0 in t.stride():  # expanded: there is no place to load it into
+            t.data = t.data.contiguous()
+
+
+def _extent(t: Tensor) -> tuple[int, int]:
+    """The memory that a tensor lies in, from its first byte to behind its last one."""
+    last = sum((size - 1) * step for size, step in zip(t.shape, t.stride(), strict=True))
+    return t.data_ptr(), t.data_ptr() + (last + 1) * t.element_size()
+
+
+def _tried(name: str, module: nn.Module, task: Task) -> object:
+    """The shape of the outputs for two samples, or of what type they are.
+
+    Raises:
+        InputError: the network fails on them, in training or in evaluation.
+    """
+    with kept(module):
+        _outputs(name, module, task)
         with evaluating(module):
-            outputs = module(x)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"--network {name}: fails on {_TRIAL} samples of shape {task.sample_shape} "
-            f"({_told(error)})"
-        ) from error
+            outputs = _outputs(name, module, task)
     return tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
 
 
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+@torch.no_grad()
+def _outputs(name: str, module: nn.Module, task: Task) -> object:
+    device = next(module.parameters()).device
+    x = torch.zeros((_TRIAL, *task.sample_shape), device=device)
+    if task.kind == "language":
+        x = x.long()
+        x[-1] = task.outputs - 1  # the least and the greatest of tokens
+    try:
+        return module(x)
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"--network {name}: fails on {_TRIAL} samples of shape {task.sample_shape} "
+            f"({in_one_line(error)})"
+        ) from error
