@@ -189,7 +189,7 @@ def _shard_parser() -> Parser:
         help="what has a mean and a deviation of its own, those of the training data: every "
         "feature, every channel (first dimension of a sample), or one for all; off: values as "
         "they are; auto: by feature for samples (features,), by channel for images (channels, "
-        "height, width), one for others (default auto)",
+        "height, width), one for others (default auto; one is better for pixels stored flat)",
     )
     parser.add_argument(
         "--task",

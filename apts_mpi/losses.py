@@ -2,13 +2,15 @@
 
 A loss maps (outputs, targets) to (b,) losses, one a sample. What is evaluated is the plain loss,
 free of label smoothing and class weights, so that runs with different ones can be compared and a
-perplexity is one.
+perplexity is one. A regression is trained on standardised targets, so that neither their unit nor
+their origin matters, and is evaluated in their own units.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +36,50 @@ def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(dim=1)
 
 
+@dataclass(frozen=True)
+class Units:
+    """The units of a regression's targets: a network's outputs are (targets - mean) / std.
+
+    Attributes:
+        mean, std: float64 (outputs,), of the targets of the training data, where outputs are.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __str__(self) -> str:
+        """Their ranges over the outputs."""
+        named = (("mean", self.mean), ("std", self.std))
+        return ", ".join(
+            f"{name} {value.min():.4g}"
+            + (f" to {value.max():.4g}" if value.min() < value.max() else "")
+            for name, value in named
+        )
+
+    @cached_property
+    def square(self) -> float:
+        """What the mean over outputs of squared errors is multiplied by to be in these units."""
+        return float(self.std.square().mean())
+
+    def to(self, device: torch.device) -> Units:
+        """The same, on a device."""
+        return Units(self.mean.to(device), self.std.to(device))
+
+    def told(self, outputs: Tensor) -> Tensor:
+        """Of (b, outputs): as many float64 numbers in these units."""
+        return outputs.double() * self.std + self.mean
+
+    def train(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Of float32 outputs and targets in these units: (b,) squared errors of the outputs."""
+        # Not in float32: little may be left of a target where the mean is taken off.
+        wanted = ((targets.double() - self.mean) / self.std).to(outputs.dtype)
+        return squared_error(outputs, wanted)
+
+    def plain(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The same, but in these units squared, float64."""
+        return squared_error(self.told(outputs), targets.double())
+
+
 def right_labels(outputs: Tensor, targets: Tensor) -> Tensor:
     """Of logits and labels: (b,) 1 where the largest logit is the label's, else 0."""
     return outputs.argmax(dim=1) == targets
@@ -51,13 +97,15 @@ class Criterion:
     Attributes:
         train: the loss that is trained on. plain: the one that is evaluated.
         right: (outputs, targets) to (b,) shares of right answers; None where there is no right.
-        own: whether the loss is the user's own.
+        own: whether the loss is the user's own. units: of a regression's targets; None where the
+            outputs are in the targets' own, as a loss of the user's has them.
     """
 
     train: Loss
     plain: Loss
     right: Loss | None
     own: bool = False
+    units: Units | None = None
 
 
 _PLAIN: dict[str, tuple[Loss, Loss | None]] = {
@@ -73,6 +121,7 @@ def criterion(
     smoothing: float = 0.0,
     weights: Sequence[float] | None = None,
     own: OwnLoss | None = None,
+    units: Units | None = None,
     device: torch.device | str = "cpu",
 ) -> Criterion:
     """The criterion of a task.
@@ -85,6 +134,8 @@ def criterion(
         weights: of the classes, each sample's loss is multiplied by its class's.
         own: loss that the user's network brings; it is trained on and evaluated. Right answers are
             counted where the outputs are as the task's own.
+        units: of a regression's targets; without them, or with a loss of the user's own, it is
+            trained on the targets as they are.
 
     Raises:
         InputError: smoothing or weights that the task has no use for, or not one weight a class.
@@ -102,6 +153,8 @@ def criterion(
             )
         each_own = _one_a_sample(own.of)
         return Criterion(each_own, each_own, right if own.answers else None, own=True)
+    if task.kind == "regression" and units is not None:
+        return Criterion(units.train, units.plain, None, units=units)
     if not smoothing and weights is None:
         return Criterion(plain, plain, right)
     if weights is not None and len(weights) != task.outputs:

@@ -25,6 +25,7 @@ from apts_mpi.data import (
     write_shards,
 )
 from apts_mpi.errors import InputError
+from apts_mpi.losses import Units
 from apts_mpi.networks import Task
 from apts_mpi.trace import refusal
 
@@ -207,6 +208,16 @@ def load(
     comm.agree(error)
     comm.require_same("data", [f"{info.name} {info.digest}"])
     return info, parts
+
+
+def units_of(info: DatasetInfo, device: torch.device) -> Units | None:
+    """The units of a regression's targets; None of any other task."""
+    if info.target_mean is None or info.target_std is None:
+        return None
+    return Units(
+        torch.as_tensor(info.target_mean, device=device),
+        torch.as_tensor(info.target_std, device=device),
+    )
 
 
 def task_of(info: DatasetInfo) -> Task:

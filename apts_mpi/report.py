@@ -23,6 +23,8 @@ from apts_mpi.config import BASELINES
 if TYPE_CHECKING:
     from apts_mpi.training import Training
 
+JUDGED = {"val": "validation", "test": "test"}  # what splits are called for people
+
 
 class Console:
     """Lines for people, from rank 0 alone: a progress bar on a terminal, plain lines elsewhere."""
@@ -53,6 +55,8 @@ class Console:
         epoch, accuracy = row["epoch"], row.get("test_accuracy")
         if self._bar is not None:
             self._bar.update(min(epoch, self._total) - self._bar.n)
+            if row.get("val_accuracy") is not None:
+                accuracy = row["val_accuracy"]
             if accuracy is not None:
                 self._bar.set_postfix(loss=f"{row['loss']:.4f}", accuracy=f"{accuracy:.4f}")
             elif row.get("test_loss") is not None:
@@ -61,8 +65,9 @@ class Console:
             self._next = epoch + self._total / self.LINES
             radius = row.get("radius")
             self.say(
-                f"epoch {epoch:6.1f}  iteration {row['iteration']:4d}  loss {row['loss']:.5f}  "
-                + _judged(row)
+                f"epoch {epoch:6.1f}  iteration {row['iteration']:4d}  "
+                f"loss {shown_loss(row, 'loss')}  "
+                + "  ".join(_judged(row, split) for split in JUDGED if f"{split}_loss" in row)
                 + (f"  radius {radius:.2e}" if radius is not None else "")
             )
 
@@ -73,13 +78,51 @@ class Console:
             self._bar = None
 
 
-def _judged(row: dict[str, Any]) -> str:
-    """What a row tells of the test data."""
-    if row.get("test_perplexity") is not None:
-        return f"test loss {row['test_loss']:.4f}  perplexity {row['test_perplexity']:.2f}"
-    if row.get("test_accuracy") is not None:
-        return f"test accuracy {row['test_accuracy']:.4f}"
-    return f"test loss {row['test_loss']:.5f}"
+def shown_loss(figures: dict[str, Any], name: str) -> str:
+    """A loss in text; that of a regression may be of any size, as its targets are."""
+    value = figures[name]
+    if value is None:
+        return "-"
+    regression = any(each.endswith("r2") for each in figures)
+    return f"{value:.5g}" if regression else f"{value:.5f}"
+
+
+def _judged(row: dict[str, Any], split: str) -> str:
+    """What a row tells of a split."""
+    name, loss = JUDGED[split], shown_loss(row, f"{split}_loss")
+    if row.get(f"{split}_perplexity") is not None:
+        perplexity = row[f"{split}_perplexity"]
+        return f"{name} loss {row[f'{split}_loss']:.4f}  perplexity {perplexity:.2f}"
+    if row.get(f"{split}_accuracy") is not None:
+        return f"{name} accuracy {row[f'{split}_accuracy']:.4f}"
+    r2 = row.get(f"{split}_r2")
+    return f"{name} loss {loss}" + (f"  R2 {r2:.4f}" if r2 is not None else "")
+
+
+def judged(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of an evaluation for people, each with its name, losses left out.
+
+    What is best is only told of the validation samples: chosen by the test samples it would be
+    better than the network is on others.
+    """
+    rows, epoch = [], figures.get("best_epoch")
+    for split, name in JUDGED.items():
+        for kind, text, digits in (
+            ("accuracy", "accuracy", 4),
+            ("perplexity", "perplexity", 3),
+            ("r2", "R2", 4),
+        ):
+            value, best = figures.get(f"{split}_{kind}"), figures.get(f"best_{split}_{kind}")
+            if value is None:
+                continue
+            told = f"{value:.{digits}f}"
+            if best is not None and epoch is not None:
+                told += f"  (best {best:.{digits}f}, epoch {epoch:.1f})"
+            rows.append((f"{name} {text}", told))
+    if None not in (figures.get("best_val_loss"), epoch):
+        loss = shown_loss(figures, "best_val_loss")
+        rows.append(("best validation loss", f"{loss}, epoch {epoch:.1f}"))
+    return rows
 
 
 class RankLog(logging.Handler):
@@ -202,16 +245,10 @@ def table(summary: dict[str, Any], path: Path) -> str:
     iterations = str(s["outer_iterations"])
     if s["optimizer"] not in BASELINES:
         iterations += f"  ({s['accepted']} corrections accepted, {s['rejected']} rejected)"
-    rows = []
-    if s["test_accuracy"] is not None:
-        best = f"(best {s['best_test_accuracy']:.4f})"
-        rows.append(("test accuracy", f"{s['test_accuracy']:.4f}  {best}"))
-    if s.get("test_perplexity") is not None:
-        rows.append(("test perplexity", f"{s['test_perplexity']:.3f}"))
-    if s.get("test_r2") is not None:
-        rows.append(("test R2", f"{s['test_r2']:.4f}"))
+    losses = {"train": "train"} | {key: name for key, name in JUDGED.items() if f"{key}_loss" in s}
+    rows = judged(s)
     rows += [
-        ("loss", f"train {s['train_loss']:.5f}, test {s['test_loss']:.5f}"),
+        ("loss", ", ".join(f"{losses[key]} {shown_loss(s, f'{key}_loss')}" for key in losses)),
         ("outer iterations", iterations),
         ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
     ]

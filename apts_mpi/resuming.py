@@ -17,6 +17,7 @@ from apts_mpi.comm import Comm
 from apts_mpi.config import AUTO, BASELINES, TrainConfig
 from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
+from apts_mpi.losses import Units
 from apts_mpi.settings_file import parse_toml
 from apts_mpi.state_file import (
     REMEDY,
@@ -73,8 +74,6 @@ _COMMON_FORM: dict[str, Any] = {
         "work": is_amount,
         "evaluated_at": lambda value: is_real(value) and value < math.inf,
         "losses": _are_figures,
-        "best": is_amount,
-        "best_loss": is_real,
         "converged": is_flag,
     },
     "place": {"number": is_count, "legs": every(every(is_count, dict))},
@@ -172,6 +171,30 @@ def outline(
         what = f"its network's {name[:80]} has shape {found.get(name)}, not {wanted.get(name)}"
         raise fault(checkpoint.path, what, REMEDY)
     return module, loss
+
+
+def is_standardised(checkpoint: Checkpoint) -> bool:
+    """Whether its network, of a regression, is trained on standardised targets."""
+    return {"target_mean", "target_std"} <= set(checkpoint.common["data"])
+
+
+def units_of(checkpoint: Checkpoint) -> Units | None:
+    """The units of the targets that the network of a checkpoint is trained on, on the CPU.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if not is_standardised(checkpoint):
+        return None
+    values = [checkpoint.common["data"][name] for name in ("target_mean", "target_std")]
+    shape = (task_of(checkpoint).outputs,)
+    for value in values:
+        if not is_finite(value) or value.dtype != torch.float64 or value.shape != shape:
+            raise ValueError("the targets' mean or deviation cannot be")
+    mean, std = values
+    if task_of(checkpoint).kind != "regression" or not bool((std > 0).all()):
+        raise ValueError("the targets' deviation cannot be")
+    return Units(mean, std)
 
 
 def task_of(checkpoint: Checkpoint) -> networks.Task:

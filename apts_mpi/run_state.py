@@ -15,6 +15,7 @@ from apts_mpi.checkpoint import Checkpoint
 from apts_mpi.data.batches import Leg, Place
 from apts_mpi.data.format import fault
 from apts_mpi.errors import InputError
+from apts_mpi.losses import Units
 from apts_mpi.report import versions
 from apts_mpi.state_file import (
     REMEDY,
@@ -135,6 +136,7 @@ def states(training: Training) -> tuple[State, State]:
             "classes": list(info.classes),
             "mean": torch.as_tensor(info.mean),
             "std": torch.as_tensor(info.std),
+            **_units(t.criterion.units),
         },
         "versions": _behind(t),
         "network": dict(t.module.state_dict()),
@@ -148,6 +150,11 @@ def states(training: Training) -> tuple[State, State]:
         "seconds_total": time.perf_counter() - t.started,
         **_random(t.device),
     }
+
+
+def _units(units: Units | None) -> State:
+    """Of a regression whose targets are standardised; of others nothing."""
+    return {} if units is None else {"target_mean": units.mean, "target_std": units.std}
 
 
 def _random(device: torch.device) -> State:
@@ -260,7 +267,8 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
     resized = _is_resized(training, resumed)
     t.module.load_state_dict(common["network"])
     t.optimizer.load_state_dict(optimizer_state(resumed, t.network.n), resized=resized)
-    t.progress = type(t.progress)(**common["progress"])
+    known = {each.name for each in dataclasses.fields(t.progress)}
+    t.progress = type(t.progress)(**{k: v for k, v in common["progress"].items() if k in known})
     if t.progress.iterations != resumed.iteration:
         raise ValueError(f"{t.progress.iterations} iterations in {resumed.iteration}")
     legs = tuple(Leg(**leg) for leg in common["place"]["legs"])

@@ -19,6 +19,7 @@ from apts_mpi.checkpoint import Checkpoint
 from apts_mpi.comm import Comm
 from apts_mpi.config import BASELINES, TrainConfig
 from apts_mpi.data import DatasetInfo
+from apts_mpi.data.info import all_moments
 from apts_mpi.errors import InputError
 from apts_mpi.evaluation import evaluate, flat_network
 from apts_mpi.flat import FlatNetwork
@@ -26,6 +27,7 @@ from apts_mpi.losses import Criterion, criterion
 from apts_mpi.networks import Task, flops
 from apts_mpi.optimizers import optimizer
 from apts_mpi.placement import Held, load, place, task_of
+from apts_mpi.report import JUDGED, judged, shown_loss
 from apts_mpi.run_state import MISFIT, misfit, optimizer_state
 
 
@@ -90,11 +92,11 @@ def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     module, loss = resuming.outline(checkpoint, config, named=named)
     module.load_state_dict(checkpoint.common["network"], assign=True)
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
-    if any(each.shape not in ((), task.sample_shape) for each in (mean, std)):
+    if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
-    judged = criterion(task, own=loss)
-    network = flat_network(module, judged, task, config)
-    return Trained(checkpoint, config, module, network, task, judged, classes, mean, std)
+    judge = criterion(task, own=loss, units=resuming.units_of(checkpoint))
+    network = flat_network(module, judge, task, config)
+    return Trained(checkpoint, config, module, network, task, judge, classes, mean, std)
 
 
 def describe(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> str:
@@ -137,10 +139,10 @@ def _lines(trained: Trained) -> list[str]:
         "progress": f"iteration {checkpoint.iteration} ({progress['accepted']} accepted), "
         f"{progress['work']:.0f} sample gradients of {c.epochs:g} epochs",
     }
-    if losses.get("test_accuracy") is not None:
-        rows["test accuracy"] = f"{losses['test_accuracy']:.4f} (best {progress['best']:.4f})"
-    if losses.get("test_loss") is not None:
-        rows["test loss"] = f"{losses['test_loss']:.5f} (best {progress['best_loss']:.5f})"
+    rows |= dict(judged(losses))
+    for split, name in JUDGED.items():
+        if losses.get(f"{split}_loss") is not None:
+            rows[f"{name} loss"] = shown_loss(losses, f"{split}_loss")
     rows["versions"] = ", ".join(f"{k} {v}" for k, v in common["versions"].items())
     rows["verified"] = f"checksums of {checkpoint.ranks + 1} files, state, network"
     width = max(map(len, rows))
@@ -202,10 +204,15 @@ def score(
         assert isinstance(part, Held), "nothing is streamed here"
         _renormalise(part, info, trained)
     trained.module.to(placement.device)
-    network = flat_network(trained.module, trained.criterion, task, trained.config)
-    figures = evaluate(network, parts[split], comm, task, trained.criterion)
+    judge = trained.criterion
+    if judge.units is not None:
+        judge = criterion(task, units=judge.units.to(placement.device))
+    network = flat_network(trained.module, judge, task, trained.config)
+    figures = evaluate(network, parts[split], comm, task, judge)
     rows = {f"{split} samples": str(parts[split][0].total)}
-    rows |= {k: f"{v:.{5 if k == 'loss' else 4}f}" for k, v in figures.items() if v is not None}
+    rows["loss"] = shown_loss(figures, "loss")
+    others = {name: value for name, value in figures.items() if name != "loss"}
+    rows |= {name: f"{value:.4f}" for name, value in others.items() if value is not None}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
@@ -221,6 +228,14 @@ def _renormalise(samples: Held, info: DatasetInfo, trained: Trained) -> None:
         ((info.mean - trained.mean) / trained.std, samples.x.add_),
     ):
         change(torch.as_tensor(values, dtype=torch.float32, device=samples.x.device))
+
+
+def _targets(trained: Trained) -> dict[str, Any]:
+    """Of a regression on standardised targets: what makes predictions of outputs."""
+    units = trained.criterion.units
+    if units is None:
+        return {}
+    return {"target_mean": units.mean.tolist(), "target_std": units.std.tolist()}
 
 
 def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
@@ -244,6 +259,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         "classes": list(trained.classes),
         "mean": trained.mean.tolist(),
         "std": trained.std.tolist(),
+        **_targets(trained),
         "data": common["data"]["name"],
         "iteration": trained.checkpoint.iteration,
     }
@@ -257,5 +273,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
     return (
         f"{trained.parameters.n:,} parameters in {len(tensors)} tensors after iteration "
-        f"{trained.checkpoint.iteration}, for (x - mean) / std: {path}"
+        f"{trained.checkpoint.iteration}, for (x - mean) / std"
+        + (", gives (y - target_mean) / target_std" if trained.criterion.units else "")
+        + f": {path}"
     )

@@ -30,7 +30,7 @@ from apts_mpi.flat import CHUNK
 from apts_mpi.iteration import Iteration
 from apts_mpi.losses import Criterion, balanced, criterion
 from apts_mpi.optimizers import optimizer
-from apts_mpi.placement import Samples, Streamed, load, place, task_of
+from apts_mpi.placement import Samples, Streamed, load, place, task_of, units_of
 from apts_mpi.report import Console, code_digest, summarise, versions
 from apts_mpi.run_directory import RunDirectory, default_out
 from apts_mpi.statistics import RunningStatistics
@@ -49,8 +49,8 @@ class Progress:
 
     Attributes:
         iterations: outer ones done, accepted of them so many. work: gradient evaluations.
-        evaluated_at: epoch of the last evaluation. losses: what it gave. best: test accuracy;
-        best_loss: test loss.
+        evaluated_at: epoch of the last evaluation. losses: what it gave, and the best so far that
+            validation samples gave, with its epoch, where there are any.
         converged: whether there is nothing left to do.
     """
 
@@ -59,8 +59,6 @@ class Progress:
     work: float = 0.0
     evaluated_at: float = -math.inf
     losses: dict[str, float | None] = field(default_factory=dict)
-    best: float = 0.0
-    best_loss: float = math.inf
     converged: bool = False
 
 
@@ -126,12 +124,21 @@ class Training:
                 context=config.context,
                 stream=config.stream,
             )
-        self.test = samples["test"][0]
+        # The splits that the network is judged on, each held as one part.
+        self.judged = {name: each[0] for name, each in samples.items() if name != "train"}
         self.task, self.samples = task_of(self.info), samples["train"][0].total
         self.config = config = config.completed(
             comm.size, self.samples, language=self.task.kind == "language"
         )
+        self.units = units_of(self.info, self.device)
+        if resumed is not None and not resuming.is_standardised(resumed):
+            self.units = None  # its network knows the targets as they are
         self.module, self.criterion = self._built(samples["train"])
+        if self.criterion.own and self.units is not None:
+            self.console.say(
+                "the network's own loss is given the targets in their own units, not standardised: "
+                f"{self.units}"
+            )
         self.network = flat_network(self.module, self.criterion, self.task, config)
         self.subdomains = self._cut(samples["train"])
         self.seconds_pacing = 0.0  # what finding the local steps has taken
@@ -181,6 +188,7 @@ class Training:
                 smoothing=config.label_smoothing,
                 weights=weights,
                 own=own,
+                units=self.units,
                 device=self.device,
             )
         except InputError as caught:
@@ -386,6 +394,9 @@ class Training:
         progress.accepted += result.accepted
         progress.work += result.gradient_evaluations
         row = _row(progress.iterations, progress.work / self.samples, result)
+        if self.criterion.units is not None:  # what is minimised, in the units of the targets
+            for name in {"loss", "local_reduction"} & set(row):
+                row[name] *= self.criterion.units.square
         row["seconds"] = sum(lap.values())
         row["seconds_data"], row["seconds_wait"] = lap["data"], lap["wait"]
         row["seconds_communication"] = sum(lap[phase] for phase in COMMUNICATION)
@@ -396,11 +407,9 @@ class Training:
 
     def _evaluated(self, epoch: float) -> dict[str, float | None]:
         progress = self.progress
-        progress.evaluated_at, progress.losses = epoch, self.evaluate()
-        accuracy, loss = progress.losses["test_accuracy"], progress.losses["test_loss"]
-        progress.best = max(progress.best, accuracy or 0.0)
-        if loss is not None and math.isfinite(loss):
-            progress.best_loss = min(progress.best_loss, loss)
+        before, figures = progress.losses, self.evaluate()
+        progress.evaluated_at = epoch
+        progress.losses = {**figures, **_best(before, figures, epoch)}
         return progress.losses
 
     def _finish(self) -> dict[str, Any]:
@@ -418,8 +427,8 @@ class Training:
                 "gradient_evaluations": progress.work,
                 "train_loss": train_loss,
                 **progress.losses,
-                "best_test_accuracy": progress.best if self.criterion.right else None,
-                "best_test_loss": progress.best_loss,
+                # What is best on the test samples would be chosen by them.
+                "best_test_accuracy": None,
             },
         )
         self.directory.finish(summary)
@@ -466,8 +475,12 @@ class Training:
                 self.statistics.refresh()
 
     def evaluate(self) -> dict[str, float | None]:
-        """Figures on the test data, over all ranks' parts: "test_loss", "test_accuracy", ..."""
-        return {f"test_{name}": value for name, value in self._evaluate([self.test]).items()}
+        """Figures on the test and validation data, over all ranks' parts: "test_loss", ..."""
+        return {
+            f"{split}_{name}": value
+            for split, samples in self.judged.items()
+            for name, value in self._evaluate([samples]).items()
+        }
 
     def _evaluate(self, parts: Sequence[Samples]) -> dict[str, float | None]:
         """Figures over all ranks' parts; every rank evaluates its own."""
@@ -475,6 +488,30 @@ class Training:
             self._refresh_statistics()
         with self.clock.phase("evaluation"), self.optimizer.averaged():
             return evaluate(self.network, parts, self.comm, self.task, self.criterion)
+
+
+def _best(
+    before: dict[str, float | None], figures: dict[str, float | None], epoch: float
+) -> dict[str, float | None]:
+    """The best on the validation samples so far, and its epoch; nothing where there are none.
+
+    That is the highest accuracy of classes, the lowest loss of anything else.
+    """
+    if "val_loss" not in figures:
+        return {}
+    by = "val_loss"
+    if figures["val_accuracy"] is not None and "val_perplexity" not in figures:
+        by = "val_accuracy"
+    value, best = figures[by], before.get(f"best_{by}")
+    if value is None or not math.isfinite(value):
+        better = False
+    elif best is None:
+        better = True
+    else:
+        better = value > best if by == "val_accuracy" else value < best
+    if better:
+        return {f"best_{by}": value, "best_epoch": epoch}
+    return {name: before.get(name) for name in (f"best_{by}", "best_epoch")}
 
 
 def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:

@@ -259,7 +259,8 @@ def test_a_validation_folder_alone_is_the_test(
     assert "has no class folders and is left out" in caplog.text
     assert "taken for the test" in caplog.text
     source = load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.25)
-    assert (len(source.y_train), len(source.y_test), len(source.y_val)) == (6, 2, 8)
+    sizes = [len(source.columns(split)["y"]) for split in ("train", "val", "test")]
+    assert sizes == [6, 8, 2]
 
 
 def test_images_one_level_deeper(tmp_path: Path) -> None:

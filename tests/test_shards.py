@@ -181,6 +181,8 @@ def test_validation_is_a_split_of_its_own(tmp_path: Path) -> None:
     assert read_info(directory) == info != plain
     assert "40 train, 7 val, 9 test, in 3 shards" in describe(directory)
     parts = [read_partition(directory, "val", rank, 2) for rank in range(2)]
+    assert source.x_val is not None
+    assert source.y_val is not None
     assert sorted(np.concatenate([p.y for p in parts])) == sorted(source.y_val)
     expected = (source.x_val - info.mean) / info.std  # by the training data's
     found = np.concatenate([part.x for part in parts])

@@ -112,6 +112,7 @@ def test_a_validation_split_is_cut_from_the_training_data() -> None:
     counts = np.bincount(whole.y_train)
     assert np.abs(np.bincount(source.y_val) - counts * 0.1).max() <= 1
     other = load_source("digits", seed=3, val_fraction=0.1)
+    assert other.x_val is not None
     assert not np.array_equal(other.x_val, source.x_val)
 
 
@@ -301,6 +302,15 @@ def forged_npz(path: Path, shape: tuple[int, ...], body: bytes) -> Path:
         header, {"descr": "<f8", "fortran_order": False, "shape": shape}
     )
     return archive_of(path, zipfile.ZIP_DEFLATED, x=header.getvalue() + body, y=LABELS)
+
+
+def test_a_damaged_name_does_not_pass_for_another_array(tmp_path: Path) -> None:
+    path = saved(tmp_path / "own.npz", x=X, y=Y, classes=np.array(list("abcdefgh")))
+    whole = path.read_bytes()
+    at = whole.rindex(b"classes.npy")  # in the archive's directory, not before the data
+    path.write_bytes(whole[:at] + b"k" + whole[at + 1 :])
+    with refused(str(path), "cannot be read"):
+        load_source("arrays", path=path)
 
 
 def test_claims_beyond_the_file(tmp_path: Path) -> None:

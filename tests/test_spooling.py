@@ -56,8 +56,10 @@ def test_shards_are_those_of_arrays_in_memory(
     opened: list[int] = []
     infos = []
     for name, whole in (("files", in_blocks(x, block, opened)), ("memory", x)):
-        parts: Any = [each[rows] for rows in (train, test, val) for each in (whole, y)]
-        source = Source("own", *parts[:4], ("a", "b"), x_val=parts[4], y_val=parts[5])
+        parts: Any = {"train": train, "test": test, "val": val}
+        columns: Any = {f"x_{split}": whole[rows] for split, rows in parts.items()}
+        columns |= {f"y_{split}": y[rows] for split, rows in parts.items()}
+        source = Source("own", classes=("a", "b"), **columns)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(spooling, "BUCKET", bucket)
             infos.append(write_shards(source, folder / name, shards=shards, seed=seed))

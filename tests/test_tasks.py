@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TESTS, Launch
+
+from apts_mpi import trained
+from apts_mpi.checkpoint import newest
+from apts_mpi.comm import Comm
+from apts_mpi.config import TrainConfig
+from apts_mpi.data import Source, write_shards
+from apts_mpi.data.moments import NORMALIZE
+from apts_mpi.training import Training
 
 DOCS = TESTS.parent / "docs"
 SHORT = ("--threads", "1", "--checkpoint-every", "off")
@@ -66,6 +75,64 @@ def test_a_regression(launch: Launch, tmp_path: Path) -> None:
     refused = launch(0, "-m", "apts_mpi", *flags)
     assert refused.status == 2
     assert "regression has no classes" in refused.told[0]
+
+
+def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: Path) -> None:
+    cut = ("shard", "digits", "--out", "digits", "--shards", "3", "--val-fraction", "0.2")
+    assert "1149 train, 288 val, 360 test" in ran(launch, 0, *cut)
+    flags = ("--data", "digits", "--hidden", "32", "--threads", "1", "--epochs", "30")
+    told = ran(launch, 2, *flags, "--out", "run")
+    found = summary(tmp_path / "run")
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    seen = [(row["val_accuracy"], row["epoch"]) for row in rows if "val_accuracy" in row]
+    best, epoch = max(seen, key=lambda each: (each[0], -each[1]))
+    assert (found["best_val_accuracy"], found["best_epoch"]) == (best, epoch)
+    assert found["val_accuracy"] == seen[-1][0] > 0.9
+    assert found["val_loss"] != found["test_loss"]
+    assert f"{found['val_accuracy']:.4f}  (best {best:.4f}, epoch {epoch:.1f})" in told
+    for split in ("val", "test"):
+        scored = ran(launch, 0, "evaluate", "run", "--split", split)
+        (told_accuracy,) = re.findall(r"^accuracy +(\S+)$", scored, re.MULTILINE)
+        assert told_accuracy == f"{found[f'{split}_accuracy']:.4f}"
+    assert "validation accuracy" in ran(launch, 0, "inspect", "run")
+    # Gone on with, the best is remembered.
+    ran(launch, 2, "--resume", "run", "--epochs", "31")
+    assert summary(tmp_path / "run")["best_val_accuracy"] >= best
+
+
+def test_shards_normalised_in_another_way_are_judged_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network gets what it was trained on, whatever the mean and deviation of the shards."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    scale = np.array([1.0, 100.0])[:, None, None]
+    x = (rng.normal(size=(120, 2, 3, 3)) + y[:, None, None, None]) * scale + 5
+    x[:, 0, 0, 0], x[:, 1, 2, 2] = 3, 0  # constant
+    for how in NORMALIZE:
+        source = Source("images", x[:90], y[:90], x[90:], y[90:], ("a", "b"))
+        write_shards(source, tmp_path / how, shards=2, normalize=how)
+    config = TrainConfig(data="channel", out="run", hidden=(8,), epochs=3.0, threads=1)
+    found = Training(config, Comm()).run()
+    for how in NORMALIZE:
+        network = trained.restore(newest(Path("run"), Comm(), print), Comm(), named=None)
+        told = trained.score(network, Comm(), print, data=how, split="test", device="cpu")
+        (loss,) = re.findall(r"^loss +(\S+)$", told, re.MULTILINE)
+        assert float(loss) == pytest.approx(found["test_loss"], abs=2e-5), how
+
+
+def test_nothing_is_best_by_the_test_samples(launch: Launch, tmp_path: Path) -> None:
+    told = ran(launch, 0, "--epochs", "5", "--hidden", "8", "--threads", "1", "--out", "run")
+    told += ran(launch, 0, "inspect", "run")
+    assert "test accuracy" in told
+    assert "best" not in told
+    found = summary(tmp_path / "run")
+    assert not [name for name, value in found.items() if "best" in name and value is not None]
+    assert not [name for name in found if name.startswith("val_")]
+    refused = launch(0, "-m", "apts_mpi", "evaluate", "run", "--split", "val")
+    assert refused.status == 2
+    assert "has no validation split" in refused.told[0]
 
 
 def test_a_network_and_loss_of_ones_own(

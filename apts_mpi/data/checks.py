@@ -115,6 +115,15 @@ def check_targets(where: Path | str, name: str, y: NDArray[Any], samples: int) -
         row, output = (int(i) for i in np.argwhere(~good)[0])
         value = y.reshape(samples, -1)[row, output]
         raise fault(where, f"{name}[{row}, {output}] is {value}", "remove or rescale such targets")
+    wide = y.reshape(samples, -1).astype(np.float64)
+    mean, spread = wide.mean(axis=0), wide.std(axis=0)
+    lost = np.abs(single - wide).max(axis=0)
+    # Below a billionth of the mean it is a constant, but for how it was computed.
+    poor = np.flatnonzero((lost > 0.01 * spread) & (spread > 1e-9 * np.abs(mean)))
+    if len(poor):
+        k = int(poor[0])
+        what = f"{name}[:, {k}] varies by {spread[k]:.3g} about {mean[k]:.6g}, finer than float32"
+        raise fault(where, what, "subtract a constant from such targets")
     return single
 
 

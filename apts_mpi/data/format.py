@@ -47,6 +47,7 @@ TOKEN_DTYPES = ("|u1", "<i4")
 REMEDY = "make the shards again with `python -m apts_mpi shard`"
 
 _LONGEST = 500  # characters of a fault
+_LONGEST_PLACE = 1000  # of where it is
 
 # What h5py raises for damage, depending on where it strikes.
 DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError)
@@ -55,7 +56,9 @@ DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError,
 def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
     """The InputError `where: what; remedy`, one printable line whatever the names in it hold."""
     what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
-    line = " ".join(f"{where}: {what}; {remedy}".splitlines())
+    place = str(where)
+    place = place if len(place) <= _LONGEST_PLACE else f"{place[:_LONGEST_PLACE]}..."
+    line = " ".join(f"{place}: {what}; {remedy}".splitlines())
     # What is escaped may not even have a place in UTF-8.
     return InputError("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
@@ -205,8 +208,9 @@ def read_index(directory: Path) -> DatasetInfo:
             )
         if not (np.isfinite(mean).all() and np.isfinite(std).all() and np.all(std > 0)):
             raise fault(path, "mean or std is not finite and positive")
-        if not all(np.isfinite(value).all() for value in targets.values()):
-            raise fault(path, "target_mean or target_std is not finite")
+        positive = np.all(targets.get("target_std", std) > 0)
+        if not (positive and all(np.isfinite(value).all() for value in targets.values())):
+            raise fault(path, "target_mean or target_std is not finite, or no deviation")
         info = DatasetInfo(
             name=meta["dataset"],
             classes=meta.get("classes", ()),

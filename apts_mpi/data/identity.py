@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from apts_mpi.data.info import DatasetInfo, Split
-from apts_mpi.data.moments import Moments, divisors, moments_shape, nonzero
+from apts_mpi.data.moments import Moments, divisors, moments_shape, target_divisors
 from apts_mpi.data.sources import Source
 from apts_mpi.data.spooling import Ordered, Shards
 from apts_mpi.data.text import TextSource
@@ -52,7 +52,8 @@ def identified(
     more: dict[str, Any] = {}
     if source.task == "regression":
         target_mean, target_std = targets.result()
-        more = {"target_mean": target_mean, "target_std": nonzero(target_std)}
+        target_std = target_divisors(target_mean, target_std)
+        more = {"target_mean": target_mean, "target_std": target_std}
         more["target_shape"] = target_shape
     return DatasetInfo(
         name=source.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from apts_mpi.data.format import (
     opened,
 )
 from apts_mpi.data.info import DatasetInfo
-from apts_mpi.data.moments import Moments, divisors, nonzero
+from apts_mpi.data.moments import Moments, divisors, nonzero, target_divisors
 from apts_mpi.data.reading import read_info, scan_shard
 
 MOST_COLUMNS = 20  # classes shown one by one
@@ -54,9 +55,10 @@ def describe(directory: Path) -> str:
         else:
             tables[split].append(counts + np.bincount(y, minlength=len(counts)))
     if info.task != "language" and not _is_raw(info):
-        _check_moments(directory, moments, info.mean, info.std, "")
+        _check_moments(directory, moments, divisors, info.mean, info.std, "")
     if info.target_mean is not None and info.target_std is not None:
-        _check_moments(directory, targets, info.target_mean, info.target_std, "target_")
+        moments_of = (info.target_mean, info.target_std)
+        _check_moments(directory, targets, target_divisors, *moments_of, "target_")
     table = _ranges if info.task == "regression" else _table
     return "\n".join([*heading(info), *(table(info, name, tables[name]) for name in tables)])
 
@@ -69,6 +71,7 @@ def _is_raw(info: DatasetInfo) -> bool:
 def _check_moments(
     directory: Path,
     found: Moments,
+    divided: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]],
     mean: NDArray[np.float64],
     std: NDArray[np.float64],
     prefix: str,
@@ -77,8 +80,8 @@ def _check_moments(
     # Sums taken in another order differ in their last digits.
     if np.any(np.abs(found_mean - mean) > 1e-6 * std + 1e-12 * np.abs(mean)):
         raise fault(directory / INDEX, f"the {prefix}mean is not that of the training data")
-    # Earlier shards, and all of targets, have 1 for a constant, and rounding as what it is.
-    known = (nonzero(found_std), divisors(found_mean, found_std))
+    # Earlier shards have 1 for a constant, and rounding as the deviation that it is.
+    known = (nonzero(found_std), divided(found_mean, found_std))
     if np.any(np.all([np.abs(each - std) > 1e-6 * std for each in known], axis=0)):
         raise fault(directory / INDEX, f"the {prefix}std is not that of the training data")
 

@@ -80,6 +80,11 @@ def nonzero(std: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.where(std > 0, std, 1.0))
 
 
+def is_constant(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether values of that mean and deviation are alike, but perhaps for rounding of float32."""
+    return np.asarray(std <= _NOISE * np.abs(mean))
+
+
 def divisors(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:
     """What features of that mean and deviation are divided by, above 0, of the same shape.
 
@@ -87,6 +92,18 @@ def divisors(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.
     its own size, that of the widest feature, or 1, whichever is largest: training says nothing of
     it, so that another value in other data must not be blown up.
     """
-    constant = std <= _NOISE * np.abs(mean)
+    constant = is_constant(mean, std)
     widest = np.max(np.where(constant, 0.0, std), initial=1.0)
     return np.asarray(np.where(constant, np.maximum(np.abs(mean), widest), std))
+
+
+def target_divisors(mean: NDArray[np.float64], std: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What targets (outputs,) of that mean and deviation are divided by, above 0.
+
+    Of an output that is constant in the training data it is the smallest deviation of the others:
+    a network learns 0 for it, and what it is off by is not to stand out from their errors.
+    """
+    constant = is_constant(mean, std)
+    if constant.all():
+        return np.asarray(np.where(mean != 0, np.abs(mean), 1.0))
+    return np.asarray(np.where(constant, std[~constant].min(), std))

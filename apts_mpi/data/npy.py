@@ -30,6 +30,8 @@ class Npz:
         """Raises InputError where it is none."""
         self.path = path
         with sound(path), zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                archive.open(entry).close()  # a damaged name is not as it stands before the data
             found = Counter(archive.namelist())
         self._count = {
             name.removesuffix(".npy"): n for name, n in found.items() if name[-4:] == ".npy"

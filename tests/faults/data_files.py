@@ -53,6 +53,16 @@ def _make_images(folder: Path) -> None:
         writing.CHUNK = chunk
 
 
+def _make_validated(folder: Path) -> None:
+    """Targets with a validation split and moments of each channel."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(3, 2, size=(60, 2, 3, 2)) * np.array([1.0, 50.0])[:, None, None]
+    y = rng.normal(100, 9, size=(60, 2))
+    parts = (x[:40], y[:40], x[40:49], y[40:49])
+    val = {"x_val": x[49:], "y_val": y[49:]}
+    write_shards(Source("points", *parts, task="regression", **val), folder, shards=2)
+
+
 def _make_text(folder: Path) -> None:
     """Tokens in several chunks."""
     tokens = np.random.default_rng(5).integers(0, 9, size=4000).astype(np.uint8)
@@ -100,6 +110,10 @@ SHARDS: dict[str, Question] = {
 }
 
 SHARDS["streamed"] = functools.partial(_streamed, None)
+
+VALIDATED = SHARDS | {
+    f"val {rank} of 2": functools.partial(_part, "val", rank, 2) for rank in range(2)
+}
 
 TEXT: dict[str, Question] = {
     "info": lambda folder: read_info(folder).digest,
@@ -233,6 +247,7 @@ _HEADER = {"forged header": idx_header}
 DATA = (
     Subject("shards", _make_shards, _SHARD_FILES, SHARDS, h5_forgeries()),
     Subject("shards of images", _make_images, _SHARD_FILES, SHARDS, h5_forgeries()),
+    Subject("shards with validation", _make_validated, _SHARD_FILES, VALIDATED, h5_forgeries()),
     Subject("shards of text", _make_text, _SHARD_FILES, TEXT, h5_forgeries()),
     Subject("index", _make_shards, ("index.h5",), SHARDS, h5_forgeries("apts-mpi-index")),
     Subject(
