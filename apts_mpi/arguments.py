@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from apts_mpi.config import AUTO, SIZE_NAMES, TrainConfig, networks_with
 from apts_mpi.data import SOURCES
+from apts_mpi.data.arrays import NAMED
 from apts_mpi.data.info import SPLITS
 from apts_mpi.data.moments import NORMALIZE
 from apts_mpi.data.sources import TASKS
@@ -17,6 +18,7 @@ from apts_mpi.data.text import LEVELS
 from apts_mpi.errors import InputError
 from apts_mpi.setting import EVERYWHERE
 
+SPLIT_TOLD = {"": "training", "val": "validation", "test": "test"}
 EPILOG = """\
 commands:
   train (the default)   train a network
@@ -140,10 +142,27 @@ def _shard_parser() -> Parser:
         type=Path,
         metavar="PATH",
         help="mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
-        "version's six files; arrays: a .npz or .h5 file with x_train, y_train, x_test, y_test, or "
-        "x and y; imagefolder: a folder with a folder of images a class, or train and test with "
-        "such; text: a file, or a folder, of whose *.txt files, in the order of their names, a "
-        "newline comes between",
+        "version's six files; arrays: a .npz, .h5 or .mat (MATLAB 7.3) file with x and y, or these "
+        "of train, val and test (x_train, test_images, val/labels and the like); imagefolder: a "
+        "folder with a folder of images a class, or train, val and test with such; text: a file, "
+        "or a folder, of whose *.txt files, in the order of their names, a newline comes between",
+    )
+    for flag in NAMED:
+        role, _, split = flag.partition("-")
+        what = "samples" if role == "x" else "labels or targets"
+        parser.add_argument(
+            f"--{flag}",
+            dest=flag,
+            metavar="FILE[:NAME]",
+            help=f"arrays: instead of --from, the {SPLIT_TOLD[split]} {what}: a .npy file, or a "
+            "name in a .npz, .h5 or .mat file",
+        )
+    parser.add_argument(
+        "--channels-last",
+        type=_switch,
+        metavar="on|off",
+        help="arrays: whether images come as (h, w, channels) and are made (channels, h, w); by "
+        "default bytes that look like it are, with a line, and other types are asked about",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shard directory")
     parser.add_argument(

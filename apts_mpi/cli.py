@@ -13,6 +13,7 @@ from apts_mpi import launcher
 from apts_mpi.arguments import PARSERS
 from apts_mpi.config import TrainConfig
 from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
+from apts_mpi.data.arrays import NAMED
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings_file import read_toml
 from apts_mpi.weights import require_suffix
@@ -203,7 +204,11 @@ def _source(parsed: argparse.Namespace) -> Source | TextSource:
     for flag in ("size", "channels"):
         if getattr(parsed, flag) is not None and name != "imagefolder":
             raise InputError(f"--{flag}: it is for imagefolder; drop the option")
+    named = {flag: text for flag in NAMED if (text := getattr(parsed, flag)) is not None}
     if name == "text":
+        if named or parsed.channels_last is not None:
+            flag = next(iter(named), "channels-last")
+            raise InputError(f"--{flag}: it is for arrays; drop the option")
         if path is None:
             raise InputError("text: no file given; name a text file or a folder with --from")
         if parsed.download:
@@ -224,4 +229,6 @@ def _source(parsed: argparse.Namespace) -> Source | TextSource:
         size=parsed.size,
         channels=parsed.channels or 3,
         val_fraction=parsed.val_fraction,
+        named=named,
+        channels_last=parsed.channels_last,
     )

@@ -22,6 +22,7 @@ from apts_mpi.clock import COMMUNICATION
 from apts_mpi.comm import CHECKPOINT, STOP, Comm
 from apts_mpi.config import AUTO, BASELINES, TrainConfig
 from apts_mpi.data.batches import Batches
+from apts_mpi.data.checks import looks_channels_last
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.evaluation import class_counts, evaluate, flat_network
 from apts_mpi.flat import CHUNK
@@ -221,10 +222,17 @@ class Training:
     def _cut(self, parts: list[Samples]) -> list[Subdomain]:
         """The subdomains of this rank."""
         config, comm, error = self.config, self.comm, None
-        if config.augmentations and len(self.task.sample_shape) != 3:
+        shape = self.task.sample_shape
+        if config.augmentations and len(shape) != 3:
             error = InputError(
                 f"--augment {config.augment}: is for images (channels, height, width), not samples "
-                f"{self.task.sample_shape}"
+                f"{shape}"
+            )
+        elif config.augmentations and looks_channels_last(shape):
+            error = InputError(
+                f"--augment {config.augment}: is for images (channels, height, width), and samples "
+                f"{shape} look like channels last; make the shards again with `shard arrays "
+                "--channels-last on`"
             )
         comm.agree(error)
         largest = np.array([float(max(map(len, parts)))])

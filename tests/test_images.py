@@ -44,17 +44,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(folder: Path, h: int, w: int, channels: int = 3) -> np.ndarray:
-    return read_images(folder, size=(h, w), channels=channels).x_train
+    return np.asarray(read_images(folder, size=(h, w), channels=channels).x["train"])
 
 
 def test_images_of_the_size_are_taken_as_they_are(folder: Path) -> None:
     found = read_images(folder, size=(6, 8))
     assert found.classes == ("ant", "cat")
-    assert found.y_train.tolist() == [0] * 5 + [1] * 5
-    assert (found.x_test, found.y_test) == (None, None)
+    assert found.y["train"].tolist() == [0] * 5 + [1] * 5
+    assert list(found.x) == ["train"]
+    images = np.asarray(found.x["train"])
     for k, (name, number) in enumerate((n, i) for n in ("ant", "cat") for i in range(5)):
         pixels = np.asarray(Image.open(folder / name / f"{number}.png"))
-        assert np.array_equal(found.x_train[k], pixels.transpose(2, 0, 1))
+        assert np.array_equal(images[k], pixels.transpose(2, 0, 1))
 
 
 def test_what_is_no_image_is_left_out(folder: Path) -> None:
@@ -225,3 +226,66 @@ def test_without_pillow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with refused("Pillow", "pip install pillow"):
         read(folder, 6, 8)
+
+
+def tree(root: Path, *folders: str, count: int = 4) -> Path:
+    for folder in folders:
+        for k in range(count):
+            save(root / folder / f"{k}.png", picture())
+    return root
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+def test_folders_of_splits(tmp_path: Path, val: str) -> None:
+    root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", val, "test") for name in "ab"))
+    source = load_source("imagefolder", path=root, size=(6, 8))
+    assert source.classes == ("a", "b")
+    assert source.y_val is not None
+    for split in ("train", "val", "test"):
+        assert source.columns(split)["y"].tolist() == [0] * 4 + [1] * 4
+    kept = np.asarray(Image.open(root / val / "b" / "1.png")).transpose(2, 0, 1)
+    assert np.array_equal(np.asarray(source.x_val)[5], kept)
+    with refused(str(root), "--test-fraction"):
+        load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.2)
+
+
+def test_a_validation_folder_alone_is_the_test(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ImageNet comes, whose test images have no classes."""
+    root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", "val") for name in "ab"), "test")
+    source = load_source("imagefolder", path=root, size=(6, 8))
+    assert (len(source.y_train), len(source.y_test), source.y_val) == (8, 8, None)
+    assert "has no class folders and is left out" in caplog.text
+    assert "taken for the test" in caplog.text
+    source = load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.25)
+    sizes = [len(source.columns(split)["y"]) for split in ("train", "val", "test")]
+    assert sizes == [6, 8, 2]
+
+
+def test_images_one_level_deeper(tmp_path: Path) -> None:
+    """As Tiny ImageNet has them, and as archives unpack."""
+    root = tree(tmp_path / "deep", *(f"{s}/{n}/images" for s in ("train", "test") for n in "ab"))
+    source = load_source("imagefolder", path=root, size=(6, 8))
+    assert (source.y_train.tolist(), source.y_test.tolist()) == ([0] * 4 + [1] * 4,) * 2
+    root = tree(tmp_path / "inner", "flowers/a", "flowers/b")
+    assert load_source("imagefolder", path=root, size=(6, 8)).classes == ("a", "b")
+    root = tree(tmp_path / "kaggle", "training_set/a", "training_set/b", "test_set/a", "test_set/b")
+    assert load_source("imagefolder", path=root, size=(6, 8)).classes == ("a", "b")
+
+
+def test_layouts_that_are_ambiguous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Folders of folders may be splits or folds of which nobody knows: no classes are guessed."""
+    with refused("fold1", "no images, but a and b have"):
+        read(tree(tmp_path / "folds", *(f"fold{k}/{name}" for k in (1, 2) for name in "ab")), 2, 2)
+    names = [f"{s}/{name}" for s in ("train", "val", "valid") for name in "ab"]
+    assert len(read(tree(tmp_path / "exact", *names), 2, 2)) == 8
+    names = [f"{s}/{name}" for s in ("train", "valid", "validation") for name in "ab"]
+    with refused("valid and validation", "rename one"):
+        read(tree(tmp_path / "two", *names), 2, 2)
+    with refused("training samples and no others", "--test-fraction"):
+        load_source("imagefolder", path=tree(tmp_path / "one", "train/a", "train/b"), size=(2, 2))
+    with refused("has class 'c'", "not in train"):
+        read(tree(tmp_path / "more", "train/a", "train/b", "val/c", "val/a"), 2, 2)
+    read(tree(tmp_path / "mixed", "a", "a/old", "b"), 2, 2)
+    assert "not from old" in caplog.text

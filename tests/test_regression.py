@@ -60,7 +60,7 @@ def test_arrays(tmp_path: Path, suffix: str, one: bool) -> None:
         ({"x": X, "y": Y[:9]}, ["y has 9 targets for 50 samples"]),
         ({"x": X, "y": np.where(Y[3, 1] == Y, np.nan, Y)}, ["y[3, 1] is nan"]),
         ({"x": X, "y": np.full(50, 1e300)}, ["y[0, 0] is 1e+300"]),
-        ({"x": X, "y": Y[:, :, None]}, ["y is float64 of shape (50, 2, 1)"]),
+        ({"x": X, "y": Y[:, :, None].repeat(3, 2)}, ["y is float64 of shape (50, 2, 3)"]),
         ({"x": X, "y": Y.astype("S4")}, ["|S4"]),
         ({"x": X, "y": Y, "classes": np.array([b"a", b"b"])}, ["has classes"]),
         ({"x_train": X, "y_train": Y, "x_test": X, "y_test": Y[:, 0]}, ["2 and 1 outputs"]),

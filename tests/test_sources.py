@@ -232,19 +232,31 @@ def test_class_names(tmp_path: Path, suffix: str) -> None:
         load_source("arrays", path=path)
 
 
+def read_whole(path: Path, **options: Any) -> Source:
+    """The source with its samples, which would otherwise be read when they are written."""
+    source = load_source("arrays", path=path, **options)
+    for split in source.splits:
+        np.asarray(source.columns(split)["x"])
+    return source
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"x": X}, ["has no y", "it has x", "store x and y"]),
-        ({"a": X}, ["has no x_train", "it has a"]),
+        ({"x": X}, ["has no y", "it has x float64 (20, 3)", "--x own", "--y FILE:NAME"]),
+        ({"a": X}, ["has no x", "it has a float64 (20, 3)", "--x own"]),
         ({"x": X, "y_train": Y}, ["both x and y_train"]),
+        ({"images": X, "data": X, "labels": Y}, ["images", "data", "may all be x", "--x own"]),
+        ({"x_train": X, "y_train": Y}, ["no others", "--test-fraction"]),
         ({"x_train": X, "y_train": Y, "x_test": X}, ["has no y_test"]),
         ({"x": X, "y": Y[:5]}, ["y has 5 labels for 20 samples"]),
-        ({"x": X, "y": -Y}, ["y holds label -3"]),
         ({"x": X, "y": Y + 0.5}, ["y holds label 3.5"]),
         ({"x": X, "y": np.where(Y == 3, np.nan, 1)}, ["y holds label nan"]),
         ({"x": X, "y": Y * 0}, ["1 classes", "two or more"]),
-        ({"x": X, "y": Y[:, None]}, ["y is int64 of shape (20, 1)"]),
+        ({"x": X, "y": X}, ["y has 3 columns", "row 0 is not one-hot", "--task regression"]),
+        ({"x": X, "y": np.eye(3)[Y - 3][..., None].repeat(2, 2)}, ["y is float64 of shape (20,"]),
+        ({"x": X, "y": np.eye(3)[Y // 3], "classes": np.array([b"a", b"b"])}, ["3 columns for 2"]),
+        ({"x": np.moveaxis(X, 0, 1), "y": Y}, ["shape (3, 20)", "last axis", "moveaxis"]),
         ({"x": X[:, 0], "y": Y}, ["x has shape (20,)"]),
         ({"x": np.float64(3), "y": Y}, ["x has shape ()"]),
         ({"x": np.where(X[4, 1] == X, np.inf, X), "y": Y}, ["x[4, 1] is inf"]),
@@ -256,7 +268,7 @@ def test_class_names(tmp_path: Path, suffix: str) -> None:
 def test_bad_arrays(tmp_path: Path, suffix: str, arrays: dict[str, Any], words: list[str]) -> None:
     path = saved(tmp_path / f"own{suffix}", **arrays)
     with refused(str(path), *words):
-        load_source("arrays", path=path)
+        read_whole(path)
 
 
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
@@ -275,14 +287,21 @@ def test_pickles_are_never_loaded(tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
+def content_of(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+LABELS = content_of(Y)
+
+
 def forged_npz(path: Path, shape: tuple[int, ...], body: bytes) -> Path:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "<f8", "fortran_order": False, "shape": shape}
     )
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("x.npy", header.getvalue() + body)
-    return path
+    return archive_of(path, zipfile.ZIP_DEFLATED, x=header.getvalue() + body, y=LABELS)
 
 
 def test_a_damaged_name_does_not_pass_for_another_array(tmp_path: Path) -> None:
@@ -304,7 +323,14 @@ def test_claims_beyond_the_file(tmp_path: Path) -> None:
     path = tmp_path / "own.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("x", shape=(10**15, 3), dtype="f4", chunks=(10, 3))
+        file["y"] = Y
     with refused(str(path), "x claims shape (1000000000000000, 3)", "0 bytes are stored"):
+        load_source("arrays", path=path)
+    with h5py.File(path, "w") as file:  # each of its chunks is unpacked whole
+        data = file.create_dataset("x", (20, 3), "f4", chunks=(2**28, 3), maxshape=(None, 3))
+        data.id.write_direct_chunk((0, 0), b"x" * 99)
+        file["y"] = Y
+    with refused(str(path), "x claims shape (268435456, 3)", "99 bytes are stored"):
         load_source("arrays", path=path)
 
 
@@ -322,15 +348,11 @@ def test_damage_to_what_is_packed(tmp_path: Path) -> None:
     for place in range(60, 400, 7):
         path.write_bytes(good[:place] + b"\xff\xff" + good[place + 2 :])
         with refused(str(path), "cannot be read"):
-            load_source("arrays", path=path)
+            read_whole(path)
 
 
 def test_archives_that_numpy_does_not_write(tmp_path: Path) -> None:
-    buffers = {"x": io.BytesIO(), "y": io.BytesIO()}
-    for (name, buffer), array in zip(buffers.items(), (X, Y), strict=True):
-        np.save(buffer, array)
-        buffers[name] = buffer
-    members = {name: buffer.getvalue() for name, buffer in buffers.items()}
+    members = {"x": content_of(X), "y": LABELS}
     for packing in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):  # which can claim gigabytes to unpack
         path = archive_of(tmp_path / "own.npz", packing, **members)
         with refused(str(path), "x is packed as numpy never does"):
@@ -346,7 +368,7 @@ def test_archives_that_numpy_does_not_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("header", ["(" * 9000, "-" * 9000 + "1", "{'descr': '<f8'", "'" * 3])
 def test_headers_that_are_no_literal(tmp_path: Path, header: str) -> None:
     content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
-    path = archive_of(tmp_path / "own.npz", zipfile.ZIP_STORED, x=content)
+    path = archive_of(tmp_path / "own.npz", zipfile.ZIP_STORED, x=content, y=LABELS)
     with refused(str(path), "cannot be read") as caught:
         load_source("arrays", path=path)
     # Python's parser would say that of a header too deep for it.
@@ -373,19 +395,48 @@ def test_class_names_that_are_no_text(tmp_path: Path, suffix: str) -> None:
 def test_names_of_no_length_that_are_a_million_millions(tmp_path: Path) -> None:
     header = "{'descr': '|S0', 'fortran_order': False, 'shape': (1000000000000,), }"
     names = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode()
-    path = archive_of(tmp_path / "own.npz", zipfile.ZIP_STORED, classes=names)
+    path = archive_of(
+        tmp_path / "own.npz", zipfile.ZIP_STORED, classes=names, x=content_of(X), y=LABELS
+    )
     with refused(str(path), "classes claims shape (1000000000000,)"):
         load_source("arrays", path=path)
 
 
-def test_data_sets_elsewhere(tmp_path: Path) -> None:
+def test_links_are_followed_to_files_beside(tmp_path: Path) -> None:
+    """As PCam's users join its files; but not further away."""
+    saved(tmp_path / "other.h5", x=X, deep=X[:2])
+    (tmp_path / "inner").mkdir()
+    saved(tmp_path / "inner" / "far.h5", x=X)
     os.mkfifo(tmp_path / "pipe.h5")  # to open it would wait for ever
-    for link in (h5py.ExternalLink("pipe.h5", "x"), h5py.SoftLink("/y")):
-        path = saved(tmp_path / "own.h5", y=Y)
+    path = tmp_path / "own.h5"
+
+    def linked(link: Any) -> Path:
+        saved(path, y=Y, real=X)
         with h5py.File(path, "r+") as file:
             file["x"] = link
-        with refused(str(path), "x is a link"):
-            load_source("arrays", path=path)
+        return path
+
+    for link in (
+        h5py.ExternalLink("other.h5", "x"),
+        h5py.ExternalLink(str(tmp_path / "other.h5"), "/x"),
+        h5py.SoftLink("/real"),
+        h5py.SoftLink("real"),
+    ):
+        source = read_whole(linked(link))
+        found = np.concatenate([source.x_train, source.x_test])
+        assert np.array_equal(np.sort(found, axis=0), np.sort(X.astype("f4"), axis=0))
+    for link, words in (
+        (h5py.ExternalLink("inner/far.h5", "x"), ["another folder", "--x inner/far.h5:x"]),
+        (h5py.ExternalLink("../own.h5", "x"), ["another folder"]),
+        (h5py.ExternalLink("pipe.h5", "x"), ["which is no file"]),
+        (h5py.ExternalLink("nowhere.h5", "x"), ["which is no file"]),
+        (h5py.ExternalLink("other.h5", "z"), ["cannot be read"]),
+        (h5py.SoftLink("/x"), ["on and on"]),
+        (h5py.ExternalLink("own.h5", "x"), ["on and on"]),
+        (h5py.SoftLink("/nowhere"), ["cannot be read"]),
+    ):
+        with refused(str(tmp_path), *words):
+            load_source("arrays", path=linked(link))
 
 
 def test_files_of_the_wrong_kind(tmp_path: Path, suffix: str) -> None:
@@ -399,7 +450,7 @@ def test_files_of_the_wrong_kind(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(good[: len(good) // 2])
     with refused(str(path), "cannot be read"):
         load_source("arrays", path=path)
-    with refused("own.csv", ".npz or .h5"):
+    with refused("own.csv", ".npz, .npy, .h5 or .mat"):
         load_source("arrays", path=tmp_path / "own.csv")
 
 

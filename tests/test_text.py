@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_sources import DATA, refused
 
@@ -26,7 +26,8 @@ from apts_mpi.data import (
     write_shards,
 )
 from apts_mpi.data import format as layout
-from apts_mpi.data.text import decode, encode
+from apts_mpi.data import tokens as stored
+from apts_mpi.data.text import decode
 from apts_mpi.errors import InputError
 
 ALPHABET = tuple("abcdefgh")
@@ -66,7 +67,8 @@ def test_bytes_are_their_own_numbers(tmp_path: Path) -> None:
     path = tmp_path / "raw.txt"
     path.write_bytes(bytes(range(256)) * 2)
     source = load_text(path, level="byte", test_fraction=0.5)
-    assert source.train.tobytes() == source.test.tobytes() == bytes(range(256))
+    assert np.asarray(source.train).tobytes() == bytes(range(256))
+    assert np.asarray(source.test).tobytes() == bytes(range(256))
     assert source.classes[10] == "0x0A"
     assert len(source.classes) == 256
     assert decode(np.frombuffer("dös".encode(), np.uint8), source.classes) == "dös"
@@ -75,12 +77,20 @@ def test_bytes_are_their_own_numbers(tmp_path: Path) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(text=st.text(st.characters(codec="utf-8"), min_size=1))
-def test_a_text_comes_back_from_its_tokens(text: str) -> None:
-    tokens, classes = encode(text)
-    assert decode(tokens, classes) == text
-    assert len(set(classes)) == len(classes) == len(set(text))
-    assert all(name.isprintable() and name for name in classes)
+@given(text=st.text(st.characters(codec="utf-8"), min_size=40), piece=st.integers(4, 60))
+def test_a_text_comes_back_from_its_tokens(
+    tmp_path_factory: pytest.TempPathFactory, text: str, piece: int
+) -> None:
+    """However it is cut into pieces, of which a character may go over the end."""
+    assume(len(set(text)) > 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stored, "PIECE", piece)
+        source = load_text(file_of(tmp_path_factory.mktemp("text") / "own.txt", text))
+    whole = np.concatenate([source.train, source.test])
+    assert decode(whole, source.classes) == text
+    assert len(set(source.classes)) == len(source.classes) == len(set(text))
+    assert all(name.isprintable() and name for name in source.classes)
+    assert np.array_equal(source.train[3:30][2:9], whole[5:12])
 
 
 def test_large_vocabularies(tmp_path: Path) -> None:

@@ -1,188 +1,328 @@
-"""The user's own arrays, from .npz or HDF5; nothing in the file is trusted or unpickled."""
+"""The user's own arrays, by the names and in the layouts that data sets are published with.
+
+They come from .npz, .npy, HDF5 or MATLAB 7.3 files; nothing in a file is trusted or unpickled.
+"""
 
 from __future__ import annotations
 
-import math
-import zipfile
-import zlib
-from collections.abc import Callable
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
-from apts_mpi.data.format import DAMAGE, fault, is_inside
+from apts_mpi.data.checks import (
+    check_features,
+    check_kind,
+    check_names,
+    check_targets,
+    looks_channels_last,
+)
+from apts_mpi.data.format import fault
+from apts_mpi.data.hdf5 import H5
+from apts_mpi.data.labels import numbered, plain_shape, read_labels
+from apts_mpi.data.npy import Npy, Npz
+from apts_mpi.data.stored import Stored
+from apts_mpi.errors import InputError
 
-NAMES = ("x", "y", "x_train", "y_train", "x_test", "y_test", "classes")
-WANTED = "store x and y, or x_train, y_train, x_test and y_test"
-# deflate cannot pack tighter than about 1032 to 1: a file claiming more is no honest file.
-EXPANSION = 1100
-_HEADER = 512  # characters of an array's header, which Python's parser reads; most have 118
-# What the archive's and the header's readers raise for damage besides.
-_DAMAGE = (*DAMAGE, EOFError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
+log = logging.getLogger("apts_mpi")
 
-Array = NDArray[Any]
+READERS: dict[str, type[H5] | type[Npz] | type[Npy]] = {
+    ".npz": Npz,
+    ".npy": Npy,
+    ".h5": H5,
+    ".hdf5": H5,
+    ".mat": H5,
+}
+KINDS = "a .npz, .npy, .h5 or .mat (MATLAB 7.3) file"
+NAMED = ("x", "y", "x-val", "y-val", "x-test", "y-test")  # flags that name an array
+_LISTED = 8  # arrays that a message tells of
+# What x and y and the splits are called, capitals and signs between the words left out.
+_ROLES = {
+    "x": ("x", "image", "images", "img", "imgs", "data", "feature", "features", "input", "inputs"),
+    "y": ("y", "label", "labels", "target", "targets"),
+}
+SPLIT_WORDS = {
+    "train": ("train", "training", "trainset", "trainingset"),
+    "val": ("val", "valid", "validation", "valset", "validationset"),
+    "test": ("test", "testing", "testset"),
+}
+_CLASSES = ("classes", "classnames")
+
+Reader = H5 | Npz | Npy
+
+
+class Place(NamedTuple):
+    """An array of a file, by its name there."""
+
+    file: Reader
+    key: str
+
+    @property
+    def name(self) -> str:
+        """For a message."""
+        return self.key or "the array"
 
 
 class Arrays(NamedTuple):
-    """Features as stored and labels as class indices, int64, or targets (n, outputs), float32; no
-    test arrays when there was no split."""
+    """Features, which are read later, and labels as class indices, int64, or targets (n, outputs),
+    float32, of each split that there is: "train", "val", "test"; `plain` where nothing in the
+    names speaks of splits."""
 
-    x_train: Array
-    y_train: Array
-    x_test: Array | None
-    y_test: Array | None
+    x: dict[str, Stored]
+    y: dict[str, NDArray[Any]]
     classes: tuple[str, ...]
+    plain: bool
 
 
-def read_arrays(path: Path, *, task: str = "classification") -> Arrays:
-    """Read `x`, `y` or `x_train`, `y_train`, `x_test`, `y_test`, with optional `classes` (names).
+def read_arrays(
+    path: Path | None,
+    *,
+    named: Mapping[str, str] | None = None,
+    task: str = "classification",
+    channels_last: bool | None = None,
+) -> Arrays:
+    """Find the arrays in a file, or those `named`, and read all but the features.
 
-    Labels are whole numbers >= 0. Without `classes` the sorted labels found in training become
-    the classes; with it they are indices into it. Of the task "regression" `y` are real targets
-    (n,) or (n, outputs) instead, and there are no classes. Raises InputError.
+    Wanted are `x` and `y`, which are "train", or these of training, test and validation (`x_train`,
+    `test_images`, `val/labels` and the like), with optional `classes` (names). Labels are numbers
+    or text, (n,) or with further axes of length 1, or one-hot; without `classes` the sorted labels
+    found in training become the classes. Of the task "regression" `y` are real targets (n,) or
+    (n, outputs) instead, and there are no classes.
+
+    Args:
+        path: .npz or HDF5 file. named: files of single arrays, by `NAMED`, "FILE" or "FILE:KEY".
+        channels_last: whether samples (h, w, c) are made (c, h, w). By default bytes are where they
+            look like images, and other types that do are refused.
+
+    Raises:
+        InputError: arrays are missing, ambiguous, damaged or do not fit each other.
     """
-    readers = {".npz": _read_npz, ".h5": _read_h5, ".hdf5": _read_h5}
-    if path.suffix not in readers:
-        raise fault(path, f"has suffix {path.suffix!r}", "give a .npz or .h5 file")
+    if named:
+        if path is not None:
+            raise InputError(f"--from {path}: give that, or --x and --y")
+        slots = _given(named)
+        plain = "x_val" not in slots and "x_test" not in slots
+    elif path is None:
+        raise InputError(f"arrays: no file given; name {KINDS} with --from FILE, or --x and --y")
+    else:
+        slots, plain = _searched(_opened(path))
+    return _arranged(slots, task, channels_last, plain)
+
+
+def _opened(path: Path, flag: str = "--from") -> Reader:
+    if path.suffix.lower() not in READERS:
+        raise fault(path, f"has suffix {path.suffix!r}", f"give {KINDS}")
     if not path.is_file():
-        raise fault(path, "is not a file", "name the .npz or .h5 file with --from")
-    try:
-        found, present = readers[path.suffix](path)
-    except _DAMAGE as exc:
-        detail = " ".join(str(exc).split())[:200] or type(exc).__name__
-        raise fault(path, f"cannot be read ({detail})", f"save a {path.suffix} file anew") from exc
-    return _arranged(path, found, present, task)
+        raise fault(path, "is not a file", f"name {KINDS} with {flag}")
+    return READERS[path.suffix.lower()](path)
 
 
-def _arranged(path: Path, found: dict[str, Array], present: list[str], task: str) -> Arrays:
-    plain = [name for name in ("x", "y") if name in found]
-    split = [name for name in ("x_train", "y_train", "x_test", "y_test") if name in found]
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _synonyms() -> dict[str, str]:
+    """The slot of every name, such as "x_train" of "trainimages"."""
+    found = {word: role for role, words in _ROLES.items() for word in words}
+    for (role, words), (split, others) in product(_ROLES.items(), SPLIT_WORDS.items()):
+        for word, other in product(words, others):
+            found[word + other] = found[other + word] = f"{role}_{split}"
+    return found | dict.fromkeys(_CLASSES, "classes")
+
+
+_SYNONYMS = _synonyms()
+_OWN = ("x", "y", *(f"{role}_{split}" for split in SPLIT_WORDS for role in "xy"), "classes")
+
+
+def _searched(file: Reader) -> tuple[dict[str, Place], bool]:
+    """The arrays of a file by slot, ours by name, or else the only one that may be meant; and
+    whether the names are plain."""
+    slots = {name: Place(file, name) for name in _OWN if name in file.names}
+    if "x" in slots and "y" in slots:  # names that are ours leave no doubt
+        others: Sequence[str] = ()
+    else:
+        others = [name for name in file.names if name not in slots]
+    found: dict[str, list[str]] = {}
+    for name in others:
+        slot = _SYNONYMS.get(_plain(name))
+        if slot is not None and slot not in slots:
+            found.setdefault(slot, []).append(name)
+    for slot, names in found.items():
+        if len(names) > 1:
+            what = f"has {' and '.join(names[:_LISTED])}, which may all be {slot}"
+            raise fault(file.path, what, f"say which: {_by_name(file.path)}")
+        slots[slot] = Place(file, names[0])
+    plain = [slot for slot in ("x", "y") if slot in slots]
+    split = [slot for slot in slots if slot not in ("x", "y", "classes")]
     if plain and split:
-        raise fault(path, f"has both {plain[0]} and {split[0]}", WANTED)
-    wanted = ("x", "y") if plain else ("x_train", "y_train", "x_test", "y_test")
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        has = ", ".join(name[:40] for name in present[:20]) or "nothing"
-        raise fault(path, f"has no {missing[0]} (it has {has})", WANTED)
-    regression = task == "regression"
-    if regression and "classes" in found:
-        raise fault(path, "has classes, which a regression has not", "remove them")
-    classes = _class_names(path, found["classes"]) if "classes" in found else None
-    pairs = []
-    for x_name, y_name in zip(wanted[::2], wanted[1::2], strict=True):
-        x = check_features(path, x_name, found[x_name])
-        if regression:
-            y = check_targets(path, y_name, found[y_name], len(x))
+        what = f"has both {slots[plain[0]].key} and {slots[split[0]].key}"
+        raise fault(file.path, what, f"say which: {_by_name(file.path)}")
+    for role in "xy":
+        _need(file, slots, f"{role}_train" if split else role)
+    for part in ("val", "test"):
+        if f"x_{part}" in slots or f"y_{part}" in slots:
+            _need(file, slots, f"x_{part}")
+            _need(file, slots, f"y_{part}")
+    full = {f"{slot}_train" if slot in ("x", "y") else slot: at for slot, at in slots.items()}
+    return full, not split
+
+
+def _need(file: Reader, slots: Mapping[str, Place], slot: str) -> None:
+    if slot not in slots:
+        what = f"has no {slot} (it has {_contents(file)})"
+        raise fault(file.path, what, f"name x and y so, or say {_by_name(file.path)}")
+
+
+def _by_name(path: Path) -> str:
+    return f"--x {path.name}:NAME --y FILE:NAME (and --x-test, --y-test, --x-val, --y-val)"
+
+
+def _contents(file: Reader) -> str:
+    """Names, types and shapes of a file's arrays, for a message."""
+    told = []
+    for name in list(file.names)[:_LISTED]:
+        try:
+            data = file.array(name)
+        except InputError:
+            told.append(name[:40])
         else:
-            most = None if classes is None else len(classes)
-            y = check_labels(path, y_name, found[y_name], len(x), most)
-        pairs.append((x, y))
-    x, y = pairs[0]
-    x_test, y_test = pairs[1] if len(pairs) > 1 else (None, None)
+            told.append(f"{name[:40]} {data.dtype} {data.shape}".strip())
+    more = len(file.names) - _LISTED
+    return ", ".join(told + [f"{more} more"] * (more > 0)) or "nothing"
+
+
+def _given(named: Mapping[str, str]) -> dict[str, Place]:
+    for x, y in zip(NAMED[::2], NAMED[1::2], strict=True):
+        if (x in named) != (y in named) or ("x" not in named):
+            has = next(iter(named))
+            lack = x if x not in named else y
+            lack = lack if "x" in named else "x"
+            raise InputError(f"--{has} {named[has]}: give --{lack} FILE[:NAME] too")
+    slots = {}
+    for flag, text in named.items():
+        role, _, split = flag.partition("-")
+        slots[f"{role}_{split or 'train'}"] = _named(flag, text)
+    return slots
+
+
+def named_file(text: str) -> Path:
+    """The file of FILE or FILE:NAME."""
+    return Path(text if Path(text).is_file() or ":" not in text else text.rpartition(":")[0])
+
+
+def _named(flag: str, text: str) -> Place:
+    """An array by FILE or FILE:NAME."""
+    name = str(named_file(text))
+    key = text.rpartition(":")[2] if named_file(text) != Path(text) else ""
+    file = _opened(Path(name), f"--{flag}")
+    if key:
+        plain = key.strip("/")
+        if plain not in file.names:
+            what = f"has no {key} (it has {_contents(file)})"
+            raise fault(file.path, what, f"say --{flag} {name}:NAME")
+        return Place(file, plain)
+    names = list(file.names)
+    role, _, split = flag.partition("-")
+    if len(names) > 1:
+        slots = (role, f"{role}_{split or 'train'}")
+        names = [each for each in names if _SYNONYMS.get(_plain(each)) in slots]
+    if len(names) != 1:
+        what = f"does not say which of its arrays is {flag} ({_contents(file)})"
+        raise fault(file.path, what, f"say --{flag} {name}:NAME")
+    return Place(file, names[0])
+
+
+def _arranged(slots: Mapping[str, Place], task: str, last: bool | None, plain: bool) -> Arrays:
+    """Read the labels and look at the features."""
+    splits = [split for split in SPLIT_WORDS if f"x_{split}" in slots]
+    regression = task == "regression"
+    if regression and "classes" in slots:
+        where = slots["classes"].file.path
+        raise fault(where, "has classes, which a regression has not", "remove them")
+    classes = _class_names(slots["classes"]) if "classes" in slots else None
+    x, labels, targets = {}, [], {}
+    for split in splits:
+        at = slots[f"y_{split}"]
+        where = at.file.path
+        features, y = _fitting(slots[f"x_{split}"], at)
+        x[split] = _features(slots[f"x_{split}"], features, last, told=split == "train")
+        if regression:
+            if y.dtype.kind not in "buif":
+                check_targets(where, at.name, np.empty(0, y.dtype), 0)  # refuses it
+            found = np.asarray(y).reshape(plain_shape(y.shape, len(features)))
+            targets[split] = check_targets(where, at.name, found, len(features))
+        else:
+            labels.append(read_labels(where, at.name, y, len(features)))
     if regression:
-        return Arrays(x, y, x_test, y_test, ())
-    if classes is None:
-        known, y = np.unique(y, return_inverse=True)
-        if y_test is not None:
-            unknown = np.setdiff1d(y_test, known)
-            if len(unknown):
-                lack = f"y_test holds label {unknown[0]}, absent from y_train"
-                raise fault(path, lack, "drop or relabel those samples")
-            y_test = np.searchsorted(known, y_test)
-        classes = tuple(str(label) for label in known)
-    return Arrays(x, y, x_test, y_test, classes)
+        return Arrays(x, targets, (), plain)
+    numbers, names = numbered(labels, classes)
+    return Arrays(x, dict(zip(splits, numbers, strict=True)), names, plain)
 
 
-def _class_names(path: Path, names: Array) -> tuple[str, ...]:
+def _fitting(x_at: Place, y_at: Place) -> tuple[Stored, Stored]:
+    """Features and labels with as many rows; MATLAB may have these on the first or last axis."""
+    x, y = x_at.file.array(x_at.key), y_at.file.array(y_at.key)
+    if not x.shape or not y.shape:
+        place = y_at if x.shape else x_at
+        raise fault(place.file.path, f"{place.name} has shape ()", "store a row a sample")
+    ends = []
+    for place, data in ((x_at, x), (y_at, y)):
+        turned = isinstance(place.file, H5) and place.file.matlab and data.ndim > 1
+        ends.append({False: data.shape[0], True: data.shape[-1]} if turned else {False: len(data)})
+    fits = [pair for pair in product(*ends) if ends[0][pair[0]] == ends[1][pair[1]] > 1]
+    if len(fits) > 1:
+        what = f"{x_at.name} is {x.shape} and {y_at.name} {y.shape}: more axes than one may count"
+        raise fault(x_at.file.path, f"{what} the samples", f"give {KINDS} with samples first")
+    if fits and fits[0][0]:
+        assert isinstance(x_at.file, H5), "asked above"
+        x = x_at.file.array(x_at.key, last=True)
+    if fits and fits[0][1]:
+        assert isinstance(y_at.file, H5), "asked above"
+        y = y_at.file.array(y_at.key, last=True)
+    if not fits and x.ndim > 1 and len(x) != len(y) == x.shape[-1]:
+        what = f"{x_at.name} has shape {x.shape} for {len(y)} labels: samples are on its last axis"
+        raise fault(x_at.file.path, what, "store them on the first, as numpy.moveaxis(x, -1, 0)")
+    return x, y
+
+
+def _features(at: Place, x: Stored, last: bool | None, *, told: bool) -> Stored:
+    """The features as they are stored in shards; the training's changes are told."""
+    where = at.file.path
+    check_kind(where, at.name, x.shape, x.dtype)
+    if last and x.ndim != 4:
+        what = f"{at.name} has shape {x.shape}, not (n, h, w, channels)"
+        raise fault(where, what, "drop --channels-last on")
+    move = bool(last)
+    if last is None and looks_channels_last(x.shape[1:]):
+        what = f"{at.name} has shape {x.shape}, which looks like images with channels last"
+        if x.dtype != np.uint8:
+            remedy = "say --channels-last on to make them channels first, or off to leave them"
+            raise fault(where, what, remedy)
+        if told:
+            log.warning("%s: %s: made channels first; --channels-last off leaves them", where, what)
+        move = True
+
+    def checked(block: NDArray[Any], first: int) -> NDArray[Any]:
+        moved = block.transpose(0, 3, 1, 2) if move else block
+        return check_features(where, at.name, moved, first=first)
+
+    h_w_c = x.shape[1:]
+    shape = (len(x), h_w_c[2], *h_w_c[:2]) if move else x.shape
+    return x.mapped(shape, np.dtype("|u1" if x.dtype == np.uint8 else "<f4"), checked)
+
+
+def _class_names(at: Place) -> tuple[str, ...]:
+    where, names = at.file.path, at.file.array(at.key)
     if names.dtype.kind not in "USO" or names.ndim != 1:
-        raise fault(path, f"classes is {names.dtype} of shape {names.shape}", "store a row of text")
+        what = f"{at.name} is {names.dtype} of shape {names.shape}"
+        raise fault(where, what, "store a row of text")
     try:
-        texts = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+        texts = [n.decode() if isinstance(n, bytes) else str(n) for n in np.asarray(names).tolist()]
     except UnicodeDecodeError as exc:
-        raise fault(path, f"classes holds no text ({exc})", "store names in UTF-8") from exc
-    return check_names(path, path.stem, texts)
-
-
-def _check_size(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, held: int) -> None:
-    claimed = math.prod(shape) * max(dtype.itemsize, 1)  # text of no length takes room here
-    if claimed > EXPANSION * held:
-        raise fault(
-            path,
-            f"{name} claims shape {shape} ({claimed} bytes) but {held} bytes are stored",
-            "save the array anew",
-        )
-
-
-def _read_npz(path: Path) -> tuple[dict[str, Array], list[str]]:
-    """The arrays we know, their headers compared with the archive's sizes, and all names."""
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            if name not in NAMES or name == member.filename:
-                archive.open(member).close()  # a damaged name is not as it stands before the data
-                continue
-            if name in found:
-                raise fault(path, f"holds {name} twice", "save it anew")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                # They can claim any memory to unpack a little.
-                raise fault(path, f"{name} is packed as numpy never does", "save it anew")
-            with archive.open(member) as stream:
-                version = np.lib.format.read_magic(stream)
-                read_header = _header_reader(version)
-                shape, _, dtype = read_header(stream, max_header_size=_HEADER)
-                body = math.prod(shape) * dtype.itemsize
-                if dtype.hasobject:
-                    raise fault(path, f"{name} is an object array", "store plain numbers")
-                _check_size(path, name, shape, dtype, min(member.compress_size, _size(path)))
-                if stream.tell() + body != member.file_size:
-                    raise fault(
-                        path, f"{name} claims {body} bytes, not what is stored", "save it anew"
-                    )
-            with archive.open(member) as stream:
-                found[name] = np.lib.format.read_array(stream, allow_pickle=False)
-    return found, [name.removesuffix(".npy") for name in archive.namelist()]
-
-
-def _header_reader(version: tuple[int, int]) -> Callable:
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0
-    raise ValueError(f"npy version {version}")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _read_h5(path: Path) -> tuple[dict[str, Array], list[str]]:
-    """The data sets we know, which must lie in this very file, and the names of all."""
-    found: dict[str, Array] = {}
-    with h5py.File(path, "r") as file:
-        present = list(file)
-        for name in NAMES:
-            if name not in present:
-                continue
-            if not is_inside(file, name):
-                raise fault(path, f"{name} is a link", "copy the data into its place")
-            data = file[name]
-            if not isinstance(data, h5py.Dataset):
-                raise fault(path, f"{name} is no data set", "store plain numbers")
-            if data.dtype.kind == "O":
-                if h5py.check_string_dtype(data.dtype) is None:
-                    raise fault(path, f"{name} is an object array", "store plain numbers")
-                if name != "classes":
-                    raise fault(path, f"{name} holds text", "store plain numbers")
-            if data.shape is None or data.is_virtual or data.external:
-                raise fault(path, f"{name} is not stored in this file", "copy the data into it")
-            _check_size(
-                path, name, data.shape, data.dtype, min(data.id.get_storage_size(), _size(path))
-            )
-            found[name] = data.asstr()[:] if data.dtype.kind == "O" else data[()]
-    return found, present
+        raise fault(where, f"{at.name} holds no text ({exc})", "store names in UTF-8") from exc
+    return check_names(where, where.stem, texts)

@@ -2,23 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.format import fault
+from apts_mpi.data.format import DAMAGE, fault
 from apts_mpi.errors import InputError
 
+# deflate cannot pack tighter than about 1032 to 1: a file claiming more is no honest file.
+EXPANSION = 1100
+# What the readers of an archive and of an array's header raise for damage besides.
+_DAMAGE = (*DAMAGE, EOFError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error)
 
-def check_features(where: Path | str, name: str, x: NDArray[Any]) -> NDArray[Any]:
-    """Features (n, *sample_shape), C-contiguous: uint8 is kept, other real types made float32."""
-    if x.dtype.kind not in "buif":
-        raise fault(where, f"{name} has dtype {x.dtype}", "store real numbers")
-    if x.ndim < 2 or 0 in x.shape:
-        raise fault(where, f"{name} has shape {x.shape}", "store samples by features, none empty")
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """All damage met inside becomes one InputError that names the file."""
+    try:
+        yield
+    except _DAMAGE as exc:
+        detail = " ".join(str(exc).split())[:200] or type(exc).__name__
+        raise fault(path, f"cannot be read ({detail})", f"save a {path.suffix} file anew") from exc
+
+
+def check_size(
+    where: Path, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], held: int
+) -> None:
+    """Refuse an array that claims more bytes than the `held` ones can be unpacked to."""
+    claimed = math.prod(shape) * max(dtype.itemsize, 1)  # text of no length takes room here
+    if claimed > EXPANSION * held:
+        what = f"{name} claims shape {shape} ({claimed} bytes) but {held} bytes are stored"
+        raise fault(where, what, "save the array anew")
+
+
+def looks_channels_last(shape: Sequence[int]) -> bool:
+    """Whether samples of that shape look like images (h, w, channels), not (channels, h, w)."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
+
+
+def check_kind(where: Path | str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse what are no features: (n, *sample_shape) of a real type."""
+    if dtype.kind not in "buif":
+        raise fault(where, f"{name} has dtype {dtype}", "store real numbers")
+    if len(shape) < 2 or 0 in shape:
+        raise fault(where, f"{name} has shape {shape}", "store samples by features, none empty")
+
+
+def check_features(
+    where: Path | str, name: str, x: NDArray[Any], *, first: int = 0
+) -> NDArray[Any]:
+    """Features (n, *sample_shape), C-contiguous: uint8 is kept, other real types made float32.
+
+    `first` is the number of the first sample, where they are a part.
+    """
+    check_kind(where, name, x.shape, x.dtype)
     if x.dtype == np.uint8:
         return np.ascontiguousarray(x)
     with np.errstate(over="ignore"):
@@ -26,10 +71,9 @@ def check_features(where: Path | str, name: str, x: NDArray[Any]) -> NDArray[Any
     good = np.isfinite(single)
     if not good.all():
         at = tuple(int(i) for i in np.argwhere(~good)[0])
+        place = [at[0] + first, *at[1:]]
         # A finite value here is one that float32 cannot hold.
-        raise fault(
-            where, f"{name}{list(at)} is {x[at]}", "remove, impute or rescale such features"
-        )
+        raise fault(where, f"{name}{place} is {x[at]}", "remove, impute or rescale such features")
     return single
 
 
@@ -46,7 +90,8 @@ def check_labels(
         raise fault(
             where, f"{name} has {len(y)} labels for {samples} samples", "give one label per sample"
         )
-    numbers = y.astype(np.int64) if y.dtype.kind == "b" else y
+    # In half precision the comparisons below would overflow.
+    numbers = y.astype({"b": np.int64, "f": np.float64}.get(y.dtype.kind, y.dtype))
     top = 2**53 if classes is None else classes - 1
     # A NaN fails the comparison too.
     bad = numbers[~((numbers >= 0) & (numbers <= top) & (numbers == np.floor(numbers)))]

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
 
 from apts_mpi.data.info import DatasetInfo, Split
 from apts_mpi.data.moments import Moments, divisors, moments_shape, target_divisors
-from apts_mpi.data.partitioning import Indices
 from apts_mpi.data.sources import Source
+from apts_mpi.data.spooling import Ordered, Shards
 from apts_mpi.data.text import TextSource
 
 BLOCK = 512 * 1024  # bytes looked at together; the last digits of the moments depend on it
 
-Rows = Indices | slice  # of a split that make a shard; a text is not shuffled
-Parts = dict[str, list[Rows]]
-
 
 def identified(
-    source: Source | TextSource, parts: Parts, *, normalize: str = "auto"
+    source: Source | TextSource, shards: Shards, *, normalize: str = "auto"
 ) -> DatasetInfo:
-    """What the index says of a source, the rows of whose shards of each split are these."""
+    """What the index says of a source, the shards of whose splits are these."""
     if isinstance(source, TextSource):
-        return _text_info(source, parts)
+        return _text_info(source, shards)
     sample_shape, target_shape = source.x_train.shape[1:], source.y_train.shape[1:]
     moments = Moments(moments_shape(sample_shape, normalize))
     targets = Moments(target_shape)
     splits = {}
-    for split in parts:
-        x, y = source.columns(split).values()
+    for split, parts in shards.items():
         sizes, contents = [], []
-        for chosen in parts[split]:
-            assert not isinstance(chosen, slice), "samples are shuffled"
+        for part in parts:
+            x, y = part["x"], part["y"][:]
             digest = hashlib.sha256()
-            for rows in np.array_split(chosen, max(1, len(chosen) * x[:1].nbytes // BLOCK)):
-                digest.update(x[rows].data)
+            for start, stop in _blocks(x):
+                block = x[start:stop]
+                digest.update(block.data)
                 if split == "train":
-                    moments.add(x[rows])
-            digest.update(y[chosen].data)
+                    moments.add(block)
+            digest.update(y.data)
             if split == "train" and source.task == "regression":
-                targets.add(y[chosen])
-            sizes.append(len(chosen))
+                targets.add(y)
+            sizes.append(len(x))
             contents.append(digest.hexdigest())
         splits[split] = Split(tuple(sizes), tuple(contents))
     mean, std = moments.result()
@@ -68,13 +68,25 @@ def identified(
     )
 
 
-def _text_info(source: TextSource, parts: Parts) -> DatasetInfo:
+def _blocks(rows: Ordered) -> Iterator[tuple[int, int]]:
+    """Where the blocks of a shard start and stop, which differ by a row at most."""
+    size = math.prod(rows.row_shape) * rows.dtype.itemsize
+    blocks = max(1, len(rows) * size // BLOCK)
+    each, more = divmod(len(rows), blocks)
+    return pairwise(accumulate([each + 1] * more + [each] * (blocks - more), initial=0))
+
+
+def _text_info(source: TextSource, shards: Shards) -> DatasetInfo:
     splits = {}
-    for split in parts:
-        (tokens,) = source.columns(split).values()
-        pieces = [tokens[chosen] for chosen in parts[split]]
-        contents = tuple(hashlib.sha256(piece.data).hexdigest() for piece in pieces)
-        splits[split] = Split(tuple(map(len, pieces)), contents)
+    for split, parts in shards.items():
+        sizes, contents = [], []
+        for part in parts:
+            tokens, digest = part["tokens"], hashlib.sha256()
+            for start, stop in _blocks(tokens):
+                digest.update(tokens[start:stop].data)
+            sizes.append(len(tokens))
+            contents.append(digest.hexdigest())
+        splits[split] = Split(tuple(sizes), tuple(contents))
     return DatasetInfo(
         name=source.name,
         classes=source.classes,

@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from apts_mpi.data.arrays import SPLIT_WORDS
 from apts_mpi.data.format import fault
+from apts_mpi.data.stored import Stored, rows_of_block
 from apts_mpi.errors import InputError
+
+log = logging.getLogger("apts_mpi")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MODES = {1: "L", 3: "RGB"}
 LARGEST = 2**14  # pixels of a side
 INSTALL = "install it with `pip install pillow` (or 'apts_mpi[images]')"
-LAYOUT = "give a folder with a folder of images a class, or train and test with such"
+LAYOUT = "give a folder with a folder of images a class, or train, val and test with such"
 
 Bytes = NDArray[np.uint8]
 
 
 class Images(NamedTuple):
-    """Images (n, channels, h, w), labels (n,) and class names; no test where there was no split."""
+    """Images (n, channels, h, w), which are read later, and labels (n,), of each split that there
+    is, "train", "val", "test"; the class names; and `plain` where no folder speaks of splits."""
 
-    x_train: Bytes
-    y_train: NDArray[np.int64]
-    x_test: Bytes | None
-    y_test: NDArray[np.int64] | None
+    x: dict[str, Stored]
+    y: dict[str, NDArray[np.int64]]
     classes: tuple[str, ...]
+    plain: bool
 
 
 def read_images(folder: Path, *, size: tuple[int, int], channels: int = 3) -> Images:
-    """Read `folder`/CLASS/*.png and the like, or `folder`/train/CLASS and `folder`/test/CLASS.
+    """Find `folder`/CLASS/*.png and the like, or `folder`/train/CLASS and so with val and test.
 
-    Classes are in the order of their names, and so are the images of a class. Of an animation the
-    first picture is taken. An image is turned as its EXIF data say, made RGB or grey (transparent
-    parts black), scaled by one factor for both sides so that it just covers the size, with Pillow's
-    bilinear filter, which averages as it reduces, and cut to the size about its centre.
+    Classes are in the order of their names, and so are the images of a class; where they are not in
+    its folder, but all in one folder in there, that is taken. Of an animation the first picture is
+    taken. An image is turned as its EXIF data say, made RGB or grey (transparent parts black),
+    scaled by one factor for both sides so that it just covers the size, with Pillow's bilinear
+    filter, which averages as it reduces, and cut to the size about its centre.
 
     Args:
         size: rows and columns. channels: 3 for colour, 1 for grey.
 
     Raises:
-        InputError: Pillow is missing, an image is damaged or huge, or the layout another one.
+        InputError: Pillow is missing, or the layout another one. That an image is damaged or huge
+            comes up as it is read.
     """
     if channels not in MODES:
         raise InputError(f"--channels {channels}: give 1 or 3")
@@ -56,31 +63,63 @@ def read_images(folder: Path, *, size: tuple[int, int], channels: int = 3) -> Im
     _pillow()
     if not folder.is_dir():
         raise fault(folder, "is not a folder", LAYOUT)
-    train, test = folder / "train", folder / "test"
-    split = train.is_dir() and test.is_dir()
-    where = train if split else folder
-    classes = _classes(where)
+    places, plain = _places(folder)
+    classes = _folders(places["train"])
     if len(classes) < 2:
-        raise fault(where, f"has {len(classes)} class folders", LAYOUT)
-    parts: list[Any] = []
-    for place in (train, test) if split else (folder,):
-        if place == test and (more := sorted(set(_classes(test)) - set(classes))):
-            raise fault(
-                test, f"has class {more[0]!r}, which is not in train", "remove or rename it"
-            )
-        files = [(path, k) for k, name in enumerate(classes) for path in _files(place / name)]
-        if files and place == where and (empty := set(range(len(classes))) - {k for _, k in files}):
-            what = f"has no images ({', '.join(SUFFIXES)})"
-            raise fault(place / classes[min(empty)], what, "add some, or remove the folder")
-        if not files:
+        raise fault(places["train"], f"has {len(classes)} class folders", LAYOUT)
+    x, y = {}, {}
+    for split, place in places.items():
+        if more := sorted(set(_folders(place)) - set(classes)):
+            what = f"has class {more[0]!r}, which is not in {places['train'].name}"
+            raise fault(place, what, "remove or rename it")
+        files = [_files(place / name) for name in classes]
+        if not any(files):
             raise fault(place, "has no images", LAYOUT)
-        x = np.empty((len(files), channels, *size), dtype=np.uint8)
-        bar = tqdm(files, desc=f"reading {place.name}", unit="image", disable=None, leave=False)
-        for out, (path, _) in zip(x, bar, strict=True):
-            out[...] = _decoded(path, size, MODES[channels])
-        parts += [x, np.array([label for _, label in files], dtype=np.int64)]
-    x, y, x_test, y_test = parts if split else (*parts, None, None)
-    return Images(x, y, x_test, y_test, classes)
+        if split == "train" and not all(files):
+            what = f"has no images ({', '.join(SUFFIXES)})"
+            empty = classes[[not each for each in files].index(True)]
+            raise fault(place / empty, what, "add some, or remove the folder")
+        y[split] = np.repeat(np.arange(len(classes)), [len(each) for each in files])
+        x[split] = _stored([path for each in files for path in each], size, channels)
+    return Images(x, y, classes, plain)
+
+
+def _places(folder: Path) -> tuple[dict[str, Path], bool]:
+    """The folder of each split, or that of all as training; and whether there are no splits."""
+    names = _folders(folder)
+    known = {name: _split_of(name) for name in names}
+    if len(names) == 1 and not known[names[0]] and len(_folders(folder / names[0])) > 1:
+        return _places(folder / names[0])  # as archives are unpacked
+    places: dict[str, Path] = {}
+    for split in SPLIT_WORDS:
+        found = [name for name in names if known[name] == split]
+        if len(found) > 1 and split not in found:
+            what = f"has {found[0]} and {found[1]}, which may both be {split}"
+            raise fault(folder, what, "remove or rename one")
+        if found:
+            places[split] = folder / (split if split in found else found[0])
+    if "train" not in places or len(places) == 1 < len(names):
+        return {"train": folder}, True
+    if "val" in places and "test" in places and not _folders(places["test"]):
+        log.warning("%s: has no class folders and is left out", places.pop("test"))
+    return places, False
+
+
+def _split_of(name: str) -> str | None:
+    plain = re.sub(r"[^a-z]", "", name.lower())
+    return next((split for split, words in SPLIT_WORDS.items() if plain in words), None)
+
+
+def _stored(files: Sequence[Path], size: tuple[int, int], channels: int) -> Stored:
+    shape = (len(files), channels, *size)
+    step = max(1, rows_of_block(shape[1:], np.dtype(np.uint8)) // 8)  # decoding takes its time
+
+    def read() -> Iterator[Bytes]:
+        for start in range(0, len(files), step):
+            block = files[start : start + step]
+            yield np.stack([_decoded(path, size, MODES[channels]) for path in block])
+
+    return Stored(shape, np.dtype(np.uint8), read)
 
 
 def _pillow() -> Any:
@@ -91,14 +130,26 @@ def _pillow() -> Any:
     return Image
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def _folders(folder: Path) -> tuple[str, ...]:
     found = (each.name for each in folder.iterdir() if each.is_dir())
     return tuple(sorted(name for name in found if name[0] != "."))
 
 
-def _files(folder: Path) -> Sequence[Path]:
-    if not folder.is_dir():  # a class that has no images for the test
+def _files(folder: Path) -> list[Path]:
+    """The images of a class, in its folder or in the one folder in there that has some."""
+    if not folder.is_dir():  # a class that a split has no images of
         return []
+    found = _images(folder)
+    inner = [each for each in (_images(folder / name) for name in _folders(folder)) if each]
+    if found and inner:
+        log.warning("%s: images are taken from here, not from %s", folder, inner[0][0].parent.name)
+    elif len(inner) > 1:
+        what = f"has no images, but {inner[0][0].parent.name} and {inner[1][0].parent.name} have"
+        raise fault(folder, what, LAYOUT)
+    return found or (inner[0] if inner else [])
+
+
+def _images(folder: Path) -> list[Path]:
     found = (each for each in folder.iterdir() if each.suffix.lower() in SUFFIXES)
     return sorted(each for each in found if each.name[0] != "." and each.is_file())
 

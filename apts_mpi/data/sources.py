@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -11,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.arrays import read_arrays
+from apts_mpi.data.arrays import named_file, read_arrays
 from apts_mpi.data.cache import in_cache
 from apts_mpi.data.checks import check_features, check_labels, check_names, check_targets
 from apts_mpi.data.cifar import fetch_cifar10, read_cifar10
@@ -20,16 +22,21 @@ from apts_mpi.data.images import read_images
 from apts_mpi.data.info import SPLITS
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
+from apts_mpi.data.stored import Stored
 from apts_mpi.errors import InputError
+
+log = logging.getLogger("apts_mpi")
 
 SOURCES = ("digits", "mnist", "cifar10", "arrays", "imagefolder")
 TASKS = ("classification", "regression")
 TEST_FRACTION = 0.2
 
+Samples = Any  # an array, or `Stored`: callers that made it know which
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A data set in memory, checked on creation.
+    """A data set, checked on creation; its samples in memory, or `Stored` in files.
 
     `x_*` are (n, *sample_shape); uint8 is kept (image-like), all other real types become
     float32. `y_*` are class indices 0..C-1 of shape (n,), made int64; `classes` has C >= 2
@@ -39,14 +46,14 @@ class Source:
     """
 
     name: str
-    x_train: NDArray[Any]
+    x_train: Samples
     y_train: NDArray[Any]
-    x_test: NDArray[Any]
+    x_test: Samples
     y_test: NDArray[Any]
     classes: tuple[str, ...] = ()
     origin: str = ""
     task: str = "classification"
-    x_val: NDArray[Any] | None = None
+    x_val: Samples = None
     y_val: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
@@ -59,8 +66,10 @@ class Source:
         if (self.x_val is None) != (self.y_val is None):
             raise ValueError("x_val and y_val go together")
         for split in self.splits:
-            x, y = np.asarray(getattr(self, f"x_{split}")), np.asarray(getattr(self, f"y_{split}"))
-            x = checked[f"x_{split}"] = check_features(where, f"x_{split}", x)
+            x, y = getattr(self, f"x_{split}"), np.asarray(getattr(self, f"y_{split}"))
+            if not isinstance(x, Stored):  # which is checked as it is read
+                x = check_features(where, f"x_{split}", np.asarray(x))
+            checked[f"x_{split}"] = x
             if regression:
                 y = check_targets(where, f"y_{split}", y, len(x))
             else:
@@ -84,7 +93,7 @@ class Source:
         """The names of its parts."""
         return SPLITS if self.y_val is not None else ("train", "test")
 
-    def columns(self, split: str) -> dict[str, NDArray[Any]]:
+    def columns(self, split: str) -> dict[str, Samples]:
         """The data sets of a split."""
         return {name: getattr(self, f"{name}_{split}") for name in ("x", "y")}
 
@@ -105,17 +114,45 @@ def load_source(
     size: tuple[int, int] | None = None,
     channels: int = 3,
     val_fraction: float | None = None,
+    named: Mapping[str, str] | None = None,
+    channels_last: bool | None = None,
 ) -> Source:
     """Load a data set: "digits", "mnist", "cifar10", "arrays" or "imagefolder".
 
     `path` is the folder of the MNIST files or of CIFAR-10's binary ones (by default one in the
-    cache; `download` fetches what is missing), or the user's .npz or .h5 file, or folder of images,
-    which are made of one `size`, rows and columns, with 3 or 1 `channels`. `test_fraction`
-    (default 0.2) and `seed` make the split of data that come without one, stratified where there
-    are classes. `val_fraction` of the training data, if given, become the validation split of data
-    that come without one, in the same way. `task` is what arrays are for. Raises InputError.
+    cache; `download` fetches what is missing), or the user's file of arrays, or folder of images,
+    which are made of one `size`, rows and columns, with 3 or 1 `channels`. The samples of arrays
+    and images stay in their files (`Stored`). `test_fraction` (default 0.2) and `seed` make the
+    split of data that come without one, stratified where there are classes. `val_fraction` of the
+    training data, if given, become the validation split of data that come without one, in the same
+    way. `task` is what arrays are for, `named` and `channels_last` are those of `read_arrays`.
+    Raises InputError.
     """
-    source = _loaded(name, path, download, test_fraction, seed, task, size, channels)
+    if name not in SOURCES:
+        raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
+    if download and name not in ("mnist", "cifar10"):
+        raise InputError(f"--download: {name} is not downloaded; drop the option")
+    if task not in TASKS:
+        raise InputError(f"--task {task}: choose one of {', '.join(TASKS)}")
+    if task != "classification" and name != "arrays":
+        raise InputError(f"--task {task}: {name} has classes; it is for arrays")
+    if named and name != "arrays":
+        raise InputError(f"--{next(iter(named))}: it is for arrays; drop the option")
+    if channels_last is not None and name != "arrays":
+        raise InputError("--channels-last: it is for arrays; drop the option")
+    if test_fraction is not None and name in ("mnist", "cifar10"):
+        raise InputError(f"--test-fraction: {name} has a test of its own; drop the option")
+    path = None if path is None else Path(path)
+    if name == "digits":
+        source = _digits(path, TEST_FRACTION if test_fraction is None else test_fraction, seed)
+    elif name == "mnist":
+        source = _mnist(path, download)
+    elif name == "cifar10":
+        source = _cifar10(path, download)
+    elif name == "imagefolder":
+        source = _images(path, test_fraction, seed, size, channels)
+    else:
+        source = _arrays(path, named or {}, test_fraction, seed, task, channels_last)
     return source if val_fraction is None else _validated(source, val_fraction, seed)
 
 
@@ -139,41 +176,9 @@ def _labels(y: NDArray[Any], task: str) -> NDArray[np.int64]:
     return y if task == "classification" else np.zeros(len(y), dtype=np.int64)
 
 
-def _loaded(
-    name: str,
-    path: Path | None,
-    download: bool,
-    test_fraction: float | None,
-    seed: int,
-    task: str,
-    size: tuple[int, int] | None,
-    channels: int,
-) -> Source:
-    fraction = TEST_FRACTION if test_fraction is None else test_fraction
-    if name not in SOURCES:
-        raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
-    if download and name not in ("mnist", "cifar10"):
-        raise InputError(f"--download: {name} is not downloaded; drop the option")
-    if task not in TASKS:
-        raise InputError(f"--task {task}: choose one of {', '.join(TASKS)}")
-    if task != "classification" and name != "arrays":
-        raise InputError(f"--task {task}: {name} has classes; it is for arrays")
-    if name == "digits":
-        if path is not None:
-            raise InputError(f"--from {path}: digits are embedded; drop the option")
-        return _digits(fraction, seed)
-    if name == "mnist":
-        return _mnist(path, download)
-    if name == "cifar10":
-        return _cifar10(path, download)
-    if name == "imagefolder":
-        return _images(path, fraction, seed, size, channels)
-    if path is None:
-        raise InputError("arrays: no file given; name a .npz or .h5 file with --from FILE")
-    return _arrays(Path(path), fraction, seed, task)
-
-
-def _digits(test_fraction: float, seed: int) -> Source:
+def _digits(path: Path | None, test_fraction: float, seed: int) -> Source:
+    if path is not None:
+        raise InputError(f"--from {path}: digits are embedded; drop the option")
     embedded = resources.files("apts_mpi.data.embedded") / "digits.h5"
     with resources.as_file(embedded) as path, h5py.File(path, "r") as file:
         x, y = file["x"][:], file["y"][:].astype(np.int64)
@@ -183,7 +188,7 @@ def _digits(test_fraction: float, seed: int) -> Source:
 
 
 def _mnist(path: Path | None, download: bool) -> Source:
-    folder = in_cache("mnist") if path is None else Path(path)
+    folder = in_cache("mnist") if path is None else path
     if download:
         fetch_mnist(folder)
     elif path is None and not folder.is_dir():
@@ -194,7 +199,7 @@ def _mnist(path: Path | None, download: bool) -> Source:
 
 
 def _cifar10(path: Path | None, download: bool) -> Source:
-    folder = in_cache("cifar10") if path is None else Path(path)
+    folder = in_cache("cifar10") if path is None else path
     if download:
         fetch_cifar10(folder)
     elif path is None and not folder.is_dir():
@@ -207,30 +212,94 @@ def _cifar10(path: Path | None, download: bool) -> Source:
 
 
 def _images(
-    path: Path | None, test_fraction: float, seed: int, size: tuple[int, int] | None, channels: int
+    path: Path | None,
+    test_fraction: float | None,
+    seed: int,
+    size: tuple[int, int] | None,
+    channels: int,
 ) -> Source:
     if path is None:
         raise InputError("imagefolder: no folder given; name that of the classes by --from DIR")
     if size is None:
         raise InputError("imagefolder: no size given; say --size H,W, or one number for both")
     try:
-        x, y, x_test, y_test, classes = read_images(Path(path), size=size, channels=channels)
+        found = read_images(path, size=size, channels=channels)
     except OSError as exc:
         raise fault(path, f"cannot be read ({exc})", "change its permissions") from exc
-    if x_test is None or y_test is None:
-        train, test = split_indices(y, test_fraction, seed)
-        if not len(test):
-            raise fault(path, f"has {len(y)} images, none of them for the test", "give more")
-        x, x_test, y, y_test = x[train], x[test], y[train], y[test]
-    name = Path(path).resolve().name
-    return Source(name, x, y, x_test, y_test, classes, origin=str(path))
+    x, y = _with_test(path, found.x, found.y, found.plain, test_fraction, seed)
+    return _source(path.resolve().name, str(path), x, y, found.classes)
 
 
-def _arrays(path: Path, test_fraction: float, seed: int, task: str) -> Source:
-    x, y, x_test, y_test, classes = read_arrays(path, task=task)
-    if x_test is None or y_test is None:
-        train, test = split_indices(_labels(y, task), test_fraction, seed)
-        if not len(test):
-            raise fault(path, f"has {len(y)} samples, none of them for the test", "give more")
-        x, x_test, y, y_test = x[train], x[test], y[train], y[test]
-    return Source(path.stem, x, y, x_test, y_test, classes, origin=str(path), task=task)
+def _arrays(
+    path: Path | None,
+    named: Mapping[str, str],
+    test_fraction: float | None,
+    seed: int,
+    task: str,
+    channels_last: bool | None,
+) -> Source:
+    found = read_arrays(path, named=named, task=task, channels_last=channels_last)
+    where = path if path is not None else named_file(named["x"])
+    x, y = _with_test(where, found.x, found.y, found.plain, test_fraction, seed, task)
+    return _source(where.stem, str(where), x, y, found.classes, task)
+
+
+def _with_test(
+    where: Path,
+    x: dict[str, Any],
+    y: dict[str, NDArray[Any]],
+    plain: bool,
+    fraction: float | None,
+    seed: int,
+    task: str = "classification",
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The splits with a test among them: cut from `train`, or the only ones held out."""
+    if "test" in x:
+        if fraction is not None:
+            raise fault(where, "has a test of its own", "drop --test-fraction")
+        return x, y
+    if "val" in x and fraction is None:
+        log.warning(
+            "%s: has no test samples: its validation samples are taken for the test; "
+            "--test-fraction X cuts a test from the training samples instead",
+            where,
+        )
+        return {"train": x["train"], "test": x["val"]}, {"train": y["train"], "test": y["val"]}
+    if not plain and fraction is None:
+        raise fault(
+            where,
+            "has training samples and no others",
+            "say --test-fraction X to cut a test from them, or name a test's too",
+        )
+    train, test = split_indices(
+        _labels(y["train"], task), TEST_FRACTION if fraction is None else fraction, seed
+    )
+    if not len(test):
+        raise fault(where, f"has {len(y['train'])} samples, none of them for the test", "give more")
+    whole_x, whole_y = x["train"], y["train"]
+    return (
+        {**x, "train": whole_x[train], "test": whole_x[test]},
+        {**y, "train": whole_y[train], "test": whole_y[test]},
+    )
+
+
+def _source(
+    name: str,
+    origin: str,
+    x: dict[str, Any],
+    y: dict[str, NDArray[Any]],
+    classes: tuple[str, ...],
+    task: str = "classification",
+) -> Source:
+    return Source(
+        name,
+        x["train"],
+        y["train"],
+        x["test"],
+        y["test"],
+        classes,
+        origin=origin,
+        task=task,
+        x_val=x.get("val"),
+        y_val=y.get("val"),
+    )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from apts_mpi.data.format import fault, read_array, read_attribute, write_attributes
+from apts_mpi.data.spooling import Ordered
 
 SUMS = "sums"
 
@@ -22,7 +23,7 @@ def chunk_sum(chunk: NDArray[Any]) -> NDArray[np.uint8]:
     return np.frombuffer(hashlib.sha256(chunk.data).digest(), dtype=np.uint8)
 
 
-def write_sums(file: h5py.File, columns: Mapping[str, NDArray[Any]]) -> None:
+def write_sums(file: h5py.File, columns: Mapping[str, Ordered]) -> None:
     """Add the checksums of the chunks of data sets which have been written."""
     rows = ((data, file[name].chunks[0]) for name, data in columns.items())
     sums = np.stack(

@@ -8,26 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from apts_mpi.data.checks import check_names
 from apts_mpi.data.format import fault
 from apts_mpi.data.info import SPLITS
+from apts_mpi.data.tokens import read_tokens
 from apts_mpi.errors import InputError
 
 LEVELS = ("char", "byte")
 TEST_FRACTION = 0.1
-SEPARATOR = b"\n"  # between the files of a folder
-_UNICODE = 0x110000  # code points
 
-Tokens = NDArray[Any]
+Tokens = Any  # an array, or `StoredTokens`: callers that made it know which
 
 
 @dataclass(frozen=True, eq=False)
 class TextSource:
-    """A text in memory: the tokens of its training and its test part, each (n,), in their order,
-    and of a validation part, if there is one.
+    """A text: the tokens of its training and its test part, each (n,), in their order, and of a
+    validation part, if there is one; in memory, or in files, which are read when they are needed.
 
     Tokens are uint8, or int32 where the vocabulary has more than 256; `classes` are their names:
     a printable character itself, U+000A or 0x0A. `origin` names the text in messages.
@@ -72,13 +68,11 @@ def load_text(
         raise InputError(f"test fraction {fraction}: give a number between 0 and 1")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"--val-fraction {val_fraction}: give a number between 0 and 1")
-    contents = [(each, _content(each)) for each in _files(path)]
+    tokens, known = read_tokens(_files(path), characters=level == "char")
     if level == "byte":
-        tokens = np.frombuffer(SEPARATOR.join(raw for _, raw in contents), dtype=np.uint8)
         classes = tuple(f"0x{byte:02X}" for byte in range(256))
     else:
-        text = SEPARATOR.decode().join(_decoded(each, raw) for each, raw in contents)
-        tokens, classes = encode(text)
+        classes = tuple(_name(chr(code)) for code in known)
         if len(classes) < 2:
             what = "is empty" if not classes else f"has one distinct character, {classes[0]}"
             raise fault(path, what, "give a text of two or more")
@@ -90,7 +84,8 @@ def load_text(
             "training and test take two or more each; give more text or another --test-fraction",
         )
     check_names(path, path.stem, classes)
-    train, test, val = tokens[: len(tokens) - tests], tokens[len(tokens) - tests :], None
+    train, test = tokens[: len(tokens) - tests], tokens[len(tokens) - tests :]
+    val = None
     if val_fraction is not None:
         many = math.ceil(val_fraction * len(train))
         if min(many, len(train) - many) < 2:
@@ -102,17 +97,6 @@ def load_text(
             )
         train, val = train[: len(train) - many], train[len(train) - many :]
     return TextSource(path.stem, train, test, classes, origin=str(path), val=val)
-
-
-def encode(text: str) -> tuple[Tokens, tuple[str, ...]]:
-    """The tokens (n,) of a text's characters, and the names of its vocabulary, in order."""
-    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-    number = np.zeros(_UNICODE, dtype=np.int32)
-    number[codes] = 1
-    known = np.flatnonzero(number)
-    number[known] = np.arange(len(known))
-    tokens = number.astype(np.uint8 if len(known) <= 256 else "<i4")[codes]
-    return tokens, tuple(_name(chr(code)) for code in known)
 
 
 def decode(tokens: Tokens, classes: Sequence[str]) -> str:
@@ -146,19 +130,3 @@ def _files(path: Path) -> list[Path]:
     if not path.is_file():
         raise fault(path, "is no file", "name a text file or a folder of *.txt files with --from")
     return [path]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise fault(path, f"cannot be read ({exc.strerror})", "mend it, or leave it out") from exc
-
-
-def _decoded(path: Path, raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise fault(
-            path, f"is not UTF-8 (byte {exc.start})", "convert it, or take bytes with --level byte"
-        ) from exc

@@ -16,7 +16,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from apts_mpi import sealed
@@ -27,18 +26,20 @@ from apts_mpi.data.format import (
     seal,
     write_attributes,
 )
-from apts_mpi.data.identity import Parts, Rows, identified
+from apts_mpi.data.identity import identified
 from apts_mpi.data.info import SPLITS, DatasetInfo
 from apts_mpi.data.moments import NORMALIZE
 from apts_mpi.data.partitioning import apportion, shard_indices, skewed_indices
 from apts_mpi.data.reading import read_info
 from apts_mpi.data.sources import Source
+from apts_mpi.data.spooling import Ordered, Parts, Rows, Shards, in_order
 from apts_mpi.data.sums import write_sums
 from apts_mpi.data.text import TextSource
 from apts_mpi.errors import InputError
 from apts_mpi.sealed import sync
 
 CHUNK = 512 * 1024  # bytes: large enough to stream, small enough that a slice reads little else
+CHUNKS = 16  # that are written together
 RETIRED = "retired"  # the replaced folder, until the new one is in its place
 OURS = re.compile(rf"index\.h5|({'|'.join(SPLITS)})-\d{{5,}}-of-\d{{5,}}\.h5")
 
@@ -98,29 +99,36 @@ def write_shards(
         for split in source.splits[1:]:
             y = source.columns(split)["y"]
             parts[split] = [*shard_indices(y, shards, seed, stratified=stratified, least=0)]
-    info = identified(source, parts, normalize=normalize)
-    if exist_ok and _occupied(directory) and _same(directory, info, strict=not overwrite):
-        return info
+    columns = {split: source.columns(split) for split in parts}
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(
-            tempfile.mkdtemp(prefix=f"{directory.name}.tmp-{os.getpid()}-", dir=directory.parent)
-        )
-        try:
-            built = scratch / "new"
-            built.mkdir()
-            _write_all(built, info, source, parts)
-            _publish(built, directory, info, overwrite)
-        finally:
-            if (scratch / RETIRED).exists() and not directory.exists():
-                os.rename(scratch / RETIRED, directory)
-            shutil.rmtree(scratch, ignore_errors=True)
+        with in_order(columns, parts, directory.parent) as ordered:
+            info = identified(source, ordered, normalize=normalize)
+            if exist_ok and _occupied(directory) and _same(directory, info, strict=not overwrite):
+                return info
+            _build(directory, info, ordered, overwrite)
     except (OSError, RuntimeError) as exc:  # h5py raises either when a disk is full
         raise fault(directory, f"cannot be written ({exc})", "choose another folder") from exc
     return info
 
 
-def _pieces(tokens: NDArray[Any], shards: int, sizes: Sequence[float] | None = None) -> list[Rows]:
+def _build(directory: Path, info: DatasetInfo, shards: Shards, overwrite: bool) -> None:
+    """Write all files in a folder beside its place, and put it there."""
+    scratch = Path(
+        tempfile.mkdtemp(prefix=f"{directory.name}.tmp-{os.getpid()}-", dir=directory.parent)
+    )
+    try:
+        built = scratch / "new"
+        built.mkdir()
+        _write_all(built, info, shards)
+        _publish(built, directory, info, overwrite)
+    finally:
+        if (scratch / RETIRED).exists() and not directory.exists():
+            os.rename(scratch / RETIRED, directory)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _pieces(tokens: Any, shards: int, sizes: Sequence[float] | None = None) -> list[Rows]:
     """Contiguous pieces of a text, of two tokens at least."""
     counts = apportion(len(tokens), [1.0] * shards if sizes is None else sizes, least=2)
     return [slice(start, stop) for start, stop in pairwise(accumulate(counts, initial=0))]
@@ -185,11 +193,10 @@ def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
     return same
 
 
-def _write_all(folder: Path, info: DatasetInfo, source: Source | TextSource, parts: Parts) -> None:
+def _write_all(folder: Path, info: DatasetInfo, shards: Shards) -> None:
     work = [(split, shard) for split in info.splits for shard in range(info.shards)]
     for split, shard in tqdm(work, desc="writing shards", unit="file", disable=None, leave=False):
-        chosen = parts[split][shard]
-        own = {name: data[chosen] for name, data in source.columns(split).items()}
+        own = shards[split][shard]
         path = folder / info.filename(split, shard)
         with h5py.File(path, "w", libver=LIBVER) as file:
             write_attributes(file, info.shard_attributes(split, shard))
@@ -204,12 +211,18 @@ def _write_all(folder: Path, info: DatasetInfo, source: Source | TextSource, par
     sync(folder)
 
 
-def _write_chunked(file: h5py.File, name: str, data: NDArray[Any]) -> None:
+def _write_chunked(file: h5py.File, name: str, data: Ordered) -> None:
     if not len(data):
-        file.create_dataset(name, data=data)
+        file.create_dataset(name, data=data[:0])
         return
-    rows = min(len(data), max(1, CHUNK // data[:1].nbytes))
-    file.create_dataset(name, data=data, chunks=(rows, *data.shape[1:]), fletcher32=True)
+    row = math.prod(data.row_shape) * data.dtype.itemsize
+    rows = min(len(data), max(1, CHUNK // row))
+    shape = (len(data), *data.row_shape)
+    chunks = (rows, *data.row_shape)
+    written = file.create_dataset(name, shape, data.dtype, chunks=chunks, fletcher32=True)
+    step = CHUNKS * rows
+    for start in range(0, len(data), step):
+        written[start : start + step] = data[start : start + step]
 
 
 def _write_index(path: Path, info: DatasetInfo) -> None:

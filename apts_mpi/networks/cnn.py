@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from apts_mpi.data.checks import looks_channels_last
 from apts_mpi.networks.mlp import mlp
 from apts_mpi.networks.task import Task
 
@@ -35,9 +36,14 @@ def cnn(task: Task, *, channels: Sequence[int], hidden: Sequence[int]) -> nn.Mod
 
 
 def image_shape(task: Task) -> tuple[int, int, int]:
-    """Channels, height and width of a sample; ValueError where it is no image."""
+    """Channels, height and width of a sample; ValueError where it is no image, or turned."""
     shape = task.sample_shape
     if task.kind == "language" or len(shape) not in (2, 3):
         raise ValueError(f"needs images (height, width) or (channels, height, width), not {shape}")
+    if looks_channels_last(shape):
+        raise ValueError(
+            f"needs images (channels, height, width), and {shape} looks like channels last; make "
+            "the shards again with `shard arrays --channels-last on`"
+        )
     depth, height, width = shape if len(shape) == 3 else (1, *shape)
     return depth, height, width

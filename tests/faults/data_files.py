@@ -155,7 +155,7 @@ def _source(name: str, folder: Path) -> str:
         path = folder / f"mine.{name.split()[1]}"
     found = load_source(name.split()[0], path=path)
     labels = [[found.classes[k] for k in y] for y in (found.y_train, found.y_test)]
-    return digest(found.x_train, found.x_test, labels)
+    return digest(np.asarray(found.x_train), np.asarray(found.x_test), labels)
 
 
 def _mnist(folder: Path) -> str:
