@@ -271,7 +271,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         sealed.write(path, content)
     except OSError as error:
         raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
-    tensors = sum(isinstance(each, Tensor) for each in state.values())
+    tensors = sum(isinstance(each, torch.Tensor) for each in state.values())
     told = (
         f"{trained.parameters.n:,} parameters in {tensors} tensors after iteration "
         f"{trained.checkpoint.iteration}, for (x - mean) / std"
