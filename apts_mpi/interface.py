@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from apts_mpi.comm import Comm
 
 _HABITS = {  # of torch's optimizers
-    "param_groups": "there is no learning rate or other setting to change between steps; its "
-    "arguments are the settings, for all parameters alike, and radius adapts itself",
+    "param_groups": "no scheduler: there is no learning rate or other setting to change between "
+    "steps; its arguments are the settings, for all parameters alike, and radius adapts itself",
     "add_param_group": "give all parameters when it is made",
     "defaults": "its arguments are the settings",
     "state": "state_dict() gives what a restart needs",
@@ -26,8 +26,21 @@ _MINIBATCH = (
 )
 
 
-class NoTorchOptimizer:
+# For torch's schedulers and scalers to look at it, which then are told what there is instead.
+_Optimizer: type = object if TYPE_CHECKING else torch.optim.Optimizer
+
+
+class NoTorchOptimizer(_Optimizer):
     """Tells what there is in place of what torch's optimizers have."""
+
+    __repr__ = object.__repr__
+    add_param_group = property(lambda self: self.__getattr__("add_param_group"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def __getattr__(self, name: str) -> NoReturn:
         kind = type(self).__name__

@@ -184,8 +184,21 @@ def test_what_torchs_optimizers_have_is_told_in_its_place(kind: type) -> None:
         assert not hasattr(made, name)
         with pytest.raises(AttributeError, match=line):
             getattr(made, name)
-    with pytest.raises(TypeError, match="is not an Optimizer"):
-        torch.optim.lr_scheduler.StepLR(made, 1)
+    assert kind.__name__ in repr(made)
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_a_scheduler_is_refused_with_the_reason(kind: type) -> None:
+    made: Any = kind(module().parameters())
+    schedulers = torch.optim.lr_scheduler
+    for schedule in (
+        lambda: schedulers.StepLR(made, 1),
+        lambda: schedulers.OneCycleLR(made, max_lr=0.1, total_steps=3),
+        lambda: schedulers.ReduceLROnPlateau(made),
+        lambda: schedulers.LambdaLR(made, lambda epoch: 1.0),
+    ):
+        with pytest.raises(AttributeError, match="no scheduler: there is no learning rate"):
+            schedule()
 
 
 @pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
