@@ -310,6 +310,8 @@ def _take_up(training: Training, resumed: Checkpoint) -> None:
     where = Place(int(common["place"]["number"]), legs)
     for each in t.subdomains:
         each.batches.go_to(where, info.splits["train"].sizes, _subdomains(t))
+    if not resized:  # of other ranks there may be two with the same state
+        resuming.load_buffers(t.module, own.get("buffers", {}))
     for name, value in common["traffic"].items():
         setattr(t.comm.traffic, name, getattr(t.comm.traffic, name) + int(value))
     for name, value in own["seconds"].items():
