@@ -26,6 +26,7 @@ from apts_mpi.data.format import fault
 from apts_mpi.data.hdf5 import H5
 from apts_mpi.data.labels import numbered, plain_shape, read_labels
 from apts_mpi.data.npy import Npy, Npz
+from apts_mpi.data.precision import Precision
 from apts_mpi.data.stored import Stored
 from apts_mpi.errors import InputError
 
@@ -250,7 +251,7 @@ def _arranged(slots: Mapping[str, Place], task: str, last: bool | None, plain: b
         at = slots[f"y_{split}"]
         where = at.file.path
         features, y = _fitting(slots[f"x_{split}"], at)
-        x[split] = _features(slots[f"x_{split}"], features, last, told=split == "train")
+        x[split] = _features(slots[f"x_{split}"], features, last, training=split == "train")
         if regression:
             if y.dtype.kind not in "buif":
                 check_targets(where, at.name, np.empty(0, y.dtype), 0)  # refuses it
@@ -290,7 +291,7 @@ def _fitting(x_at: Place, y_at: Place) -> tuple[Stored, Stored]:
     return x, y
 
 
-def _features(at: Place, x: Stored, last: bool | None, *, told: bool) -> Stored:
+def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Stored:
     """The features as they are stored in shards; the training's changes are told."""
     where = at.file.path
     check_kind(where, at.name, x.shape, x.dtype)
@@ -303,13 +304,23 @@ def _features(at: Place, x: Stored, last: bool | None, *, told: bool) -> Stored:
         if x.dtype != np.uint8:
             remedy = "say --channels-last on to make them channels first, or off to leave them"
             raise fault(where, what, remedy)
-        if told:
+        if training:
             log.warning("%s: %s: made channels first; --channels-last off leaves them", where, what)
         move = True
 
+    precision = Precision(x.shape[1:], x.dtype)
+
     def checked(block: NDArray[Any], first: int) -> NDArray[Any]:
+        nonlocal precision
         moved = block.transpose(0, 3, 1, 2) if move else block
-        return check_features(where, at.name, moved, first=first)
+        single = check_features(where, at.name, moved, first=first)
+        if training:  # by whose deviation features are divided
+            if not first:
+                precision = Precision(x.shape[1:], x.dtype)
+            precision.add(block)
+            if first + len(block) == len(x):
+                precision.check(where, at.name)
+        return single
 
     h_w_c = x.shape[1:]
     shape = (len(x), h_w_c[2], *h_w_c[:2]) if move else x.shape

@@ -22,6 +22,7 @@ from apts_mpi.data.images import read_images
 from apts_mpi.data.info import SPLITS
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
+from apts_mpi.data.precision import Precision
 from apts_mpi.data.stored import Stored
 from apts_mpi.errors import InputError
 
@@ -68,7 +69,12 @@ class Source:
         for split in self.splits:
             x, y = getattr(self, f"x_{split}"), np.asarray(getattr(self, f"y_{split}"))
             if not isinstance(x, Stored):  # which is checked as it is read
-                x = check_features(where, f"x_{split}", np.asarray(x))
+                given = np.asarray(x)
+                x = check_features(where, f"x_{split}", given)
+                if split == "train":
+                    precision = Precision(given.shape[1:], given.dtype)
+                    precision.add(given)
+                    precision.check(where, "x_train")
             checked[f"x_{split}"] = x
             if regression:
                 y = check_targets(where, f"y_{split}", y, len(x))
