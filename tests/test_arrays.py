@@ -114,6 +114,23 @@ def test_names_that_are_ours_come_first(tmp_path: Path, suffix: str) -> None:
     assert len(read_whole(path).x_train) == 32
 
 
+@pytest.mark.parametrize("names", ["X_test Y_test", "test_images test_labels", "x_test y_test"])
+@pytest.mark.parametrize("own", ["x y", "X y", "data labels"])
+def test_a_test_beside_x_and_y_is_taken(tmp_path: Path, suffix: str, names: str, own: str) -> None:
+    content = dict(zip(own.split(), (X[:30], K[:30]), strict=True))
+    test = dict(zip(names.split(), (X[30:], K[30:]), strict=True))
+    path = saved(tmp_path / f"own{suffix}", **content, **test)
+    source = read_whole(path)
+    assert np.array_equal(source.x_train, X[:30].astype("f4"))
+    assert np.array_equal(source.x_test, X[30:].astype("f4"))
+    one = dict([*test.items()][:1])
+    with refused(str(path), "has no y_test"):
+        load_source("arrays", path=saved(path, **content, **one))
+    more = {"train_images": X[:3], "train_labels": K[:3]}
+    with refused(str(path), "has both", "train_images", "say which"):
+        load_source("arrays", path=saved(path, **content, **test, **more))
+
+
 def test_a_validation_alone_is_the_test_and_said_to_be(
     tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +90,8 @@ def read_arrays(
     """Find the arrays in a file, or those `named`, and read all but the features.
 
     Wanted are `x` and `y`, which are "train", or these of training, test and validation (`x_train`,
-    `test_images`, `val/labels` and the like), with optional `classes` (names). Labels are numbers
+    `test_images`, `val/labels` and the like; `x` and `y` beside a test are those of training), with
+    optional `classes` (names). Labels are numbers
     or text, (n,) or with further axes of length 1, or one-hot; without `classes` the sorted labels
     found in training become the classes. Of the task "regression" `y` are real targets (n,) or
     (n, outputs) instead, and there are no classes.
@@ -144,25 +145,27 @@ def _searched(file: Reader) -> tuple[dict[str, Place], bool]:
     """The arrays of a file by slot, ours by name, or else the only one that may be meant; and
     whether the names are plain."""
     slots = {name: Place(file, name) for name in _OWN if name in file.names}
-    if "x" in slots and "y" in slots:  # names that are ours leave no doubt
-        others: Sequence[str] = ()
-    else:
-        others = [name for name in file.names if name not in slots]
+    ours = "x" in slots and "y" in slots  # names that leave no doubt of what they are
     found: dict[str, list[str]] = {}
-    for name in others:
+    for name in file.names:
         slot = _SYNONYMS.get(_plain(name))
         if slot is not None and slot not in slots:
             found.setdefault(slot, []).append(name)
     for slot, names in found.items():
+        if ours and slot.endswith("_train") and len({"x_train", "y_train"} & {*found, *slots}) < 2:
+            continue  # of one alone there is nothing to train on
         if len(names) > 1:
             what = f"has {' and '.join(names[:_LISTED])}, which may all be {slot}"
             raise fault(file.path, what, f"say which: {_by_name(file.path)}")
         slots[slot] = Place(file, names[0])
     plain = [slot for slot in ("x", "y") if slot in slots]
     split = [slot for slot in slots if slot not in ("x", "y", "classes")]
-    if plain and split:
-        what = f"has both {slots[plain[0]].key} and {slots[split[0]].key}"
+    trained = [slot for slot in split if slot.endswith("_train")]
+    if plain and split and (len(plain) < 2 or trained):
+        what = f"has both {slots[plain[0]].key} and {slots[(trained or split)[0]].key}"
         raise fault(file.path, what, f"say which: {_by_name(file.path)}")
+    if plain and split:
+        slots |= {f"{role}_train": slots.pop(role) for role in "xy"}
     for role in "xy":
         _need(file, slots, f"{role}_train" if split else role)
     for part in ("val", "test"):
