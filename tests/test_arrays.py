@@ -85,7 +85,13 @@ def test_labels_of_named_classes(tmp_path: Path, suffix: str) -> None:
     ["{s}_images {s}_labels", "{s}/x {s}/y", "images_{s} labels_{s}", "X_{s} Y_{s}", "x{s} y{s}",
      "data/{s} labels/{s}", "{s}-features {s}-targets"],
 )  # fmt: skip
-@pytest.mark.parametrize("words", [("train", "val", "test"), ("training", "valid", "testing")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "val", "test"), ("training", "valid", "testing"), ("train", "dev", "test"),
+        ("train", "holdout", "test"), ("train", "eval", "test"),
+    ],
+)  # fmt: skip
 def test_names_of_splits(
     tmp_path: Path, suffix: str, pattern: str, words: tuple[str, str, str]
 ) -> None:
@@ -112,6 +118,23 @@ def test_names_of_splits(
 def test_names_that_are_ours_come_first(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"own{suffix}", x=X, y=K, data=X[:3], train_images=X[:3])
     assert len(read_whole(path).x_train) == 32
+
+
+def test_arrays_that_are_not_used_are_told(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {"fine_labels": K % 2, "mean": X[0], "y_guess": X[:, :2], "x_real": X[:7]}
+    path = saved(tmp_path / f"own{suffix}", x=X, labels=K, **more)
+    load_source("arrays", path=path)
+    assert len(caplog.records) == 1
+    told = caplog.text
+    assert f"{path}: not used: fine_labels int64 (40,), y_guess float64 (40, 2); --x own" in told
+    caplog.clear()
+    load_source("arrays", named={"x": f"{path}:x", "y": f"{path}:fine_labels"})
+    load_source("arrays", path=saved(path, x=X, y=K, mean=X[0], names=np.float64(3)))
+    assert not caplog.text
+    load_source("arrays", path=saved(path, x=X, y=K, train_images=X[:3]))
+    assert "not used: train_images float64 (3, 6)" in caplog.text
 
 
 @pytest.mark.parametrize("names", ["X_test Y_test", "test_images test_labels", "x_test y_test"])

@@ -235,7 +235,7 @@ def tree(root: Path, *folders: str, count: int = 4) -> Path:
     return root
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "dev", "holdout"])
 def test_folders_of_splits(tmp_path: Path, val: str) -> None:
     root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", val, "test") for name in "ab"))
     source = load_source("imagefolder", path=root, size=(6, 8))

@@ -42,6 +42,7 @@ READERS: dict[str, type[H5] | type[Npz] | type[Npy]] = {
 KINDS = "a .npz, .npy, .h5 or .mat (MATLAB 7.3) file"
 NAMED = ("x", "y", "x-val", "y-val", "x-test", "y-test")  # flags that name an array
 _LISTED = 8  # arrays that a message tells of
+_LOOKED = 100  # arrays of a file that are looked at to tell of them
 # What x and y and the splits are called, capitals and signs between the words left out.
 _ROLES = {
     "x": ("x", "image", "images", "img", "imgs", "data", "feature", "features", "input", "inputs"),
@@ -49,7 +50,11 @@ _ROLES = {
 }
 SPLIT_WORDS = {
     "train": ("train", "training", "trainset", "trainingset"),
-    "val": ("val", "valid", "validation", "valset", "validationset"),
+    "val": (
+        *("val", "valid", "validation", "valset", "validationset"),
+        *("dev", "devset", "development", "developmentset"),
+        *("eval", "evalset", "evaluation", "holdout", "heldout", "holdoutset"),
+    ),
     "test": ("test", "testing", "testset"),
 }
 _CLASSES = ("classes", "classnames")
@@ -172,8 +177,32 @@ def _searched(file: Reader) -> tuple[dict[str, Place], bool]:
         if f"x_{part}" in slots or f"y_{part}" in slots:
             _need(file, slots, f"x_{part}")
             _need(file, slots, f"y_{part}")
+    _tell_unused(file, slots)
     full = {f"{slot}_train" if slot in ("x", "y") else slot: at for slot, at in slots.items()}
     return full, not split
+
+
+def _tell_unused(file: Reader, slots: Mapping[str, Place]) -> None:
+    """Arrays that may be features or labels too: those of as many rows, or with such names."""
+    rows = {n for at in slots.values() for n in file.array(at.key).shape[:1]}
+    used, told = {at.key for at in slots.values()}, []
+    for name in [name for name in file.names if name not in used][:_LOOKED]:
+        try:
+            data = file.array(name)
+        except InputError:
+            continue
+        turned = isinstance(file, H5) and file.matlab
+        ends = {*data.shape[:1], *(data.shape[-1:] if turned else ())}
+        if rows & ends or (data.ndim and _plain(name) in _SYNONYMS):
+            told.append(f"{name[:40]} {data.dtype} {data.shape}")
+    if told:
+        more = [f"{len(told) - _LISTED} more"] * (len(told) > _LISTED)
+        log.warning(
+            "%s: not used: %s; %s takes them instead",
+            file.path,
+            ", ".join(told[:_LISTED] + more),
+            _by_name(file.path),
+        )
 
 
 def _need(file: Reader, slots: Mapping[str, Place], slot: str) -> None:
