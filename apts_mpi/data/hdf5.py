@@ -29,7 +29,7 @@ class H5:
 
     def __init__(self, path: Path) -> None:
         """Raises InputError where it is none."""
-        self.path, self.matlab = path, path.suffix == ".mat"
+        self.path, self.matlab = path, path.suffix.lower() == ".mat"
         with self._open(path) as file:
             self.names = _names(file)
 
