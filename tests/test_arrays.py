@@ -208,6 +208,28 @@ def test_arrays_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.Monkey
         load_source("digits", named={"x": "train.h5", "y": "train.h5"})
 
 
+def test_channels_of_which_nobody_can_tell(tmp_path: Path) -> None:
+    for dtype in ("u1", "f4"):
+        for channels in (2, 5, 6, 12):
+            x = RNG.integers(0, 256, size=(40, 16, 16, channels)).astype(dtype)
+            path = saved(tmp_path / "own.npz", x=x, y=K)
+            with refused(str(path), f"(40, 16, 16, {channels})", "--channels-last on", "or off"):
+                load_source("arrays", path=path)
+            on, off = (read_whole(path, channels_last=last) for last in (True, False))
+            assert on.x_train.shape[1:] == (channels, 16, 16)
+            assert off.x_train.shape[1:] == (16, 16, channels)
+
+
+def test_channels_that_are_first_already(tmp_path: Path) -> None:
+    for shape in ((1, 16, 16), (3, 16, 16), (4, 6, 7)):
+        path = saved(tmp_path / "own.npz", x=np.zeros((40, *shape), np.uint8), y=K)
+        with refused(str(path), str(shape)[1:], "channels first already", "--channels-last on"):
+            load_source("arrays", path=path, channels_last=True)
+    for shape in ((1, 16, 3), (16, 3, 2)):
+        path = saved(tmp_path / "own.npz", x=np.zeros((40, *shape), np.uint8), y=K)
+        assert read_whole(path, channels_last=True).x_train.shape[2:] == shape[:2]
+
+
 def matlab(path: Path, **arrays: np.ndarray) -> Path:
     """A file as MATLAB's save(..., '-v7.3') writes arrays of these shapes."""
     with h5py.File(path, "w", userblock_size=512) as file:
@@ -229,7 +251,7 @@ def test_matlab(
     x = RNG.integers(0, 256, size=(40, *shape), dtype=np.uint8)
     kept = np.moveaxis(x, 0, -1) if last else x
     for y in (K[:, None] + 1.0, K[None] + 1.0, np.eye(4)[K]):
-        source = read_whole(matlab(tmp_path / "own.mat", X=kept, y=y), seed=1)
+        source = read_whole(matlab(tmp_path / "own.MAT", X=kept, y=y), seed=1)
         expected = np.moveaxis(x, -1, 1) if len(shape) == 3 else x
         found = np.concatenate([source.x_train, source.x_test])
         assert sorted(map(bytes, found)) == sorted(map(bytes, expected))

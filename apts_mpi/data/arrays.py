@@ -21,6 +21,7 @@ from apts_mpi.data.checks import (
     check_names,
     check_targets,
     looks_channels_last,
+    may_be_channels_last,
 )
 from apts_mpi.data.format import fault
 from apts_mpi.data.hdf5 import H5
@@ -43,6 +44,7 @@ KINDS = "a .npz, .npy, .h5 or .mat (MATLAB 7.3) file"
 NAMED = ("x", "y", "x-val", "y-val", "x-test", "y-test")  # flags that name an array
 _LISTED = 8  # arrays that a message tells of
 _LOOKED = 100  # arrays of a file that are looked at to tell of them
+_CHANNELS = (1, 3, 4)  # that images have, as a rule
 # What x and y and the splits are called, capitals and signs between the words left out.
 _ROLES = {
     "x": ("x", "image", "images", "img", "imgs", "data", "feature", "features", "input", "inputs"),
@@ -330,10 +332,14 @@ def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Sto
     if last and x.ndim != 4:
         what = f"{at.name} has shape {x.shape}, not (n, h, w, channels)"
         raise fault(where, what, "drop --channels-last on")
+    if last and x.shape[1] in _CHANNELS and x.shape[3] not in _CHANNELS:
+        what = f"{at.name} has shape {x.shape}, which is channels first already"
+        raise fault(where, what, "drop --channels-last on")
     move = bool(last)
-    if last is None and looks_channels_last(x.shape[1:]):
+    usual = looks_channels_last(x.shape[1:])
+    if last is None and (usual or may_be_channels_last(x.shape[1:])):
         what = f"{at.name} has shape {x.shape}, which looks like images with channels last"
-        if x.dtype != np.uint8:
+        if x.dtype != np.uint8 or not usual:
             remedy = "say --channels-last on to make them channels first, or off to leave them"
             raise fault(where, what, remedy)
         if training:
