@@ -67,6 +67,33 @@ def test_one_hot_columns_that_no_sample_has_are_classes(tmp_path: Path, suffix: 
     assert load_source("arrays", path=path).classes == tuple("012345")
 
 
+def test_numbers_that_are_measured_are_no_classes(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = RNG.normal(size=(240, 2))
+    measured = RNG.permutation(240) + 100000
+    for y in (measured, measured.astype("f8"), measured // 3):
+        path = saved(tmp_path / f"own{suffix}", x=x, y=y)
+        many = len(np.unique(y))
+        with refused(str(path), f"y has {many} distinct values in 240", "regression", "classes"):
+            load_source("arrays", path=path)
+        assert load_source("arrays", path=path, task="regression").y_train.shape[1] == 1
+    for y in (measured % 48, measured % 49, np.arange(240) % 60 // 2 * 7):
+        source = load_source("arrays", path=saved(path, x=x, y=y))
+        assert len(source.classes) == len(np.unique(y))
+    assert not caplog.text
+    names = np.array([f"c{k:03}".encode() for k in range(240)])
+    source = load_source(
+        "arrays", path=saved(path, x=x, y=names[np.maximum(measured - 100000, 19)])
+    )
+    assert len(source.y_test) < 24
+    assert f"{len(source.y_test)} of 240 samples were cut for --test-fraction 0.2" in caplog.text
+    load_source("arrays", path=path, val_fraction=0.3)
+    assert "samples were cut for --val-fraction 0.3" in caplog.text
+    with refused("--test-fraction nan", "between 0 and 1"):
+        load_source("arrays", path=path, test_fraction=float("nan"))
+
+
 def test_labels_of_named_classes(tmp_path: Path, suffix: str) -> None:
     names = np.array([b"a", b"b", b"c", b"d"])
     path = tmp_path / f"own{suffix}"

@@ -14,6 +14,8 @@ from apts_mpi.data.format import fault
 from apts_mpi.data.stored import Stored
 
 _LARGEST = 2**53  # up to which every whole number has its float
+# More numbers than the first, each with fewer samples than the second, are measured, not classes.
+_MANY, _FEW = 50, 5
 _FORMS = "give labels (n,) or (n, 1), numbers or text, or one-hot rows, or say --task regression"
 
 
@@ -111,6 +113,9 @@ def numbered(
     if classes is not None:
         return _of_indices(parts, classes)
     known = np.unique(first.values)
+    if len(known) > _MANY and len(first.values) < _FEW * len(known):
+        what = f"{first.name} has {len(known)} distinct values in {len(first.values)} samples"
+        raise fault(first.where, what, "say --task regression, or give `classes`, their names")
     for each in parts[1:]:
         unknown = np.setdiff1d(each.values, known)
         if len(unknown):

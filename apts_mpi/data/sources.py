@@ -174,7 +174,22 @@ def _validated(source: Source, fraction: float, seed: int) -> Source:
     if not len(val):
         what = f"has {len(y)} training samples, none of them for the validation"
         raise fault(where, what, "give more, or a larger --val-fraction")
+    _tell_short(where, "--val-fraction", fraction, len(val), len(y))
     return replace(source, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
+
+
+def _tell_short(where: Path | str, flag: str, fraction: float, taken: int, samples: int) -> None:
+    """Classes of one sample give none away: of many such a cut comes out far smaller."""
+    if samples * fraction > 1 and taken < samples * fraction / 2:
+        log.warning(
+            "%s: %d of %d samples were cut for %s %g: most classes have one sample, which stays in "
+            "the training",
+            where,
+            taken,
+            samples,
+            flag,
+            fraction,
+        )
 
 
 def _labels(y: NDArray[Any], task: str) -> NDArray[np.int64]:
@@ -282,6 +297,8 @@ def _with_test(
     )
     if not len(test):
         raise fault(where, f"has {len(y['train'])} samples, none of them for the test", "give more")
+    asked = TEST_FRACTION if fraction is None else fraction
+    _tell_short(where, "--test-fraction", asked, len(test), len(y["train"]))
     whole_x, whole_y = x["train"], y["train"]
     return (
         {**x, "train": whole_x[train], "test": whole_x[test]},
