@@ -13,7 +13,7 @@ from test_sources import read_whole, refused, saved
 
 from apts_mpi.cli import main
 from apts_mpi.comm import Comm
-from apts_mpi.data import Source, load_source, npy, read_info, stored, write_shards
+from apts_mpi.data import Source, hdf5, load_source, npy, read_info, stored, write_shards
 from apts_mpi.data.stored import Stored
 from apts_mpi.errors import AgreedError
 
@@ -397,3 +397,19 @@ def test_storage(
     again = replace(source, x_train=np.asarray(source.x_train), x_test=np.asarray(source.x_test))
     info = write_shards(again, tmp_path / "e", shards=2)
     assert read_info(tmp_path / "d").splits == info.splits
+
+
+def test_large_chunks_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "own.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=X, chunks=X.shape, compression="gzip")
+        file["y"] = K
+    read_whole(path)
+    assert not caplog.text
+    monkeypatch.setattr(hdf5, "_LARGE", 1000)
+    monkeypatch.setattr(hdf5, "_CHUNK", 60)
+    read_whole(path)
+    assert "x is stored in chunks of" in caplog.text
+    assert "h5repack -l x:CHUNK=10x6 own.h5 NEW.h5" in caplog.text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,10 @@ from apts_mpi.data.checks import check_size, sound
 from apts_mpi.data.format import fault
 from apts_mpi.data.stored import Stored, rows_of_block
 
+log = logging.getLogger("apts_mpi")
+
+_LARGE = 256 * 2**20  # bytes of a chunk, which HDF5 unpacks whole, that are told of
+_CHUNK = 2**17  # values of a smaller one
 _DEEPEST = 3  # groups that are looked into for data sets
 _MOST = 1000  # names that are looked at
 _HOPS = 8  # links that lead from one to the next
@@ -62,7 +68,24 @@ class H5:
             deep = chunks[order[0]]
             step = max(deep, step - step % deep) if deep <= 4 * step else step
 
+        packed = math.prod(chunks) * dtype.itemsize if chunks and not text else 0
+
         def read() -> Iterator[Array]:
+            if packed > _LARGE:
+                sides = [str(side) for side in shape]
+                rows = max(1, min(chunks[order[0]], _CHUNK // max(1, math.prod(row))))
+                sides[order[0]] = str(rows)
+                log.warning(
+                    "%s: %s is stored in chunks of %d MiB, each of which takes that much memory "
+                    "once and more; smaller ones are made by h5repack -l %s:CHUNK=%s %s NEW%s",
+                    path,
+                    name,
+                    packed // 2**20,
+                    place.strip("/"),
+                    "x".join(sides),
+                    path.name,
+                    path.suffix,
+                )
             with self._open(path) as file:
                 data = file[place]
                 if data.shape != shape or data.dtype != dtype:
