@@ -430,13 +430,47 @@ def test_links_are_followed_to_files_beside(tmp_path: Path) -> None:
         (h5py.ExternalLink("../own.h5", "x"), ["another folder"]),
         (h5py.ExternalLink("pipe.h5", "x"), ["which is no file"]),
         (h5py.ExternalLink("nowhere.h5", "x"), ["which is no file"]),
-        (h5py.ExternalLink("other.h5", "z"), ["cannot be read"]),
+        (h5py.ExternalLink("other.h5", "z"), ["x is a link to /z in other.h5, which is not there"]),
         (h5py.SoftLink("/x"), ["on and on"]),
         (h5py.ExternalLink("own.h5", "x"), ["on and on"]),
-        (h5py.SoftLink("/nowhere"), ["cannot be read"]),
+        (h5py.SoftLink("/nowhere"), ["x is a link to /nowhere, which is not there"]),
     ):
         with refused(str(tmp_path), *words):
             load_source("arrays", path=linked(link))
+
+
+def test_named_arrays_behind_a_link_to_a_group(tmp_path: Path) -> None:
+    saved(tmp_path / "other.h5", **{"group/x": X, "group/y": Y})
+    path = saved(tmp_path / "own.h5", **{"deep/in/inner/most/x": X, "deep/y": Y})
+    with h5py.File(path, "r+") as file:
+        file["train"] = h5py.ExternalLink("other.h5", "group")
+        file["soft"] = h5py.SoftLink("/deep/in")
+    for x in ("train/x", "soft/inner/most/x", "deep/in/inner/most/x"):
+        for y in ("train/y", "deep/y"):
+            source = load_source("arrays", named={"x": f"{path}:{x}", "y": f"{path}:{y}"})
+            assert source.x_train.shape == (16, 3)
+    for name, words in (
+        ("train/z", ["train/z is a link to /group/z in other.h5, which is not there"]),
+        ("soft/z", ["soft/z is a link to /deep/in/z, which is not there"]),
+        ("deep/in", ["has no deep/in"]),
+        ("deep/z", ["has no deep/z", "deep/y int64 (20,)"]),
+        ("deep/y/z", ["has no deep/y/z"]),
+    ):
+        with refused(str(path), *words):
+            load_source("arrays", named={"x": f"{path}:{name}", "y": f"{path}:deep/y"})
+
+
+def test_objects_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    np.savez(path, x=X, y=np.array(["a", "b"] * 10, dtype=object))
+    with refused(str(path), "y is an object array", ".astype(str)"):
+        load_source("arrays", path=path)
+    path = tmp_path / "own.mat"
+    with h5py.File(path, "w") as file:
+        file["x"] = X.T
+        file.create_dataset("y", (20, 1), dtype=h5py.ref_dtype)
+    with refused(str(path), "y is a cell array", "save numbers"):
+        load_source("arrays", path=path)
 
 
 def test_files_of_the_wrong_kind(tmp_path: Path, suffix: str) -> None:

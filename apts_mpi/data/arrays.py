@@ -257,7 +257,8 @@ def _named(flag: str, text: str) -> Place:
     file = _opened(Path(name), f"--{flag}")
     if key:
         plain = key.strip("/")
-        if plain not in file.names:
+        # Of what lies behind a link the names are not listed.
+        if plain not in file.names and not (isinstance(file, H5) and file.has(plain)):
             what = f"has no {key} (it has {_contents(file)})"
             raise fault(file.path, what, f"say --{flag} {name}:NAME")
         return Place(file, plain)

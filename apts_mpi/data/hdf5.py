@@ -30,6 +30,14 @@ _TEXTS = 256  # of any length that are read at a time
 Array = NDArray[Any]
 
 
+class _Dangling(Exception):
+    """A link leads to a place that a file has not."""
+
+    def __init__(self, path: Path, place: str) -> None:
+        super().__init__(path, place)
+        self.path, self.place = path, place
+
+
 class H5:
     """A file of data sets. Those of MATLAB have their axes reversed, as it writes them."""
 
@@ -38,6 +46,15 @@ class H5:
         self.path, self.matlab = path, path.suffix.lower() == ".mat"
         with self._open(path) as file:
             self.names = _names(file)
+
+    def has(self, name: str) -> bool:
+        """Whether a data set has that name, or a link on the way to it may lead to one."""
+        with self._open(self.path) as file:
+            try:
+                link, *_ = _first_link(file, name)
+                return link is not None or isinstance(file[name], h5py.Dataset)
+            except KeyError:
+                return False
 
     @contextmanager
     def _open(self, path: Path) -> Iterator[h5py.File]:
@@ -52,7 +69,14 @@ class H5:
 
         Links within the file are followed, and those to files beside it. Raises InputError.
         """
-        path, place = self._found(name)
+        try:
+            path, place = self._found(name)
+        except _Dangling as exc:
+            at = "" if exc.path == self.path else f" in {exc.path.name}"
+            what = f"{name} is a link to /{exc.place}{at}, which is not there"
+            raise fault(
+                self.path, f"cannot be read: {what}", "mend the link, or name another array"
+            ) from exc
         with self._open(path) as file:
             data = file[place]
             self._check(path, name, data)
@@ -103,7 +127,10 @@ class H5:
         if not isinstance(data, h5py.Dataset):
             raise fault(path, f"{name} is no data set", "store plain numbers")
         if data.dtype.kind == "O" and h5py.check_string_dtype(data.dtype) is None:
-            raise fault(path, f"{name} is an object array", "store plain numbers")
+            kind, remedy = "an object array", "store plain numbers, or text"
+            if self.matlab:
+                kind, remedy = "a cell array", "save numbers, e.g. double(categorical(y))"
+            raise fault(path, f"{name} is {kind}", remedy)
         if data.shape is None or data.is_virtual or data.external:
             remedy = "copy the data into it, `file[name] = data[()]`, or name the files themselves"
             raise fault(path, f"{name} is not stored in this file", remedy)
@@ -122,7 +149,12 @@ class H5:
         path, place = self.path, name
         for _ in range(_HOPS):
             with self._open(path) as file:
-                link, at, rest = _first_link(file, place)
+                try:
+                    link, at, rest = _first_link(file, place)
+                except KeyError:
+                    if (path, place) == (self.path, name):
+                        raise
+                    raise _Dangling(path, place.strip("/")) from None
             if link is None:
                 return path, place
             if isinstance(link, h5py.SoftLink):
