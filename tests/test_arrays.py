@@ -316,6 +316,10 @@ def test_bytes_with_channels_last_are_turned_and_said_to_be(
     with refused(str(path), "(40, 6, 7, 3)", "channels last", "--channels-last on", "or off"):
         load_source("arrays", path=path)
     assert read_whole(path, channels_last=True).x_train.shape[1:] == (3, 6, 7)
+    caplog.clear()
+    with refused("y holds label 0.5"):
+        load_source("arrays", path=saved(path, x=IMAGES, y=K + 0.5))
+    assert not caplog.text  # of what is done to what is not taken
     path = saved(path, x=X, y=K)
     with refused(str(path), "(40, 6)", "--channels-last"):
         load_source("arrays", path=path, channels_last=True)

@@ -286,6 +286,7 @@ def _arranged(slots: Mapping[str, Place], task: str, last: bool | None, plain: b
         at = slots[f"y_{split}"]
         where = at.file.path
         features, y = _fitting(slots[f"x_{split}"], at)
+        _check_samples(slots[f"x_{split}"], features, at, y)
         x[split] = _features(slots[f"x_{split}"], features, last, training=split == "train")
         if regression:
             if y.dtype.kind not in "buif":
@@ -326,6 +327,17 @@ def _fitting(x_at: Place, y_at: Place) -> tuple[Stored, Stored]:
     return x, y
 
 
+def _check_samples(x_at: Place, x: Stored, y_at: Place, y: Stored) -> None:
+    where, name = x_at.file.path, x_at.name
+    if not len(x) and not len(y):
+        raise fault(where, f"{name} has no samples", f"leave {name} and {y_at.name} out")
+    if x.ndim == 1:
+        remedy = "store samples by features, as (n, 1) where it is one"
+        if len(plain_shape(y.shape, len(x))) > 1:
+            remedy = f"it looks swapped with {y_at.name}, {y.shape}; or {remedy}"
+        raise fault(where, f"{name} has shape {x.shape}", remedy)
+
+
 def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Stored:
     """The features as they are stored in shards; the training's changes are told."""
     where = at.file.path
@@ -336,21 +348,20 @@ def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Sto
     if last and x.shape[1] in _CHANNELS and x.shape[3] not in _CHANNELS:
         what = f"{at.name} has shape {x.shape}, which is channels first already"
         raise fault(where, what, "drop --channels-last on")
-    move = bool(last)
+    move, turned = bool(last), ""
     usual = looks_channels_last(x.shape[1:])
     if last is None and (usual or may_be_channels_last(x.shape[1:])):
         what = f"{at.name} has shape {x.shape}, which looks like images with channels last"
         if x.dtype != np.uint8 or not usual:
             remedy = "say --channels-last on to make them channels first, or off to leave them"
             raise fault(where, what, remedy)
-        if training:
-            log.warning("%s: %s: made channels first; --channels-last off leaves them", where, what)
+        turned = f"{what}: made channels first; --channels-last off leaves them"
         move = True
 
     precision = Precision(x.shape[1:], x.dtype)
 
     def checked(block: NDArray[Any], first: int) -> NDArray[Any]:
-        nonlocal precision
+        nonlocal precision, turned
         moved = block.transpose(0, 3, 1, 2) if move else block
         single = check_features(where, at.name, moved, first=first)
         if training:  # by whose deviation features are divided
@@ -359,6 +370,9 @@ def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Sto
             precision.add(block)
             if first + len(block) == len(x):
                 precision.check(where, at.name)
+                if turned:  # and all is sound
+                    log.warning("%s: %s", where, turned)
+                    turned = ""
         return single
 
     h_w_c = x.shape[1:]

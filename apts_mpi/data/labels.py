@@ -57,21 +57,23 @@ def read_labels(where: Path, name: str, y: Stored, samples: int) -> Labels:
         elif y.dtype.kind in "USO":
             found = _texts(where, name, rows, known)
         else:
-            found = _whole(where, name, rows)
+            found = _whole(where, name, rows, at)
         values[at : at + len(rows)] = found
         at += len(rows)
     texts = tuple(known) if y.dtype.kind in "USO" else None
     return Labels(where, name, values, texts, shape[1] if one_hot else 0)
 
 
-def _whole(where: Path, name: str, block: NDArray[Any]) -> NDArray[Any]:
+def _whole(where: Path, name: str, block: NDArray[Any], first: int) -> NDArray[Any]:
     # In half precision what they are compared with would overflow.
     numbers = block.astype({"b": np.int64, "f": np.float64}.get(block.dtype.kind, block.dtype))
     # A NaN fails the comparison too.
     good = (numbers >= -_LARGEST) & (numbers <= _LARGEST) & (numbers == np.floor(numbers))
     if not good.all():
-        what = f"{name} holds label {numbers[~good][0]}"
-        raise fault(where, what, "labels are whole numbers or text; or say --task regression")
+        row = int(np.flatnonzero(~good)[0])
+        what = f"{name} holds label {numbers[row]} in row {first + row}"
+        remedy = "labels are whole numbers or text; or say --task regression"
+        raise fault(where, what, "remove such samples" if np.isnan(numbers[row]) else remedy)
     return numbers
 
 
