@@ -21,7 +21,11 @@ def guarded(program: Callable[[], int | None]) -> int:
 
     streams.steady()
     try:
-        return program() or 0
+        status = program() or 0
+        if status == 0 and (lost := streams.lost()) is not None:
+            streams.write_error(f"apts_mpi: standard output cannot be written: {lost.strerror}\n")
+            return 1
+        return status
     except AgreedError as error:
         if launcher.speaks(*mpi.world(), error):
             print(f"apts_mpi: {error}", file=sys.stderr, flush=True)

@@ -168,8 +168,11 @@ class APTS(interface.NoTorchOptimizer):
             raise ValueError(f"norm {norm!r}: '2', or 'inf' with the first-order solver")
         if join not in JOINS:
             raise ValueError(f"join {join!r} is none of {JOINS}")
-        if min(local_steps, window, subdomains) < 1:
-            raise ValueError("local_steps, window and subdomains must be at least 1")
+        local_steps = interface.whole("local_steps", local_steps)
+        window = interface.whole("window", window)
+        subdomains = interface.whole("subdomains", subdomains)
+        for name, value in (("consistency", consistency), ("global_step", global_step)):
+            interface.switch(name, value)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum {momentum} is outside [0, 1)")
         if not isinstance(parameters, FlatParameters):
@@ -181,11 +184,12 @@ class APTS(interface.NoTorchOptimizer):
         self.global_step, self.momentum = global_step, momentum
         self.rule = rule or (FIRST_ORDER_RULE if local_solver == "first-order" else RadiusRule())
         self.relaxation_rule = RelaxationRule()
+        first = interface.first_radius(radius)
         if radius is not None and not self.rule.minimum <= radius <= self.rule.maximum:
             raise ValueError(
                 f"radius {radius} is outside {self.rule.minimum} to {self.rule.maximum}"
             )
-        self.radius = self.global_radius = math.nan if radius is None else float(radius)
+        self.radius = self.global_radius = first
         self.relaxation = 1.0
         self.iterations = 0
         # The first radius is searched along g, also where nothing later needs it.
@@ -212,7 +216,7 @@ class APTS(interface.NoTorchOptimizer):
         self._loss = math.nan  # f at the iterate
         self._known = False  # whether that and the gradients hold for the next iteration too
         self._signs = FailureSigns()
-        self._closures = Closures(flat)
+        self._closures = Closures(flat, tells=self.comm.rank == 0)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
         take_rank_zeros(flat.frozen, self.comm)
@@ -497,20 +501,21 @@ class APTS(interface.NoTorchOptimizer):
         """
         besides = {"rank", "ranks", "subdomains", "consistency"} if resized else set()
         require_options(self._options(), interface.options_in(state), besides=besides)
-        for name in _NUMBERS:
-            setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
-        self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
-        self._global.load_state_dict(state["global_model"])
-        self._step.copy_(state["step"])
-        if resized:
-            self._known = False
-            for own in self._subdomains:
-                own.radius = math.nan
-        else:
-            for k, own in enumerate(self._subdomains):
-                own.load_state_dict(state["subdomains"][str(k)])
-            self._joined.g.copy_(state["gradient"])
-        searched = not math.isnan(self.radius)
-        self._joined.joins_gradients = self.consistency or self.global_step or not searched
-        self._joined.messages.load_state_dict({} if resized else state.get("lost", {}))
-        self._signs = FailureSigns(**state["signs"])
+        with interface.of_a_state():
+            for name in _NUMBERS:
+                setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
+            self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
+            self._global.load_state_dict(state["global_model"])
+            self._step.copy_(state["step"])
+            if resized:
+                self._known = False
+                for own in self._subdomains:
+                    own.radius = math.nan
+            else:
+                for k, own in enumerate(self._subdomains):
+                    own.load_state_dict(state["subdomains"][str(k)])
+                self._joined.g.copy_(state["gradient"])
+            searched = not math.isnan(self.radius)
+            self._joined.joins_gradients = self.consistency or self.global_step or not searched
+            self._joined.messages.load_state_dict({} if resized else state.get("lost", {}))
+            self._signs = FailureSigns(**state["signs"])

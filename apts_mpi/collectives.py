@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from apts_mpi import launcher
+from apts_mpi import launcher, mpi
 from apts_mpi.clock import Clock
 from apts_mpi.compression import CompressedMessage
 from apts_mpi.errors import InputError
@@ -82,8 +82,19 @@ class Collectives:
         host_number: int | None = None,
     ) -> None:
         if communicator is None:
-            launcher.check(MPI.COMM_WORLD.Get_size(), library_version())
-        self._mpi: MPI.Comm = MPI.COMM_WORLD if communicator is None else communicator
+            communicator = MPI.COMM_WORLD
+        if not hasattr(communicator, "Get_rank"):
+            given = f"{type(communicator).__name__} {str(communicator)[:40]!r}"
+            raise TypeError(
+                f"comm is {given}: give a communicator of mpi4py such as MPI.COMM_WORLD, or leave "
+                "it out for all ranks"
+            )
+        if mpi.is_loaded() and isinstance(communicator, MPI.Comm):  # not that of one process alone
+            if communicator == MPI.COMM_NULL or communicator.Is_inter():
+                raise ValueError("comm is MPI.COMM_NULL or between groups: give one of all ranks")
+            if communicator == MPI.COMM_WORLD:
+                launcher.check(communicator.Get_size(), library_version())
+        self._mpi: MPI.Comm = communicator
         self.rank: int = self._mpi.Get_rank()
         self.size: int = self._mpi.Get_size()
         if self.size > MOST_RANKS:

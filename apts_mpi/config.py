@@ -598,6 +598,7 @@ class TrainConfig:
             batch=batch,
             lr=LEARNING_RATES.get(self.optimizer) if self.lr is None else self.lr,
             local_steps=steps,
+            outer_samples=None,  # which is in batch and local_steps now
             momentum=momentum,
             window=window,
             epochs=enough if self.epochs is None else self.epochs,

@@ -32,6 +32,7 @@ def flat_network(
         chunk=CHUNK if held is None else chunk_for(held),
         autocast=config.precision == "bf16",
         compiled=config.compile,
+        drawing=() if criterion.module is None else (criterion.module,),
     )
 
 

@@ -6,8 +6,9 @@ Allreduce takes the gradient as it is.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,13 @@ from torch.utils._pytree import tree_map
 
 from apts_mpi.interface import loss_of
 from apts_mpi.iteration import Objective, Pending
-from apts_mpi.modes import evaluating, kept
+from apts_mpi.modes import evaluating
 from apts_mpi.randomness import Generators, Repeated
 
 if TYPE_CHECKING:
     from apts_mpi.losses import Criterion
+
+log = logging.getLogger("apts_mpi")
 
 # Samples per forward pass: bounds the memory of activations when a batch is a whole shard.
 CHUNK = 8192
@@ -44,6 +47,7 @@ class FlatParameters:
     Attributes:
         vector: (n,) float32, the parameters. gradient: (n,) float32, their gradient.
         n: number of parameters. frozen: those that require no gradient, by what they are.
+        idle: numbers of those that got no gradient from the last loss.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -67,6 +71,7 @@ class FlatParameters:
         self.vector = torch.empty(self.n, device=devices.pop())
         self.gradient = torch.zeros_like(self.vector)
         self._gradients: list[Tensor] = []
+        self.idle: list[int] = []
         offset = 0
         for p in self._parameters:
             part = slice(offset, offset + p.numel())
@@ -96,6 +101,7 @@ class FlatParameters:
             p.grad = None
         try:
             loss.backward()
+            self.idle = [k for k, p in enumerate(self._parameters) if p.grad is None]
             made = [
                 (view, p.grad.to_dense() if p.grad.is_sparse else p.grad)
                 for p, view in zip(self._parameters, self._gradients, strict=True)
@@ -134,8 +140,8 @@ class FlatParameters:
                 and p.data_ptr() != self.vector.data_ptr() + offset * self.vector.element_size()
             ):
                 raise RuntimeError(
-                    "the module's parameters were replaced (by .to() or a new assignment); "
-                    "move the module first, then build the optimizer"
+                    "the module's parameters were replaced (by .to(), a new assignment or another "
+                    "optimizer); move the module first, then build one optimizer"
                 )
             offset += p.numel()
 
@@ -150,6 +156,7 @@ class FlatNetwork(FlatParameters):
         chunk: samples per forward pass.
         autocast: whether the network, not its loss, computes in bfloat16 where torch does so.
         compiled: whether torch.compile makes the network's code.
+        drawing: other modules that may draw random numbers, the loss.
 
     Attributes:
         generators: what its forward passes may draw random numbers from.
@@ -163,12 +170,13 @@ class FlatNetwork(FlatParameters):
         chunk: int = CHUNK,
         autocast: bool = False,
         compiled: bool = False,
+        drawing: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__(module.parameters())
         several = any(isinstance(part, _BatchNorm) for part in module.modules())
         self.module, self.chunk = module, max(chunk, 2 if several else 1)
-        self.generators = Generators(self.vector.device, module)
-        self._loss, self._autocast = loss, autocast
+        self.generators = Generators(self.vector.device, module, *drawing)
+        self._loss, self._autocast, self._drawing = loss, autocast, drawing
         self._call: Callable[[Tensor], Tensor] = torch.compile(module) if compiled else module
 
     def outputs(self, x: Tensor) -> Tensor:
@@ -212,15 +220,6 @@ class FlatNetwork(FlatParameters):
             start = stop
 
     @torch.no_grad()
-    def is_random(self, x: Tensor) -> bool:
-        """Whether a forward pass of training draws random numbers; x: (b, *sample_shape).
-
-        The module's buffers are left as they were.
-        """
-        with kept(self.module):
-            return self.generators.drawn_from(lambda: self.outputs(x))
-
-    @torch.no_grad()
     def loss(self, x: Tensor, y: Tensor) -> float:
         """Mean loss of the samples, without a gradient: a third of the work."""
         total = 0.0
@@ -238,7 +237,7 @@ class FlatNetwork(FlatParameters):
         """
         total = right = 0.0
         self.generators.seed(())
-        with evaluating(self.module), torch.no_grad():
+        with evaluating(self.module, *self._drawing), torch.no_grad():
             for x, y in blocks:
                 outputs = self.outputs(x)
                 total += float(criterion.plain(outputs, y).sum(dtype=torch.float64))
@@ -259,11 +258,11 @@ class Closures:
     loop runs under autocast, which keeps the weights that it has cast.
 
     Args:
-        flat: the parameters.
+        flat: the parameters. tells: whether to say it where some of them get no gradient.
     """
 
-    def __init__(self, flat: FlatParameters) -> None:
-        self._flat = flat
+    def __init__(self, flat: FlatParameters, *, tells: bool) -> None:
+        self._flat, self._tells = flat, tells
         self._device = flat.vector.device.type
         self._generators = Generators(flat.vector.device)
         self._around: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -280,6 +279,14 @@ class Closures:
                 yield
         finally:
             torch.clear_autocast_cache()
+        if self._tells and self._flat.idle:
+            self._tells, idle = False, self._flat.idle
+            log.warning(
+                "%s got no gradient%s: the loss does not depend on it, or the module has had "
+                "another one in its place since the optimizer was made",
+                self._flat.describe()[idle[0]],
+                f", nor did {len(idle) - 1} more" if len(idle) > 1 else "",
+            )
 
     def objective(self, closure: Callable[[], Tensor], *, watch: bool = False) -> Repeated:
         """A closure that returns a scalar loss, as the method calls it.
@@ -317,7 +324,8 @@ def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Ob
         if not depends:
             raise RuntimeError(
                 "the closure's loss does not depend on the parameters: compute it by the module "
-                "whose parameters were given, without detach(), no_grad() or inference_mode()"
+                "whose parameters were given, without detach(), no_grad() or inference_mode(), "
+                "and replace none of them afterwards"
             )
         value = loss.detach()
         return Pending(value) if value.is_cuda else float(value)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import operator
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -19,6 +22,8 @@ _HABITS = {  # of torch's optimizers
     "add_param_group": "give all parameters when it is made",
     "defaults": "its arguments are the settings",
     "state": "state_dict() gives what a restart needs",
+    "lr": "there is no learning rate to set, steps follow the trust region; radius is the first",
+    "weight_decay": "there is none yet; add a penalty to the loss",
 }
 _MINIBATCH = (
     "give a function that returns (closure, samples): a closure that returns the mean loss of the "
@@ -32,6 +37,23 @@ _Optimizer: type = object if TYPE_CHECKING else torch.optim.Optimizer
 
 class NoTorchOptimizer(_Optimizer):
     """Tells what there is in place of what torch's optimizers have."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Any:
+        """See that there are such arguments; TypeError, with a remedy, where not."""
+        own = inspect.signature(cls.__init__).parameters
+        if len(arguments) > 1:
+            raise TypeError(f"{cls.__name__} takes parameters alone by position; name the others")
+        for name in named:
+            if name not in own:
+                why = f": {_HABITS[name]}" if name in _HABITS else ""
+                known = ", ".join(list(own)[1:])
+                raise TypeError(f"{cls.__name__} takes no {name}{why} (it takes {known})")
+        return super().__new__(cls)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HABITS:
+            self.__getattr__(name)
+        super().__setattr__(name, value)
 
     __repr__ = object.__repr__
     add_param_group = property(lambda self: self.__getattr__("add_param_group"))
@@ -54,21 +76,7 @@ def communicator(comm: Any) -> Comm:
     Raises:
         TypeError: it is something else. ValueError: this process has no rank in it.
     """
-    if isinstance(comm, Comm):
-        return comm
-    if comm is None:
-        return Comm()
-    if "mpi4py.MPI" in sys.modules:
-        from mpi4py import MPI
-
-        if isinstance(comm, MPI.Comm):
-            if comm == MPI.COMM_NULL or comm.Is_inter():
-                raise ValueError("comm is MPI.COMM_NULL or between groups: give one of all ranks")
-            return Comm() if comm == MPI.COMM_WORLD else Comm(comm)
-    raise TypeError(
-        f"comm is a {type(comm).__name__}: give apts_mpi.Comm(), a communicator of mpi4py such as "
-        "MPI.COMM_WORLD, or leave it out for all ranks"
-    )
+    return comm if isinstance(comm, Comm) else Comm(comm)
 
 
 def parameters(given: Any) -> list[nn.Parameter]:
@@ -164,6 +172,62 @@ def require_functions(given: Sequence[Any], subdomains: int, *, closures: bool =
     if len(given) != subdomains:
         many = "" if subdomains == 1 else f", for each of this rank's {subdomains} subdomains"
         raise TypeError(f"step is given {len(given)} functions, not {subdomains}: {wanted}{many}")
+
+
+def whole(name: str, value: Any) -> int:
+    """An argument that counts something, from 1 up.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {_shown(value)}: give a whole number from 1 up") from None
+    if number < 1:
+        raise ValueError(f"{name} {number} must be at least 1")
+    return number
+
+
+def switch(name: str, value: Any) -> bool:
+    """An argument that is on or off.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {_shown(value)}: give True or False")
+    return value
+
+
+def first_radius(radius: Any) -> float:
+    """An initial radius; NaN where it is to be searched.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if radius is None:
+        return math.nan
+    if isinstance(radius, bool) or not isinstance(radius, Real):
+        raise TypeError(f"radius is {_shown(radius)}: give a positive number, or None to search it")
+    value = float(radius)
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"radius {radius} must be positive")
+    return value
+
+
+@contextmanager
+def of_a_state() -> Iterator[None]:
+    """Within, a saved state is taken up.
+
+    Raises:
+        ValueError: it lacks something.
+    """
+    try:
+        yield
+    except KeyError as error:
+        what = f"the state lacks {error}: it is another optimizer's, or not whole"
+        raise ValueError(what) from error
 
 
 def count(samples: Any) -> int:

@@ -14,7 +14,6 @@ from apts_mpi.compression import message_for
 from apts_mpi.first_radius import FirstStep, search
 from apts_mpi.flat import FlatParameters
 from apts_mpi.iteration import Objective
-from apts_mpi.randomness import Repeated
 from apts_mpi.trust_region.local import FirstOrder
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
@@ -130,7 +129,7 @@ class Part:
     def evaluate(self, *, with_gradient: bool) -> None:
         """``trial``, and with the gradient ``gradient``, at the present parameters."""
         self.trial = self.own(with_gradient)
-        self.draws |= isinstance(self._objective, Repeated) and self._objective.draws
+        self.draws |= getattr(self._objective, "draws", False)
         if with_gradient and self.gradient is not self._flat.gradient:
             self.gradient.copy_(self._flat.gradient)
 

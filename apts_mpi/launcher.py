@@ -15,6 +15,7 @@ from apts_mpi.errors import AgreedError
 
 ALONE = "APTS_MPI_ALLOW_SINGLETON"
 _PATIENCE = 5.0  # seconds: launchers end all processes with any, and one has to tell why
+_DIGITS = 12  # of a number that is one
 _LAST_STEP = 0xFFFFFFF0  # numbers above are no steps of srun: batch script, interactive shell
 
 
@@ -49,12 +50,18 @@ class _Kind:
 
 
 def _in_step(environment: Mapping[str, str]) -> bool:
-    step = environment.get("SLURM_STEP_ID", environment.get("SLURM_STEPID", ""))
-    return step.isdecimal() and int(step) < _LAST_STEP
+    """Of parallel tasks; an interactive one (srun --pty) is a terminal of one of them."""
+    step = _first(environment, ("SLURM_STEP_ID", "SLURM_STEPID"))
+    return step is not None and step < _LAST_STEP and "SLURM_PTY_PORT" not in environment
 
 
 def _by_hydra(environment: Mapping[str, str]) -> bool:
-    """Rather than by srun, which may set the same, or starts this one's helpers, one a node."""
+    """Rather than by srun, which may set the same, or starts this one's helpers, one a node.
+
+    A number without how many there are is left over from somewhere.
+    """
+    if not {"PMI_SIZE", "MPI_LOCALNRANKS", "PALS_RANKID"} & set(environment):
+        return False
     tasks = environment.get("SLURM_STEP_NUM_TASKS")
     return not (_in_step(environment) and environment.get("PMI_SIZE", tasks) == tasks)
 
@@ -87,7 +94,7 @@ _KINDS = (
     _Kind(
         "MPICH's or Intel's mpiexec",
         ("PMI_RANK", "PALS_RANKID", "MPI_LOCALRANKID"),
-        ("PMI_SIZE", "MPI_LOCALNRANKS"),
+        ("PMI_SIZE", "MPI_LOCALNRANKS", "PALS_LOCAL_SIZE"),
         _FITTING,
         _by_hydra,
     ),
@@ -98,6 +105,7 @@ _KINDS = (
         "try srun --mpi=pmix (srun --mpi=list names others), or mpirun in the allocation",
         _in_step,
     ),
+    _Kind("horovodrun", ("HOROVOD_RANK",), ("HOROVOD_SIZE",), _OF_TORCH[2]),
     _Kind("a PMIx launcher", ("PMIX_RANK",), (), _FITTING),
     _Kind("aprun", ("ALPS_APP_PE",), (), _FITTING),
     _Kind("a launcher in torchrun's manner", *_OF_TORCH, _in_its_manner),
@@ -125,7 +133,7 @@ def launched(environment: Mapping[str, str] | None = None) -> Launched | None:
 def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None:
     """The value of the first of these that is a number."""
     values = (environment.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdecimal()), None)
+    return next((int(each) for each in values if each.isdecimal() and len(each) < _DIGITS), None)
 
 
 def check(size: int, library: str) -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from apts_mpi.errors import InputError
 from apts_mpi.networks import Loss, OwnLoss, Task
@@ -99,6 +99,7 @@ class Criterion:
         right: (outputs, targets) to (b,) shares of right answers; None where there is no right.
         own: whether the loss is the user's own. units: of a regression's targets; None where the
             outputs are in the targets' own, as a loss of the user's has them.
+        module: a loss of the user's own that is one.
     """
 
     train: Loss
@@ -106,6 +107,7 @@ class Criterion:
     right: Loss | None
     own: bool = False
     units: Units | None = None
+    module: nn.Module | None = None
 
 
 _PLAIN: dict[str, tuple[Loss, Loss | None]] = {
@@ -152,7 +154,9 @@ def criterion(
                 "network brings one"
             )
         each_own = _one_a_sample(own.of)
-        return Criterion(each_own, each_own, right if own.answers else None, own=True)
+        module = own.of.to(device) if isinstance(own.of, nn.Module) else None
+        answers = right if own.answers else None
+        return Criterion(each_own, each_own, answers, own=True, module=module)
     if task.kind == "regression" and units is not None:
         return Criterion(units.train, units.plain, None, units=units)
     if not smoothing and weights is None:

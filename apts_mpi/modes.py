@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Within, the module evaluates; afterwards each part of it is in the mode that it was in.
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Within, modules evaluate; afterwards each part of them is in the mode that it was in.
 
     A part may be frozen in its mode of evaluation by whoever made it.
     """
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    training = [part for module in modules for part in module.modules() if part.training]
+    for module in modules:
+        module.eval()
     try:
         yield
     finally:

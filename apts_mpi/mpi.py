@@ -47,9 +47,14 @@ def _home() -> Path:
         return Path(tempfile.gettempdir())
 
 
+def is_loaded() -> bool:
+    """Whether mpi4py's MPI has been loaded, which starts it."""
+    return "mpi4py.MPI" in sys.modules
+
+
 def world() -> tuple[int, int]:
     """This process's rank in the job and the job's number of ranks; 0 and 1 without MPI."""
-    if "mpi4py.MPI" not in sys.modules or not MPI.Is_initialized() or MPI.Is_finalized():
+    if not is_loaded() or not MPI.Is_initialized() or MPI.Is_finalized():
         return 0, 1
     return int(MPI.COMM_WORLD.Get_rank()), int(MPI.COMM_WORLD.Get_size())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,14 @@ from apts_mpi.iteration import Objective, Pending
 class Generators:
     """The generators that a forward pass may draw from.
 
-    Those are torch's default ones, numpy's and ``random``'s global ones, and what a module holds as
-    attributes of its own.
+    Those are torch's default ones, numpy's and ``random``'s global ones, and what modules hold as
+    attributes of their own.
 
     Args:
-        device: of the network. module: to be looked through for generators; None for none.
+        device: of the network. modules: to be looked through for generators.
     """
 
-    def __init__(self, device: torch.device, module: nn.Module | None = None) -> None:
+    def __init__(self, device: torch.device, *modules: nn.Module) -> None:
         self._torch = [torch.default_generator]
         if device.type == "cuda":
             torch.cuda.init()
@@ -37,14 +37,23 @@ class Generators:
             self._torch.append(torch.cuda.default_generators[index])
         self._random: list[random.Random] = []
         self._numpy: list[np.random.Generator | np.random.RandomState] = []
-        for part in module.modules() if module is not None else ():
-            for held in vars(part).values():
-                if isinstance(held, torch.Generator):
-                    self._torch.append(held)
-                elif isinstance(held, random.Random):
-                    self._random.append(held)
-                elif isinstance(held, (np.random.Generator, np.random.RandomState)):
-                    self._numpy.append(held)
+        for module in modules:
+            for part in module.modules():
+                self._find(vars(part).values())
+
+    def _find(self, held: Iterable[Any]) -> None:
+        """Take in the generators among values, and among those of lists and the like."""
+        for each in held:
+            if isinstance(each, torch.Generator):
+                self._torch.append(each)
+            elif isinstance(each, random.Random):
+                self._random.append(each)
+            elif isinstance(each, (np.random.Generator, np.random.RandomState)):
+                self._numpy.append(each)
+            elif isinstance(each, dict):
+                self._find(each.values())
+            elif isinstance(each, (list, tuple, set)):
+                self._find(each)
 
     def seed(self, key: Sequence[int]) -> None:
         """Start all of them at a place that the key alone decides; no other key leads there."""
@@ -57,15 +66,18 @@ class Generators:
         for own in self._random:
             own.seed(number)
         for each in self._numpy:
-            bits = _bits(each)
-            bits.state = type(bits)(number).state
+            if isinstance(each, np.random.RandomState):
+                each.seed(number % 2**32)
+            else:
+                bits: Any = each.bit_generator
+                bits.state = type(bits)(number).state
 
     def state(self) -> list[Any]:
         """Where they are now, for ``restore``."""
         return [
             [generator.get_state() for generator in self._torch],
             [random.getstate(), *(own.getstate() for own in self._random)],
-            [np.random.get_state(), *(_bits(each).state for each in self._numpy)],
+            [np.random.get_state(), *map(_state, self._numpy)],
         ]
 
     def restore(self, state: list[Any]) -> None:
@@ -77,16 +89,39 @@ class Generators:
             own.setstate(value)
         np.random.set_state(state[2][0])
         for each, value in zip(self._numpy, state[2][1:], strict=True):
-            _bits(each).state = value
+            if isinstance(each, np.random.RandomState):
+                each.set_state(value)
+            else:
+                each.bit_generator.state = value
 
-    def drawn_from(self, work: Callable[[], object]) -> bool:
-        """Whether some work draws random numbers; afterwards they are where they were."""
-        before = self.state()
-        try:
-            work()
-            return not _equal(before, self.state())
-        finally:
-            self.restore(before)
+
+class Keyed:
+    """A loss whose random numbers are decided by a key, in all evaluations.
+
+    Args:
+        objective: the loss. generators: that it draws from. key: of its minibatch.
+        watch: whether to look if it draws.
+
+    Attributes:
+        draws: whether it has drawn from them, where that was looked at.
+    """
+
+    def __init__(
+        self, objective: Objective, generators: Generators, key: Sequence[int], *, watch: bool
+    ) -> None:
+        self._objective, self._generators, self._key = objective, generators, key
+        self._watch = watch
+        self.draws = False
+
+    def __call__(self, with_gradient: bool) -> float | Pending:
+        """The loss, with or without its gradient."""
+        self._generators.seed(self._key)
+        if not self._watch or self.draws:
+            return self._objective(with_gradient)
+        before = self._generators.state()
+        loss = self._objective(with_gradient)
+        self.draws = not same_state(before, self._generators.state())
+        return loss
 
 
 class Repeated:
@@ -111,7 +146,7 @@ class Repeated:
         if self._first is None:
             self._first = now
             loss = self._objective(with_gradient)
-            self.draws = self._watch and not _equal(now, generators.state())
+            self.draws = self._watch and not same_state(now, generators.state())
             return loss
         generators.restore(self._first)
         try:
@@ -120,20 +155,21 @@ class Repeated:
             generators.restore(now)
 
 
-def _bits(generator: np.random.Generator | np.random.RandomState) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator
-    return generator._bit_generator
+def _state(generator: np.random.Generator | np.random.RandomState) -> Any:
+    """Of a RandomState with the number that it keeps for the next call."""
+    if isinstance(generator, np.random.RandomState):
+        return generator.get_state()
+    return generator.bit_generator.state
 
 
-def _equal(a: Any, b: Any) -> bool:
+def same_state(a: Any, b: Any) -> bool:
     """Of states, which are nested and hold arrays."""
     if isinstance(a, Tensor):
         return torch.equal(a, b)
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b)
     if isinstance(a, dict):
-        return all(_equal(a[name], b[name]) for name in a)
+        return all(same_state(a[name], b[name]) for name in a)
     if isinstance(a, (list, tuple)):
-        return all(_equal(one, other) for one, other in zip(a, b, strict=True))
+        return all(same_state(one, other) for one, other in zip(a, b, strict=True))
     return bool(a == b)

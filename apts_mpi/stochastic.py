@@ -148,22 +148,20 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         compress: str = "none",
         ahead: bool | None = None,
     ) -> None:
-        if local_steps < 1 or subdomains < 1:
-            raise ValueError(f"local_steps {local_steps}, subdomains {subdomains}: at least 1 each")
+        local_steps = interface.whole("local_steps", local_steps)
+        subdomains = interface.whole("subdomains", subdomains)
         if not 0.0 <= momentum < 1.0:
             raise ValueError(f"momentum {momentum} is outside [0, 1)")
         if not averaging >= 0.0:
             raise ValueError(f"averaging {averaging} is negative")
-        if radius is not None and not 0.0 < radius < math.inf:
-            raise ValueError(f"radius {radius} must be positive")
         if not isinstance(parameters, FlatParameters):
             parameters = FlatParameters(interface.parameters(parameters))
         self.comm = interface.communicator(comm)
         self.flat = flat = parameters
         self.momentum, self.averaging = momentum, averaging
-        self.shared = shared and self.comm.size * subdomains > 1
+        self.shared = interface.switch("shared", shared) and self.comm.size * subdomains > 1
         self.rule = rule or NoisyRule()
-        self.radius = math.nan if radius is None else float(radius)
+        self.radius = interface.first_radius(radius)
         self.reach = math.nan
         self.iterations = self.accepted = 0
         self._messages = CountedMessages(flat, self.comm, compress)
@@ -186,7 +184,7 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         self._ready = False  # whether the subdomains have a minibatch's gradient at theta_k
         self._left = 0  # torch's count of changes to the gradient, as the last step left it
         self._signs = FailureSigns()
-        self._closures = Closures(flat)
+        self._closures = Closures(flat, tells=self.comm.rank == 0)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
         take_rank_zeros(flat.frozen, self.comm)
@@ -511,17 +509,18 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         """
         besides = {"rank", "ranks", "subdomains", "shared", "local_steps"} if resized else set()
         require_options(self._options(), interface.options_in(state), besides=besides)
-        for name in _NUMBERS:
-            setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
-        self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
-        self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
-        self._moved.copy_(state["moved"])
-        self.average.copy_(state["average"])
-        self.flat.attach_gradients()
-        for k, own in enumerate(self._subdomains):
-            own.load_state_dict(state["subdomains"][str(k % len(state["subdomains"]))])
-        self._signs = FailureSigns(**state["signs"])
-        self._messages.load_state_dict({} if resized else state.get("lost", {}))
-        self._left = self.flat.gradient._version
-        if resized:
-            self._ready = False
+        with interface.of_a_state():
+            for name in _NUMBERS:
+                setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
+            self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
+            self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
+            self._moved.copy_(state["moved"])
+            self.average.copy_(state["average"])
+            self.flat.attach_gradients()
+            for k, own in enumerate(self._subdomains):
+                own.load_state_dict(state["subdomains"][str(k % len(state["subdomains"]))])
+            self._signs = FailureSigns(**state["signs"])
+            self._messages.load_state_dict({} if resized else state.get("lost", {}))
+            self._left = self.flat.gradient._version
+            if resized:
+                self._ready = False

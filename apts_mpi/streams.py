@@ -1,7 +1,8 @@
-"""Standard output and error that never end a program: closed pipes, other encodings."""
+"""Standard output and error that never end a program: closed pipes, other encodings, full disks."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -9,16 +10,21 @@ from typing import Any, TextIO
 
 
 class Lenient:
-    """A text stream that loses what nobody reads any more, rather than raise.
+    """A text stream that loses what cannot be written, rather than raise.
 
     What its encoding does not have is written as an escape.
 
     Args:
         stream: standard output or error.
+
+    Attributes:
+        lost: why something is missing that somebody may look for, as on a full disk; None where
+            nothing is, or nobody reads.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.lost: OSError | None = None
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -26,19 +32,21 @@ class Lenient:
         """Write, as far as somebody reads."""
         try:
             self._stream.write(text)
-        except OSError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
         return len(text)
 
     def flush(self) -> None:
         """Flush, as far as somebody reads."""
         try:
             self._stream.flush()
-        except OSError:
-            self._drop()
+        except OSError as error:
+            self._drop(error)
 
-    def _drop(self) -> None:
+    def _drop(self, error: OSError) -> None:
         """Point the descriptor nowhere, so that what is still buffered does not fail at the end."""
+        if error.errno not in (errno.EPIPE, errno.EBADF):
+            self.lost = error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
@@ -66,6 +74,12 @@ def steady() -> None:
             stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         if not isinstance(stream, Lenient):
             setattr(sys, name, Lenient(stream))
+
+
+def lost() -> OSError | None:
+    """Why standard output is not whole, which is flushed for that; None where it is."""
+    sys.stdout.flush()
+    return getattr(sys.stdout, "lost", None)
 
 
 def write_error(text: str) -> None:

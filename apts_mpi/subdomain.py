@@ -13,6 +13,7 @@ from apts_mpi.data.batches import Batches
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.iteration import Objective, Pending
 from apts_mpi.placement import Held, Samples, Streamed
+from apts_mpi.randomness import Keyed
 
 
 class Subdomain:
@@ -71,7 +72,6 @@ class Subdomain:
             return loss
 
         def objective(with_gradient: bool) -> float | Pending:
-            network.generators.seed(key)  # each evaluation sees the same random numbers
             if not with_gradient:
                 with clock.phase("gradient", "loss"):
                     return network.loss(x, y)
@@ -79,4 +79,4 @@ class Subdomain:
                 value = network.start_gradient(x, y)
             return Pending(value, heard) if value.is_cuda else heard(value)
 
-        return objective, len(y)
+        return Keyed(objective, network.generators, key, watch=whole), len(y)

@@ -203,6 +203,8 @@ def score(
         _renormalise(part, info, trained)
     trained.module.to(placement.device)
     judge = trained.criterion
+    if judge.module is not None:
+        judge.module.to(placement.device)
     if judge.units is not None:
         judge = criterion(task, units=judge.units.to(placement.device))
     network = flat_network(trained.module, judge, task, trained.config)

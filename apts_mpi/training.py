@@ -153,7 +153,9 @@ class Training:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        self.optimizer = optimizer(config, self.network, comm, whole=self._repeats_itself())
+        # Images that change as they are drawn are another batch each time.
+        whole = self.subdomains[0].batches.whole and not config.augmentations
+        self.optimizer = optimizer(config, self.network, comm, whole=whole)
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
@@ -205,10 +207,10 @@ class Training:
 
         Also one of this program's where a minibatch of one sample may be none to it.
         """
-        config, error = self.config, None
+        config, error, told = self.config, None, ""
         if config.network not in networks.NETWORKS or config.normalization == "batch":
             try:
-                try_out(
+                told = try_out(
                     self.network,
                     self.criterion,
                     training=[(each.samples, each.batches.smallest) for each in self.subdomains],
@@ -218,6 +220,8 @@ class Training:
                 what = str(caught).removeprefix("--network: ")
                 error = InputError(f"--network {config.network}: {what} (rank {self.comm.rank})")
         self.comm.agree(error)
+        if told:
+            self.console.say(f"warning: --network {config.network}: {told}")
 
     def _cut(self, parts: list[Samples]) -> list[Subdomain]:
         """The subdomains of this rank."""
@@ -256,17 +260,6 @@ class Training:
             )
             for k, samples in enumerate(parts)
         ]
-
-    def _repeats_itself(self) -> bool:
-        """Whether every minibatch of a subdomain is its whole part, to the last random number."""
-        if not self.subdomains[0].batches.whole or self.config.augmentations:
-            return False
-        if not self.config.deterministic:  # which alone makes use of it
-            return True
-        x, _ = next(self.subdomains[0].samples.blocks(2))
-        drawn = np.array([float(len(x) > 0 and self.network.is_random(x))])
-        self.comm.maximum(drawn)
-        return not drawn[0]
 
     def _paced(self, config: TrainConfig) -> TrainConfig:
         """The settings with as many local steps as messages and gradients cost here."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from apts_mpi.blame import in_one_line
 from apts_mpi.errors import InputError
@@ -15,7 +16,9 @@ from apts_mpi.losses import Criterion
 from apts_mpi.modes import kept
 from apts_mpi.networks import seeded
 from apts_mpi.placement import Samples
+from apts_mpi.randomness import same_state
 
+_ROUNDING = 1e-4  # part of a loss that may differ by the order of summation, on a GPU
 _FEW, _OTHER = 2, 3  # samples of a trial: of different numbers in training and in evaluation
 
 
@@ -25,16 +28,19 @@ def try_out(
     *,
     training: Sequence[tuple[Samples, int]],
     evaluation: Sequence[Samples],
-) -> None:
+) -> str:
     """See that a network can be trained and evaluated; nothing of it stays.
 
     Args:
         training: samples, and how many the smallest minibatch of them has. evaluation: samples.
 
+    Returns:
+        What is to be told of it, "" for nothing.
+
     Raises:
         InputError: it cannot; the line says on what it fails.
     """
-    module = network.module
+    module, told = network.module, ""
     with seeded(0, [network.vector.device]), kept(module):
         before = _forms(module)
         for samples, smallest in training:
@@ -42,11 +48,19 @@ def try_out(
             if count:
                 x, y = next(iter(samples.blocks(count)))
                 _run("training", len(x), network.loss_and_gradient, x, y)
+                told = told or _differing(network, x, y)
         for samples in evaluation:
             count = min(_OTHER, len(samples) % network.chunk or network.chunk)
             if len(samples):
                 block = next(iter(samples.blocks(count)))
+                network.generators.seed(())
+                place = network.generators.state()  # where an evaluation starts, too
                 _run("evaluation", len(block[1]), network.evaluate, [block], criterion)
+                if not told and not same_state(place, network.generators.state()):
+                    told = (
+                        "draws random numbers in evaluation, too: figures repeat on the same "
+                        "number of ranks only"
+                    )
         after = _forms(module)
     network.gradient.zero_()
     for name in chain(before, after):
@@ -56,6 +70,7 @@ def try_out(
                 f"{after.get(name, 'not there')} after: a checkpoint could not be loaded; keep it "
                 "out of buffers"
             )
+    return told
 
 
 def _run(way: str, count: int, use: Callable[..., object], *arguments: Any) -> None:
@@ -71,6 +86,23 @@ def _run(way: str, count: int, use: Callable[..., object], *arguments: Any) -> N
                 "--batch, or fewer ranks and subdomains"
             )
         raise InputError(line) from error
+
+
+def _differing(network: FlatNetwork, x: Tensor, y: Tensor) -> str:
+    """A line where a loss is another one each time, from numbers that nothing here can repeat."""
+    losses = []
+    for _ in range(2):
+        with kept(network.module):
+            network.generators.seed(())
+            losses.append(network.loss(x, y))
+    first, second = losses
+    if math.isnan(first) or abs(first - second) <= _ROUNDING * abs(first):
+        return ""
+    return (
+        f"the loss of {len(x)} samples is {first:.6g} and then {second:.6g}: it draws random "
+        "numbers that cannot be repeated, so that the reduction ratio is noise; draw them from "
+        "torch's, numpy's or random's own generators, or keep a generator as the module's attribute"
+    )
 
 
 def _forms(module: nn.Module) -> dict[str, str]:

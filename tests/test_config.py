@@ -16,7 +16,7 @@ from apts_mpi.cli import train_settings
 from apts_mpi.config import AUTO, LOCAL_SOLVERS, OPTIMIZERS, TrainConfig, plan, with_effect
 from apts_mpi.errors import InputError
 from apts_mpi.setting import EVERYWHERE
-from apts_mpi.settings_file import read_toml
+from apts_mpi.settings_file import parse_toml, read_toml
 
 repeatable = settings(
     max_examples=150,
@@ -222,6 +222,23 @@ def test_settings_have_effect_or_are_refused() -> None:
         '{"optimizer": "local-sgd"}': {"lr", "overlap", "local_steps"},
         '{"optimizer": "diloco"}': {"lr", "overlap", "local_steps"},
     }
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: next(iter(method.values())))
+def test_what_is_taken_runs_and_repeats_from_its_file(method: dict[str, str]) -> None:
+    for name in effects(method):
+        batch = 10 if name == "overlap" else None
+        config = TrainConfig(**{"batch": batch, **method, name: ELSEWHERE[name]})
+        done = config.completed(2, 10_000)
+        assert TrainConfig(**parse_toml(done.to_toml(), Path("config.toml"))) == done, name
+        assert done.completed(2, 10_000) == done, name
+
+
+def test_samples_between_messages_decide_the_steps() -> None:
+    few, many = (TrainConfig(outer_samples=n).completed(2, 60_000) for n in (1000, 8000))
+    assert few.batch is not None
+    assert many.batch is not None
+    assert few.batch * few.local_steps < many.batch * many.local_steps  # type: ignore[operator]
 
 
 def test_what_every_setting_belongs_to_is_tested() -> None:

@@ -77,7 +77,7 @@ def test_parameters_are_taken_or_told(name: str, kind: type) -> None:
 def test_a_communicator_of_mpi4py_is_taken(kind: type) -> None:
     for comm in (None, MPI.COMM_WORLD, MPI.COMM_SELF, Comm(MPI.COMM_SELF)):
         assert kind(module().parameters(), comm=comm).comm.size == 1
-    with pytest.raises(TypeError, match=r"comm is a int: give apts_mpi\.Comm\(\)"):
+    with pytest.raises(TypeError, match="comm is int '3': give a communicator"):
         kind(module().parameters(), comm=3)
     with pytest.raises(ValueError, match="COMM_NULL"):
         kind(module().parameters(), comm=MPI.COMM_NULL)
@@ -209,3 +209,67 @@ def test_a_state_of_another_optimizer_is_told(kind: type) -> None:
     for state in ({}, torch.optim.Adam(net.parameters()).state_dict(), None):
         with pytest.raises(ValueError, match="the state is of another optimizer: load what"):
             made.load_state_dict(state)
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({"lr": 0.1}, "takes no lr: there is no learning rate to set"),
+        ({"weight_decay": 0.1}, "takes no weight_decay: there is none yet"),
+        ({"betas": (0.9, 0.99)}, "takes no betas"),
+        ({"local_steps": 2.5}, "local_steps is a float: give a whole number"),
+        ({"local_steps": "auto"}, "local_steps is a str: give a whole number"),
+        ({"radius": "x"}, "radius is a str: give a positive number"),
+        ({"comm": "x"}, "comm is str 'x': give a communicator of mpi4py"),
+    ],
+)
+def test_arguments_that_are_none_are_refused(
+    kind: type, arguments: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(TypeError, match=line):
+        kind(module().parameters(), **arguments)
+
+
+def test_what_is_no_argument_by_position_and_no_switch() -> None:
+    kind: Any = StochasticAPTS
+    with pytest.raises(TypeError, match="takes parameters alone by position"):
+        kind(module().parameters(), 0.1)
+    with pytest.raises(TypeError, match="shared is a str: give True or False"):
+        StochasticAPTS(module().parameters(), shared="off")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="consistency is an int: give True or False"):
+        APTS(module().parameters(), consistency=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["x", 0, Comm()])
+def test_a_communicator_that_is_none_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="give a communicator of mpi4py"):
+        Comm(given)
+    with pytest.raises(ValueError, match="COMM_NULL"):
+        Comm(MPI.COMM_NULL)
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_a_state_that_is_not_whole_is_refused(kind: type) -> None:
+    made = kind(module().parameters())
+    state = made.state_dict()
+    del state["radius"]
+    with pytest.raises(ValueError, match="the state lacks 'radius'"):
+        made.load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", ["lr", "param_groups"])
+def test_what_nothing_reads_is_not_assigned(name: str) -> None:
+    made = StochasticAPTS(module().parameters())
+    with pytest.raises(AttributeError, match="learning rate"):
+        setattr(made, name, 0.1)
+
+
+def test_a_parameter_that_was_replaced_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+    made = StochasticAPTS(net.parameters(), local_steps=2)
+    net[2] = nn.Linear(3, 2)  # a new head, as for other classes
+    for _ in range(3):
+        made.step(lambda: (lambda: cross_entropy(net(X), Y), 30))
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "parameter 2 of shape (2, 3) got no gradient, nor did 1 more" in told

@@ -43,6 +43,8 @@ FOUND = {
     "jsrun": ({"JSM_NAMESPACE_RANK": "1", "JSM_NAMESPACE_SIZE": "6"}, (1, 6), "jsrun"),
     "a rank alone": ({"PMIX_RANK": "2"}, (2, 3), "a PMIx"),
     "aprun": ({"ALPS_APP_PE": "1"}, (1, 2), "aprun"),
+    "horovodrun": ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": "4"}, (1, 4), "horovodrun"),
+    "PALS": ({"PALS_RANKID": "0", "PALS_LOCAL_SIZE": "4"}, (0, 4), "MPICH's"),
 }
 NONE = {
     "nothing": {},
@@ -60,6 +62,14 @@ NONE = {
     },
     "one worker": {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
     "left over": {"WORLD_SIZE": "4", "LOCAL_RANK": "0"},
+    "terminal of a step": {
+        **STEP,
+        "SLURM_PROCID": "0",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_PTY_PORT": "333",
+    },
+    "a rank left over": {"PMI_RANK": "3"},
+    "no number that can be": {"PMI_RANK": "0", "PMI_SIZE": "9" * 5000},
     "no numbers": {"PMI_RANK": "", "RANK": "first", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},
 }
 

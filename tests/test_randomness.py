@@ -43,11 +43,15 @@ class Holding(nn.Module):
         self.c = random.Random(2)
         self.d = np.random.RandomState(3)
         self.e = np.random.Generator(np.random.SFC64(4))
+        self.several: list[Any] = [torch.Generator(), {"a": random.Random(5)}]
 
     def numbers(self) -> list[float]:
         return [
             float(torch.rand((), generator=self.inner.a)),
             *(self.b.random(), self.c.random(), self.d.random_sample(), self.e.random()),
+            *(self.d.randn(), self.c.gauss(0.0, 1.0)),  # which keep a number for the next call
+            float(torch.rand((), generator=self.several[0])),
+            self.several[1]["a"].random(),
         ]
 
 
@@ -380,6 +384,12 @@ class Noise(nn.Module):
             self.drawing = torch.Generator()
         if kind == "own-numpy":
             self.drawing = np.random.default_rng()
+        if kind == "legacy":
+            self.drawing = np.random.RandomState(3)
+        if kind == "hidden":
+            generator = torch.Generator()
+            self.drawing = lambda: generator
+        self.calls = 0
     def forward(self, x):
         if not self.training:
             return x
@@ -389,7 +399,13 @@ class Noise(nn.Module):
             return x * 2.0 if random.random() < 0.5 else x * 0.0
         if self.kind == "own-numpy":
             return x + torch.from_numpy(self.drawing.standard_normal(x.shape, dtype="f4"))
-        return x + torch.randn(x.shape, generator=self.drawing)
+        if self.kind == "legacy":
+            return x * (1.0 + 0.2 * self.drawing.randn())
+        if self.kind == "late":
+            self.calls += 1
+            return nn.functional.dropout(x, 0.5) if self.calls > 40 else x
+        generator = self.drawing() if self.kind == "hidden" else self.drawing
+        return x + torch.randn(x.shape, generator=generator)
 
 def dropout(task):
     return mlp(task, nn.Dropout(0.5))
@@ -402,6 +418,36 @@ def depth(task):
 
 def own(task):
     return mlp(task, Noise("own"))
+
+def legacy(task):
+    return mlp(task, Noise("legacy"))
+
+def hidden(task):
+    return mlp(task, Noise("hidden"))
+
+def late(task):
+    return mlp(task, Noise("late"))
+
+class Loss(nn.Module):
+    def __init__(self, trained):
+        super().__init__()
+        if trained:
+            self.t = nn.Parameter(torch.ones(()))
+        self.noise = Noise("own")
+    def forward(self, outputs, targets):
+        return nn.functional.cross_entropy(self.noise(outputs), targets, reduction="none")
+
+def loss(task):
+    return mlp(task, nn.Identity()), Loss(False)
+
+def trained_loss(task):
+    return mlp(task, nn.Identity()), Loss(True)
+
+def always(task):
+    class Always(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 0.1)
+    return mlp(task, Always())
 
 def own_numpy(task):
     return mlp(task, Noise("own-numpy"))
@@ -422,7 +468,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("network", ["dropout", "numpy_noise", "depth", "own", "own_numpy"])
+@pytest.mark.parametrize(
+    "network", ["dropout", "numpy_noise", "depth", "own", "own_numpy", "legacy", "loss"]
+)
 def test_the_program_trains_networks_that_draw_numbers(
     network: str, folder: Path, alone: Callable[..., Any], cache: Path
 ) -> None:
@@ -448,15 +496,32 @@ def test_a_run_with_dropout_resumes_bit_for_bit(
     assert rows(folder / "whole") == rows(folder / "cut")
 
 
+@pytest.mark.parametrize("network", ["dropout", "late"])
 def test_a_whole_shard_with_dropout_is_another_batch_each_time(
-    folder: Path, alone: Callable[..., Any], cache: Path
+    network: str, folder: Path, alone: Callable[..., Any], cache: Path
 ) -> None:
     """What is known of the loss under one mask says nothing of it under the next."""
-    common = ["--local-solver", "first-order", "--iterations", "12", "--threads", "1"]
-    run = alone(
-        "apts_mpi", [*common, "--network", "noisy:dropout", "--out", "run"], folder, cache, 120.0
-    )
+    common = ["--local-solver", "first-order", "--iterations", "16", "--threads", "1"]
+    given = [*common, "--network", f"noisy:{network}", "--out", "run"]
+    run = alone("apts_mpi", given, folder, cache, 120.0)
     assert run.status == 0, run.err
     found = rows(folder / "run")
-    assert sum(row["accepted"] for row in found) >= 10
+    assert sum(row["accepted"] for row in found) >= 12
     assert found[-1]["loss"] < 0.7 * found[0]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("network", "status", "line"),
+    [
+        ("hidden", 0, "it draws random numbers that cannot be repeated"),
+        ("always", 0, "draws random numbers in evaluation, too"),
+        ("trained_loss", 2, "its loss has a parameter 't', which nothing trains"),
+    ],
+)
+def test_what_cannot_be_repeated_is_told_before_training(
+    network: str, status: int, line: str, folder: Path, alone: Callable[..., Any], cache: Path
+) -> None:
+    given = ["--network", f"noisy:{network}", "--iterations", "1", "--threads", "1"]
+    run = alone("apts_mpi", [*given, "--out", "run"], folder, cache, 120.0)
+    assert run.status == status, run.err
+    assert line in run.err + run.out

@@ -83,6 +83,13 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
             f"--network {name}: gave {type(given).__name__}; give a torch.nn.Module, or a pair of "
             "it and a loss"
         )
+    if isinstance(loss, nn.Module):
+        trained = next((key for key, p in loss.named_parameters() if p.requires_grad), None)
+        if trained is not None:
+            raise InputError(
+                f"--network {name}: its loss has a parameter {trained[:80]!r}, which nothing "
+                "trains; make it one of the network's, and hand it to the loss with the outputs"
+            )
     if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
         with evaluating(module):
             _outputs(name, module, task)  # which makes them
