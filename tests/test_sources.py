@@ -256,7 +256,7 @@ def read_whole(path: Path, **options: Any) -> Source:
             {"x_train": X, "y_train": Y, "x_test": X[:0], "y_test": Y[:0]},
             ["x_test has no samples", "leave x_test and y_test out"],
         ),
-        ({"x": Y, "y": X}, ["x has shape (20,)", "swapped with y, (20, 3)", "(n, 1)"]),
+        ({"x": Y, "y": X}, ["x has shape (20,)", "--x and --y look swapped", "(20, 3)", "(n, 1)"]),
         ({"x": X, "y": Y * 0}, ["1 classes", "two or more"]),
         ({"x": X, "y": X}, ["y has 3 columns", "row 0 is not one-hot", "--task regression"]),
         ({"x": X, "y": np.eye(3)[Y - 3][..., None].repeat(2, 2)}, ["y is float64 of shape (20,"]),

@@ -334,7 +334,7 @@ def _check_samples(x_at: Place, x: Stored, y_at: Place, y: Stored) -> None:
     if x.ndim == 1:
         remedy = "store samples by features, as (n, 1) where it is one"
         if len(plain_shape(y.shape, len(x))) > 1:
-            remedy = f"it looks swapped with {y_at.name}, {y.shape}; or {remedy}"
+            remedy = f"--x and --y look swapped, the labels being {y.shape}; or {remedy}"
         raise fault(where, f"{name} has shape {x.shape}", remedy)
 
 
