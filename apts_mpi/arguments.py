@@ -162,7 +162,8 @@ def _shard_parser() -> Parser:
         type=_switch,
         metavar="on|off",
         help="arrays: whether images come as (h, w, channels) and are made (channels, h, w); by "
-        "default bytes that look like it are, with a line, and other types are asked about",
+        "default bytes that look like it are, with a line; other types and numbers of channels "
+        "are asked about",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shard directory")
     parser.add_argument(

@@ -194,12 +194,7 @@ def score(
     )
     error, task = None, trained.task
     if task_of(info) != task or info.classes != trained.classes:
-        error = InputError(
-            f"--data {name}: has {info.task} samples {info.sample_shape} of {len(info.classes)} "
-            f"classes ({', '.join(info.classes)[:80]}); the network is for {task.kind}, takes "
-            f"{task.sample_shape} and tells {len(trained.classes)} apart "
-            f"({', '.join(trained.classes)[:80]}); give shards like those it was trained on"
-        )
+        error = _unlike(name, info, trained)
     elif not parts[split][0].total:
         error = InputError(f"--data {name}: has no {split} samples; give --split or other shards")
     comm.agree(error)
@@ -220,6 +215,22 @@ def score(
     rows |= {name: f"{value:.4f}" for name, value in others.items() if value is not None}
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _unlike(name: str, info: DatasetInfo, trained: Trained) -> InputError:
+    """Shards that are not like those the network was trained on."""
+    task = trained.task
+    has = f"{len(info.classes)} classes ({', '.join(info.classes)[:80]})"
+    if info.task == "regression":
+        has = f"{info.outputs} outputs"
+    gives = f"tells {len(trained.classes)} apart ({', '.join(trained.classes)[:80]})"
+    if task.kind == "regression":
+        gives = f"gives {task.outputs}"
+    return InputError(
+        f"--data {name}: has {info.task} samples {info.sample_shape} of {has}; the network is for "
+        f"{task.kind}, takes {task.sample_shape} and {gives}; give shards like those it was "
+        "trained on"
+    )
 
 
 def _renormalise(samples: Held, info: DatasetInfo, trained: Trained) -> None:

@@ -13,7 +13,7 @@ from test_sources import read_whole, refused, saved
 
 from apts_mpi.cli import main
 from apts_mpi.comm import Comm
-from apts_mpi.data import Source, load_source, npy, read_info, stored, write_shards
+from apts_mpi.data import Source, hdf5, load_source, npy, read_info, stored, write_shards
 from apts_mpi.data.stored import Stored
 from apts_mpi.errors import AgreedError
 
@@ -67,6 +67,33 @@ def test_one_hot_columns_that_no_sample_has_are_classes(tmp_path: Path, suffix: 
     assert load_source("arrays", path=path).classes == tuple("012345")
 
 
+def test_numbers_that_are_measured_are_no_classes(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = RNG.normal(size=(240, 2))
+    measured = RNG.permutation(240) + 100000
+    for y in (measured, measured.astype("f8"), measured // 3):
+        path = saved(tmp_path / f"own{suffix}", x=x, y=y)
+        many = len(np.unique(y))
+        with refused(str(path), f"y has {many} distinct values in 240", "regression", "classes"):
+            load_source("arrays", path=path)
+        assert load_source("arrays", path=path, task="regression").y_train.shape[1] == 1
+    for y in (measured % 48, measured % 49, np.arange(240) % 60 // 2 * 7):
+        source = load_source("arrays", path=saved(path, x=x, y=y))
+        assert len(source.classes) == len(np.unique(y))
+    assert not caplog.text
+    names = np.array([f"c{k:03}".encode() for k in range(240)])
+    source = load_source(
+        "arrays", path=saved(path, x=x, y=names[np.maximum(measured - 100000, 19)])
+    )
+    assert len(source.y_test) < 24
+    assert f"{len(source.y_test)} of 240 samples were cut for --test-fraction 0.2" in caplog.text
+    load_source("arrays", path=path, val_fraction=0.3)
+    assert "samples were cut for --val-fraction 0.3" in caplog.text
+    with refused("--test-fraction nan", "between 0 and 1"):
+        load_source("arrays", path=path, test_fraction=float("nan"))
+
+
 def test_labels_of_named_classes(tmp_path: Path, suffix: str) -> None:
     names = np.array([b"a", b"b", b"c", b"d"])
     path = tmp_path / f"own{suffix}"
@@ -85,7 +112,13 @@ def test_labels_of_named_classes(tmp_path: Path, suffix: str) -> None:
     ["{s}_images {s}_labels", "{s}/x {s}/y", "images_{s} labels_{s}", "X_{s} Y_{s}", "x{s} y{s}",
      "data/{s} labels/{s}", "{s}-features {s}-targets"],
 )  # fmt: skip
-@pytest.mark.parametrize("words", [("train", "val", "test"), ("training", "valid", "testing")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "val", "test"), ("training", "valid", "testing"), ("train", "dev", "test"),
+        ("train", "holdout", "test"), ("train", "eval", "test"),
+    ],
+)  # fmt: skip
 def test_names_of_splits(
     tmp_path: Path, suffix: str, pattern: str, words: tuple[str, str, str]
 ) -> None:
@@ -112,6 +145,40 @@ def test_names_of_splits(
 def test_names_that_are_ours_come_first(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"own{suffix}", x=X, y=K, data=X[:3], train_images=X[:3])
     assert len(read_whole(path).x_train) == 32
+
+
+def test_arrays_that_are_not_used_are_told(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {"fine_labels": K % 2, "mean": X[0], "y_guess": X[:, :2], "x_real": X[:7]}
+    path = saved(tmp_path / f"own{suffix}", x=X, labels=K, **more)
+    load_source("arrays", path=path)
+    assert len(caplog.records) == 1
+    told = caplog.text
+    assert f"{path}: not used: fine_labels int64 (40,), y_guess float64 (40, 2); --x own" in told
+    caplog.clear()
+    load_source("arrays", named={"x": f"{path}:x", "y": f"{path}:fine_labels"})
+    load_source("arrays", path=saved(path, x=X, y=K, mean=X[0], names=np.float64(3)))
+    assert not caplog.text
+    load_source("arrays", path=saved(path, x=X, y=K, train_images=X[:3]))
+    assert "not used: train_images float64 (3, 6)" in caplog.text
+
+
+@pytest.mark.parametrize("names", ["X_test Y_test", "test_images test_labels", "x_test y_test"])
+@pytest.mark.parametrize("own", ["x y", "X y", "data labels"])
+def test_a_test_beside_x_and_y_is_taken(tmp_path: Path, suffix: str, names: str, own: str) -> None:
+    content = dict(zip(own.split(), (X[:30], K[:30]), strict=True))
+    test = dict(zip(names.split(), (X[30:], K[30:]), strict=True))
+    path = saved(tmp_path / f"own{suffix}", **content, **test)
+    source = read_whole(path)
+    assert np.array_equal(source.x_train, X[:30].astype("f4"))
+    assert np.array_equal(source.x_test, X[30:].astype("f4"))
+    one = dict([*test.items()][:1])
+    with refused(str(path), "has no y_test"):
+        load_source("arrays", path=saved(path, **content, **one))
+    more = {"train_images": X[:3], "train_labels": K[:3]}
+    with refused(str(path), "has both", "train_images", "say which"):
+        load_source("arrays", path=saved(path, **content, **test, **more))
 
 
 def test_a_validation_alone_is_the_test_and_said_to_be(
@@ -168,6 +235,28 @@ def test_arrays_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.Monkey
         load_source("digits", named={"x": "train.h5", "y": "train.h5"})
 
 
+def test_channels_of_which_nobody_can_tell(tmp_path: Path) -> None:
+    for dtype in ("u1", "f4"):
+        for channels in (2, 5, 6, 12):
+            x = RNG.integers(0, 256, size=(40, 16, 16, channels)).astype(dtype)
+            path = saved(tmp_path / "own.npz", x=x, y=K)
+            with refused(str(path), f"(40, 16, 16, {channels})", "--channels-last on", "or off"):
+                load_source("arrays", path=path)
+            on, off = (read_whole(path, channels_last=last) for last in (True, False))
+            assert on.x_train.shape[1:] == (channels, 16, 16)
+            assert off.x_train.shape[1:] == (16, 16, channels)
+
+
+def test_channels_that_are_first_already(tmp_path: Path) -> None:
+    for shape in ((1, 16, 16), (3, 16, 16), (4, 6, 7)):
+        path = saved(tmp_path / "own.npz", x=np.zeros((40, *shape), np.uint8), y=K)
+        with refused(str(path), str(shape)[1:], "channels first already", "--channels-last on"):
+            load_source("arrays", path=path, channels_last=True)
+    for shape in ((1, 16, 3), (16, 3, 2)):
+        path = saved(tmp_path / "own.npz", x=np.zeros((40, *shape), np.uint8), y=K)
+        assert read_whole(path, channels_last=True).x_train.shape[2:] == shape[:2]
+
+
 def matlab(path: Path, **arrays: np.ndarray) -> Path:
     """A file as MATLAB's save(..., '-v7.3') writes arrays of these shapes."""
     with h5py.File(path, "w", userblock_size=512) as file:
@@ -189,7 +278,7 @@ def test_matlab(
     x = RNG.integers(0, 256, size=(40, *shape), dtype=np.uint8)
     kept = np.moveaxis(x, 0, -1) if last else x
     for y in (K[:, None] + 1.0, K[None] + 1.0, np.eye(4)[K]):
-        source = read_whole(matlab(tmp_path / "own.mat", X=kept, y=y), seed=1)
+        source = read_whole(matlab(tmp_path / "own.MAT", X=kept, y=y), seed=1)
         expected = np.moveaxis(x, -1, 1) if len(shape) == 3 else x
         found = np.concatenate([source.x_train, source.x_test])
         assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
@@ -227,6 +316,10 @@ def test_bytes_with_channels_last_are_turned_and_said_to_be(
     with refused(str(path), "(40, 6, 7, 3)", "channels last", "--channels-last on", "or off"):
         load_source("arrays", path=path)
     assert read_whole(path, channels_last=True).x_train.shape[1:] == (3, 6, 7)
+    caplog.clear()
+    with refused("y holds label 0.5"):
+        load_source("arrays", path=saved(path, x=IMAGES, y=K + 0.5))
+    assert not caplog.text  # of what is done to what is not taken
     path = saved(path, x=X, y=K)
     with refused(str(path), "(40, 6)", "--channels-last"):
         load_source("arrays", path=path, channels_last=True)
@@ -308,3 +401,19 @@ def test_storage(
     again = replace(source, x_train=np.asarray(source.x_train), x_test=np.asarray(source.x_test))
     info = write_shards(again, tmp_path / "e", shards=2)
     assert read_info(tmp_path / "d").splits == info.splits
+
+
+def test_large_chunks_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "own.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=X, chunks=X.shape, compression="gzip")
+        file["y"] = K
+    read_whole(path)
+    assert not caplog.text
+    monkeypatch.setattr(hdf5, "_LARGE", 1000)
+    monkeypatch.setattr(hdf5, "_CHUNK", 60)
+    read_whole(path)
+    assert "x is stored in chunks of" in caplog.text
+    assert "h5repack -l x:CHUNK=10x6 own.h5 NEW.h5" in caplog.text

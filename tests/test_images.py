@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import sys
 import zlib
@@ -63,6 +64,8 @@ def test_what_is_no_image_is_left_out(folder: Path) -> None:
     (folder / "ant" / "notes.txt").write_text("about ants")
     (folder / "ant" / ".hidden.png").write_bytes(b"")
     (folder / ".git").mkdir()
+    save(folder / "__MACOSX" / "ant" / "0.png", picture())
+    save(folder / "ant" / "__MACOSX" / "0.png", picture())
     save(folder / "ant" / "Z.JPG", picture(), quality=95)
     os.mkfifo(folder / "ant" / "pipe.png")
     assert len(read(folder, 6, 8)) == 11
@@ -168,8 +171,14 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_layouts_that_will_not_do(tmp_path: Path) -> None:
     with refused("nowhere", "not a folder"):
         read(tmp_path / "nowhere", 2, 2)
-    with refused(str(tmp_path), "0 class folders"):
+    with refused(str(tmp_path), "0 class folders (none)"):
         read(tmp_path, 2, 2)
+    with refused("1 class folders (only)"):
+        read(tree(tmp_path / "one", "only"), 2, 2)
+    with refused("train", "1 class folders (a)"):
+        read(tree(tmp_path / "splits", "train/a", "test/a"), 2, 2)
+    shutil.rmtree(tmp_path / "one")
+    shutil.rmtree(tmp_path / "splits")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with refused(str(tmp_path), "no images"):
@@ -235,7 +244,7 @@ def tree(root: Path, *folders: str, count: int = 4) -> Path:
     return root
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "dev", "holdout"])
 def test_folders_of_splits(tmp_path: Path, val: str) -> None:
     root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", val, "test") for name in "ab"))
     source = load_source("imagefolder", path=root, size=(6, 8))
@@ -261,6 +270,20 @@ def test_a_validation_folder_alone_is_the_test(
     source = load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.25)
     sizes = [len(source.columns(split)["y"]) for split in ("train", "val", "test")]
     assert sizes == [6, 8, 2]
+
+
+@pytest.mark.parametrize("test", ["test", "test/images"])
+def test_a_test_without_classes(
+    tmp_path: Path, test: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path, "train/a", "train/b", test)
+    words = ["images, but no folder of a class (it has none)", "it has images)"]
+    with refused(str(root / "test"), words["/" in test], "move it away", "--test-fraction"):
+        load_source("imagefolder", path=root, size=(6, 8))
+    tree(root, "val/a", "val/b", "extra/a", "extra/b")
+    assert len(load_source("imagefolder", path=root, size=(6, 8)).y_test) == 8
+    assert "test: has no class folders and is left out" in caplog.text
+    assert "folders not used: extra" in caplog.text
 
 
 def test_images_one_level_deeper(tmp_path: Path) -> None:

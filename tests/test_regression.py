@@ -22,6 +22,7 @@ from apts_mpi.comm import Comm
 from apts_mpi.config import TrainConfig
 from apts_mpi.data import Source, describe, load_source, read_info, read_partition, write_shards
 from apts_mpi.data import format as layout
+from apts_mpi.errors import AgreedError
 from apts_mpi.evaluation import evaluate
 from apts_mpi.flat import FlatNetwork
 from apts_mpi.losses import Units, criterion
@@ -307,6 +308,18 @@ def test_a_loss_of_ones_own_has_targets_in_their_own_units(
     assert main(["export", str(tmp_path / "run"), "--out", str(out), *own], Comm()) == 0
     with safe_open(out, "pt") as file:
         assert "target_mean" not in file.metadata()
+
+
+def test_shards_of_other_outputs(tmp_path: Path) -> None:
+    trained(tmp_path, points(3.0, outputs=1), epochs=1)
+    write_shards(points(3.0), tmp_path / "two", shards=1)
+    write_shards(load_source("digits"), tmp_path / "classes", shards=1)
+    for name, words in (
+        ("two", r"regression samples \(3,\) of 2 outputs; .* takes \(3,\) and gives 1;"),
+        ("classes", r"of 10 classes \(0, 1.*network is for regression, takes \(3,\) and gives 1;"),
+    ):
+        with pytest.raises(AgreedError, match=words):
+            main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / name)], Comm())
 
 
 def test_a_run_on_targets_as_they_are_goes_on_with_them(tmp_path: Path) -> None:

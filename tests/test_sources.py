@@ -250,14 +250,19 @@ def read_whole(path: Path, **options: Any) -> Source:
         ({"x_train": X, "y_train": Y}, ["no others", "--test-fraction"]),
         ({"x_train": X, "y_train": Y, "x_test": X}, ["has no y_test"]),
         ({"x": X, "y": Y[:5]}, ["y has 5 labels for 20 samples"]),
-        ({"x": X, "y": Y + 0.5}, ["y holds label 3.5"]),
-        ({"x": X, "y": np.where(Y == 3, np.nan, 1)}, ["y holds label nan"]),
+        ({"x": X, "y": Y + 0.5}, ["y holds label 3.5 in row 0", "--task regression"]),
+        ({"x": X, "y": np.where(Y == 5, np.nan, 1)}, ["label nan in row 10", "remove such"]),
+        (
+            {"x_train": X, "y_train": Y, "x_test": X[:0], "y_test": Y[:0]},
+            ["x_test has no samples", "leave x_test and y_test out"],
+        ),
+        ({"x": Y, "y": X}, ["x has shape (20,)", "--x and --y look swapped", "(20, 3)", "(n, 1)"]),
         ({"x": X, "y": Y * 0}, ["1 classes", "two or more"]),
         ({"x": X, "y": X}, ["y has 3 columns", "row 0 is not one-hot", "--task regression"]),
         ({"x": X, "y": np.eye(3)[Y - 3][..., None].repeat(2, 2)}, ["y is float64 of shape (20,"]),
         ({"x": X, "y": np.eye(3)[Y // 3], "classes": np.array([b"a", b"b"])}, ["3 columns for 2"]),
         ({"x": np.moveaxis(X, 0, 1), "y": Y}, ["shape (3, 20)", "last axis", "moveaxis"]),
-        ({"x": X[:, 0], "y": Y}, ["x has shape (20,)"]),
+        ({"x": X[:, 0], "y": Y}, ["x has shape (20,); store samples by features, as (n, 1)"]),
         ({"x": np.float64(3), "y": Y}, ["x has shape ()"]),
         ({"x": np.where(X[4, 1] == X, np.inf, X), "y": Y}, ["x[4, 1] is inf"]),
         ({"x": X.astype("S4"), "y": Y}, ["|S4"]),
@@ -430,13 +435,47 @@ def test_links_are_followed_to_files_beside(tmp_path: Path) -> None:
         (h5py.ExternalLink("../own.h5", "x"), ["another folder"]),
         (h5py.ExternalLink("pipe.h5", "x"), ["which is no file"]),
         (h5py.ExternalLink("nowhere.h5", "x"), ["which is no file"]),
-        (h5py.ExternalLink("other.h5", "z"), ["cannot be read"]),
+        (h5py.ExternalLink("other.h5", "z"), ["x is a link to /z in other.h5, which is not there"]),
         (h5py.SoftLink("/x"), ["on and on"]),
         (h5py.ExternalLink("own.h5", "x"), ["on and on"]),
-        (h5py.SoftLink("/nowhere"), ["cannot be read"]),
+        (h5py.SoftLink("/nowhere"), ["x is a link to /nowhere, which is not there"]),
     ):
         with refused(str(tmp_path), *words):
             load_source("arrays", path=linked(link))
+
+
+def test_named_arrays_behind_a_link_to_a_group(tmp_path: Path) -> None:
+    saved(tmp_path / "other.h5", **{"group/x": X, "group/y": Y})
+    path = saved(tmp_path / "own.h5", **{"deep/in/inner/most/x": X, "deep/y": Y})
+    with h5py.File(path, "r+") as file:
+        file["train"] = h5py.ExternalLink("other.h5", "group")
+        file["soft"] = h5py.SoftLink("/deep/in")
+    for x in ("train/x", "soft/inner/most/x", "deep/in/inner/most/x"):
+        for y in ("train/y", "deep/y"):
+            source = load_source("arrays", named={"x": f"{path}:{x}", "y": f"{path}:{y}"})
+            assert source.x_train.shape == (16, 3)
+    for name, words in (
+        ("train/z", ["train/z is a link to /group/z in other.h5, which is not there"]),
+        ("soft/z", ["soft/z is a link to /deep/in/z, which is not there"]),
+        ("deep/in", ["has no deep/in"]),
+        ("deep/z", ["has no deep/z", "deep/y int64 (20,)"]),
+        ("deep/y/z", ["has no deep/y/z"]),
+    ):
+        with refused(str(path), *words):
+            load_source("arrays", named={"x": f"{path}:{name}", "y": f"{path}:deep/y"})
+
+
+def test_objects_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "own.npz"
+    np.savez(path, x=X, y=np.array(["a", "b"] * 10, dtype=object))
+    with refused(str(path), "y is an object array", ".astype(str)"):
+        load_source("arrays", path=path)
+    path = tmp_path / "own.mat"
+    with h5py.File(path, "w") as file:
+        file["x"] = X.T
+        file.create_dataset("y", (20, 1), dtype=h5py.ref_dtype)
+    with refused(str(path), "y is a cell array", "save numbers"):
+        load_source("arrays", path=path)
 
 
 def test_files_of_the_wrong_kind(tmp_path: Path, suffix: str) -> None:

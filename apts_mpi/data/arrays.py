@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,13 @@ from apts_mpi.data.checks import (
     check_names,
     check_targets,
     looks_channels_last,
+    may_be_channels_last,
 )
 from apts_mpi.data.format import fault
 from apts_mpi.data.hdf5 import H5
 from apts_mpi.data.labels import numbered, plain_shape, read_labels
 from apts_mpi.data.npy import Npy, Npz
+from apts_mpi.data.precision import Precision
 from apts_mpi.data.stored import Stored
 from apts_mpi.errors import InputError
 
@@ -41,6 +43,8 @@ READERS: dict[str, type[H5] | type[Npz] | type[Npy]] = {
 KINDS = "a .npz, .npy, .h5 or .mat (MATLAB 7.3) file"
 NAMED = ("x", "y", "x-val", "y-val", "x-test", "y-test")  # flags that name an array
 _LISTED = 8  # arrays that a message tells of
+_LOOKED = 100  # arrays of a file that are looked at to tell of them
+_CHANNELS = (1, 3, 4)  # that images have, as a rule
 # What x and y and the splits are called, capitals and signs between the words left out.
 _ROLES = {
     "x": ("x", "image", "images", "img", "imgs", "data", "feature", "features", "input", "inputs"),
@@ -48,7 +52,11 @@ _ROLES = {
 }
 SPLIT_WORDS = {
     "train": ("train", "training", "trainset", "trainingset"),
-    "val": ("val", "valid", "validation", "valset", "validationset"),
+    "val": (
+        *("val", "valid", "validation", "valset", "validationset"),
+        *("dev", "devset", "development", "developmentset"),
+        *("eval", "evalset", "evaluation", "holdout", "heldout", "holdoutset"),
+    ),
     "test": ("test", "testing", "testset"),
 }
 _CLASSES = ("classes", "classnames")
@@ -89,7 +97,8 @@ def read_arrays(
     """Find the arrays in a file, or those `named`, and read all but the features.
 
     Wanted are `x` and `y`, which are "train", or these of training, test and validation (`x_train`,
-    `test_images`, `val/labels` and the like), with optional `classes` (names). Labels are numbers
+    `test_images`, `val/labels` and the like; `x` and `y` beside a test are those of training), with
+    optional `classes` (names). Labels are numbers
     or text, (n,) or with further axes of length 1, or one-hot; without `classes` the sorted labels
     found in training become the classes. Of the task "regression" `y` are real targets (n,) or
     (n, outputs) instead, and there are no classes.
@@ -143,33 +152,59 @@ def _searched(file: Reader) -> tuple[dict[str, Place], bool]:
     """The arrays of a file by slot, ours by name, or else the only one that may be meant; and
     whether the names are plain."""
     slots = {name: Place(file, name) for name in _OWN if name in file.names}
-    if "x" in slots and "y" in slots:  # names that are ours leave no doubt
-        others: Sequence[str] = ()
-    else:
-        others = [name for name in file.names if name not in slots]
+    ours = "x" in slots and "y" in slots  # names that leave no doubt of what they are
     found: dict[str, list[str]] = {}
-    for name in others:
+    for name in file.names:
         slot = _SYNONYMS.get(_plain(name))
         if slot is not None and slot not in slots:
             found.setdefault(slot, []).append(name)
     for slot, names in found.items():
+        if ours and slot.endswith("_train") and len({"x_train", "y_train"} & {*found, *slots}) < 2:
+            continue  # of one alone there is nothing to train on
         if len(names) > 1:
             what = f"has {' and '.join(names[:_LISTED])}, which may all be {slot}"
             raise fault(file.path, what, f"say which: {_by_name(file.path)}")
         slots[slot] = Place(file, names[0])
     plain = [slot for slot in ("x", "y") if slot in slots]
     split = [slot for slot in slots if slot not in ("x", "y", "classes")]
-    if plain and split:
-        what = f"has both {slots[plain[0]].key} and {slots[split[0]].key}"
+    trained = [slot for slot in split if slot.endswith("_train")]
+    if plain and split and (len(plain) < 2 or trained):
+        what = f"has both {slots[plain[0]].key} and {slots[(trained or split)[0]].key}"
         raise fault(file.path, what, f"say which: {_by_name(file.path)}")
+    if plain and split:
+        slots |= {f"{role}_train": slots.pop(role) for role in "xy"}
     for role in "xy":
         _need(file, slots, f"{role}_train" if split else role)
     for part in ("val", "test"):
         if f"x_{part}" in slots or f"y_{part}" in slots:
             _need(file, slots, f"x_{part}")
             _need(file, slots, f"y_{part}")
+    _tell_unused(file, slots)
     full = {f"{slot}_train" if slot in ("x", "y") else slot: at for slot, at in slots.items()}
     return full, not split
+
+
+def _tell_unused(file: Reader, slots: Mapping[str, Place]) -> None:
+    """Arrays that may be features or labels too: those of as many rows, or with such names."""
+    rows = {n for at in slots.values() for n in file.array(at.key).shape[:1]}
+    used, told = {at.key for at in slots.values()}, []
+    for name in [name for name in file.names if name not in used][:_LOOKED]:
+        try:
+            data = file.array(name)
+        except InputError:
+            continue
+        turned = isinstance(file, H5) and file.matlab
+        ends = {*data.shape[:1], *(data.shape[-1:] if turned else ())}
+        if rows & ends or (data.ndim and _plain(name) in _SYNONYMS):
+            told.append(f"{name[:40]} {data.dtype} {data.shape}")
+    if told:
+        more = [f"{len(told) - _LISTED} more"] * (len(told) > _LISTED)
+        log.warning(
+            "%s: not used: %s; %s takes them instead",
+            file.path,
+            ", ".join(told[:_LISTED] + more),
+            _by_name(file.path),
+        )
 
 
 def _need(file: Reader, slots: Mapping[str, Place], slot: str) -> None:
@@ -222,7 +257,8 @@ def _named(flag: str, text: str) -> Place:
     file = _opened(Path(name), f"--{flag}")
     if key:
         plain = key.strip("/")
-        if plain not in file.names:
+        # Of what lies behind a link the names are not listed.
+        if plain not in file.names and not (isinstance(file, H5) and file.has(plain)):
             what = f"has no {key} (it has {_contents(file)})"
             raise fault(file.path, what, f"say --{flag} {name}:NAME")
         return Place(file, plain)
@@ -250,7 +286,8 @@ def _arranged(slots: Mapping[str, Place], task: str, last: bool | None, plain: b
         at = slots[f"y_{split}"]
         where = at.file.path
         features, y = _fitting(slots[f"x_{split}"], at)
-        x[split] = _features(slots[f"x_{split}"], features, last, told=split == "train")
+        _check_samples(slots[f"x_{split}"], features, at, y)
+        x[split] = _features(slots[f"x_{split}"], features, last, training=split == "train")
         if regression:
             if y.dtype.kind not in "buif":
                 check_targets(where, at.name, np.empty(0, y.dtype), 0)  # refuses it
@@ -290,26 +327,53 @@ def _fitting(x_at: Place, y_at: Place) -> tuple[Stored, Stored]:
     return x, y
 
 
-def _features(at: Place, x: Stored, last: bool | None, *, told: bool) -> Stored:
+def _check_samples(x_at: Place, x: Stored, y_at: Place, y: Stored) -> None:
+    where, name = x_at.file.path, x_at.name
+    if not len(x) and not len(y):
+        raise fault(where, f"{name} has no samples", f"leave {name} and {y_at.name} out")
+    if x.ndim == 1:
+        remedy = "store samples by features, as (n, 1) where it is one"
+        if len(plain_shape(y.shape, len(x))) > 1:
+            remedy = f"--x and --y look swapped, the labels being {y.shape}; or {remedy}"
+        raise fault(where, f"{name} has shape {x.shape}", remedy)
+
+
+def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Stored:
     """The features as they are stored in shards; the training's changes are told."""
     where = at.file.path
     check_kind(where, at.name, x.shape, x.dtype)
     if last and x.ndim != 4:
         what = f"{at.name} has shape {x.shape}, not (n, h, w, channels)"
         raise fault(where, what, "drop --channels-last on")
-    move = bool(last)
-    if last is None and looks_channels_last(x.shape[1:]):
+    if last and x.shape[1] in _CHANNELS and x.shape[3] not in _CHANNELS:
+        what = f"{at.name} has shape {x.shape}, which is channels first already"
+        raise fault(where, what, "drop --channels-last on")
+    move, turned = bool(last), ""
+    usual = looks_channels_last(x.shape[1:])
+    if last is None and (usual or may_be_channels_last(x.shape[1:])):
         what = f"{at.name} has shape {x.shape}, which looks like images with channels last"
-        if x.dtype != np.uint8:
+        if x.dtype != np.uint8 or not usual:
             remedy = "say --channels-last on to make them channels first, or off to leave them"
             raise fault(where, what, remedy)
-        if told:
-            log.warning("%s: %s: made channels first; --channels-last off leaves them", where, what)
+        turned = f"{what}: made channels first; --channels-last off leaves them"
         move = True
 
+    precision = Precision(x.shape[1:], x.dtype)
+
     def checked(block: NDArray[Any], first: int) -> NDArray[Any]:
+        nonlocal precision, turned
         moved = block.transpose(0, 3, 1, 2) if move else block
-        return check_features(where, at.name, moved, first=first)
+        single = check_features(where, at.name, moved, first=first)
+        if training:  # by whose deviation features are divided
+            if not first:
+                precision = Precision(x.shape[1:], x.dtype)
+            precision.add(block)
+            if first + len(block) == len(x):
+                precision.check(where, at.name)
+                if turned:  # and all is sound
+                    log.warning("%s: %s", where, turned)
+                    turned = ""
+        return single
 
     h_w_c = x.shape[1:]
     shape = (len(x), h_w_c[2], *h_w_c[:2]) if move else x.shape

@@ -48,6 +48,12 @@ def looks_channels_last(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
 
 
+def may_be_channels_last(shape: Sequence[int]) -> bool:
+    """Whether samples of that shape may be images (h, w, channels) of unusual channels: a square
+    before a shorter axis, where channels first would be as many as there are rows."""
+    return len(shape) == 3 and shape[0] == shape[1] > max(4, shape[2]) and shape[2] > 1
+
+
 def check_kind(where: Path | str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Refuse what are no features: (n, *sample_shape) of a real type."""
     if dtype.kind not in "buif":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,10 @@ from apts_mpi.data.checks import check_size, sound
 from apts_mpi.data.format import fault
 from apts_mpi.data.stored import Stored, rows_of_block
 
+log = logging.getLogger("apts_mpi")
+
+_LARGE = 256 * 2**20  # bytes of a chunk, which HDF5 unpacks whole, that are told of
+_CHUNK = 2**17  # values of a smaller one
 _DEEPEST = 3  # groups that are looked into for data sets
 _MOST = 1000  # names that are looked at
 _HOPS = 8  # links that lead from one to the next
@@ -24,14 +30,31 @@ _TEXTS = 256  # of any length that are read at a time
 Array = NDArray[Any]
 
 
+class _Dangling(Exception):
+    """A link leads to a place that a file has not."""
+
+    def __init__(self, path: Path, place: str) -> None:
+        super().__init__(path, place)
+        self.path, self.place = path, place
+
+
 class H5:
     """A file of data sets. Those of MATLAB have their axes reversed, as it writes them."""
 
     def __init__(self, path: Path) -> None:
         """Raises InputError where it is none."""
-        self.path, self.matlab = path, path.suffix == ".mat"
+        self.path, self.matlab = path, path.suffix.lower() == ".mat"
         with self._open(path) as file:
             self.names = _names(file)
+
+    def has(self, name: str) -> bool:
+        """Whether a data set has that name, or a link on the way to it may lead to one."""
+        with self._open(self.path) as file:
+            try:
+                link, *_ = _first_link(file, name)
+                return link is not None or isinstance(file[name], h5py.Dataset)
+            except KeyError:
+                return False
 
     @contextmanager
     def _open(self, path: Path) -> Iterator[h5py.File]:
@@ -46,7 +69,14 @@ class H5:
 
         Links within the file are followed, and those to files beside it. Raises InputError.
         """
-        path, place = self._found(name)
+        try:
+            path, place = self._found(name)
+        except _Dangling as exc:
+            at = "" if exc.path == self.path else f" in {exc.path.name}"
+            what = f"{name} is a link to /{exc.place}{at}, which is not there"
+            raise fault(
+                self.path, f"cannot be read: {what}", "mend the link, or name another array"
+            ) from exc
         with self._open(path) as file:
             data = file[place]
             self._check(path, name, data)
@@ -62,7 +92,24 @@ class H5:
             deep = chunks[order[0]]
             step = max(deep, step - step % deep) if deep <= 4 * step else step
 
+        packed = math.prod(chunks) * dtype.itemsize if chunks and not text else 0
+
         def read() -> Iterator[Array]:
+            if packed > _LARGE:
+                sides = [str(side) for side in shape]
+                rows = max(1, min(chunks[order[0]], _CHUNK // max(1, math.prod(row))))
+                sides[order[0]] = str(rows)
+                log.warning(
+                    "%s: %s is stored in chunks of %d MiB, each of which takes that much memory "
+                    "once and more; smaller ones are made by h5repack -l %s:CHUNK=%s %s NEW%s",
+                    path,
+                    name,
+                    packed // 2**20,
+                    place.strip("/"),
+                    "x".join(sides),
+                    path.name,
+                    path.suffix,
+                )
             with self._open(path) as file:
                 data = file[place]
                 if data.shape != shape or data.dtype != dtype:
@@ -80,7 +127,10 @@ class H5:
         if not isinstance(data, h5py.Dataset):
             raise fault(path, f"{name} is no data set", "store plain numbers")
         if data.dtype.kind == "O" and h5py.check_string_dtype(data.dtype) is None:
-            raise fault(path, f"{name} is an object array", "store plain numbers")
+            kind, remedy = "an object array", "store plain numbers, or text"
+            if self.matlab:
+                kind, remedy = "a cell array", "save numbers, e.g. double(categorical(y))"
+            raise fault(path, f"{name} is {kind}", remedy)
         if data.shape is None or data.is_virtual or data.external:
             remedy = "copy the data into it, `file[name] = data[()]`, or name the files themselves"
             raise fault(path, f"{name} is not stored in this file", remedy)
@@ -99,7 +149,12 @@ class H5:
         path, place = self.path, name
         for _ in range(_HOPS):
             with self._open(path) as file:
-                link, at, rest = _first_link(file, place)
+                try:
+                    link, at, rest = _first_link(file, place)
+                except KeyError:
+                    if (path, place) == (self.path, name):
+                        raise
+                    raise _Dangling(path, place.strip("/")) from None
             if link is None:
                 return path, place
             if isinstance(link, h5py.SoftLink):

@@ -27,6 +27,8 @@ LARGEST = 2**14  # pixels of a side
 INSTALL = "install it with `pip install pillow` (or 'apts_mpi[images]')"
 LAYOUT = "give a folder with a folder of images a class, or train, val and test with such"
 
+_LISTED = 8  # folders that a message tells of
+
 Bytes = NDArray[np.uint8]
 
 
@@ -66,9 +68,15 @@ def read_images(folder: Path, *, size: tuple[int, int], channels: int = 3) -> Im
     places, plain = _places(folder)
     classes = _folders(places["train"])
     if len(classes) < 2:
-        raise fault(places["train"], f"has {len(classes)} class folders", LAYOUT)
+        found = _shown(classes)
+        raise fault(places["train"], f"has {len(classes)} class folders ({found})", LAYOUT)
     x, y = {}, {}
     for split, place in places.items():
+        if split != "train" and not set(_folders(place)) & set(classes):
+            images = "images, but " if _images(place) else ""
+            what = f"has {images}no folder of a class (it has {_shown(_folders(place))})"
+            remedy = "sort its images by class, or move it away, and say --test-fraction X"
+            raise fault(place, what, remedy)
         if more := sorted(set(_folders(place)) - set(classes)):
             what = f"has class {more[0]!r}, which is not in {places['train'].name}"
             raise fault(place, what, "remove or rename it")
@@ -100,8 +108,11 @@ def _places(folder: Path) -> tuple[dict[str, Path], bool]:
             places[split] = folder / (split if split in found else found[0])
     if "train" not in places or len(places) == 1 < len(names):
         return {"train": folder}, True
-    if "val" in places and "test" in places and not _folders(places["test"]):
+    used, classes = [place.name for place in places.values()], set(_folders(places["train"]))
+    if "val" in places and "test" in places and not classes & set(_folders(places["test"])):
         log.warning("%s: has no class folders and is left out", places.pop("test"))
+    if unused := [name for name in names if name not in used]:
+        log.warning("%s: folders not used: %s", folder, _shown(unused))
     return places, False
 
 
@@ -132,7 +143,13 @@ def _pillow() -> Any:
 
 def _folders(folder: Path) -> tuple[str, ...]:
     found = (each.name for each in folder.iterdir() if each.is_dir())
-    return tuple(sorted(name for name in found if name[0] != "."))
+    # macOS packs files of its own beside those of an archive.
+    return tuple(sorted(name for name in found if name[0] != "." and name != "__MACOSX"))
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(name[:40] for name in names[:_LISTED]) + more or "none"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from apts_mpi.data.format import fault
 from apts_mpi.data.stored import Stored
 
 _LARGEST = 2**53  # up to which every whole number has its float
+# More numbers than the first, each with fewer samples than the second, are measured, not classes.
+_MANY, _FEW = 50, 5
 _FORMS = "give labels (n,) or (n, 1), numbers or text, or one-hot rows, or say --task regression"
 
 
@@ -55,21 +57,23 @@ def read_labels(where: Path, name: str, y: Stored, samples: int) -> Labels:
         elif y.dtype.kind in "USO":
             found = _texts(where, name, rows, known)
         else:
-            found = _whole(where, name, rows)
+            found = _whole(where, name, rows, at)
         values[at : at + len(rows)] = found
         at += len(rows)
     texts = tuple(known) if y.dtype.kind in "USO" else None
     return Labels(where, name, values, texts, shape[1] if one_hot else 0)
 
 
-def _whole(where: Path, name: str, block: NDArray[Any]) -> NDArray[Any]:
+def _whole(where: Path, name: str, block: NDArray[Any], first: int) -> NDArray[Any]:
     # In half precision what they are compared with would overflow.
     numbers = block.astype({"b": np.int64, "f": np.float64}.get(block.dtype.kind, block.dtype))
     # A NaN fails the comparison too.
     good = (numbers >= -_LARGEST) & (numbers <= _LARGEST) & (numbers == np.floor(numbers))
     if not good.all():
-        what = f"{name} holds label {numbers[~good][0]}"
-        raise fault(where, what, "labels are whole numbers or text; or say --task regression")
+        row = int(np.flatnonzero(~good)[0])
+        what = f"{name} holds label {numbers[row]} in row {first + row}"
+        remedy = "labels are whole numbers or text; or say --task regression"
+        raise fault(where, what, "remove such samples" if np.isnan(numbers[row]) else remedy)
     return numbers
 
 
@@ -111,6 +115,9 @@ def numbered(
     if classes is not None:
         return _of_indices(parts, classes)
     known = np.unique(first.values)
+    if len(known) > _MANY and len(first.values) < _FEW * len(known):
+        what = f"{first.name} has {len(known)} distinct values in {len(first.values)} samples"
+        raise fault(first.where, what, "say --task regression, or give `classes`, their names")
     for each in parts[1:]:
         unknown = np.setdiff1d(each.values, known)
         if len(unknown):

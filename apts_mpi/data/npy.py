@@ -105,7 +105,8 @@ def _header(path: Path, name: str, stream: IO[bytes]) -> _Head:
     if min(shape, default=0) < 0:
         raise ValueError(f"shape {shape}")
     if dtype.hasobject:
-        raise fault(path, f"{name} is an object array", "store plain numbers")
+        remedy = "save text with .astype(str), or numbers with .astype(float)"
+        raise fault(path, f"{name} is an object array", remedy)
     if dtype.names or dtype.subdtype:
         raise fault(path, f"{name} is of type {dtype}"[:200], "store plain numbers")
     return tuple(map(int, shape)), fortran and len(shape) > 1, dtype

@@ -52,7 +52,7 @@ def split_indices(y: Indices, test_fraction: float, seed: int) -> tuple[Indices,
     No class goes to the test whole, so a few samples fewer may be taken from tiny classes.
     """
     if not 0 < test_fraction < 1:
-        raise InputError(f"test fraction {test_fraction}: give a number between 0 and 1")
+        raise InputError(f"--test-fraction {test_fraction}: give a test fraction between 0 and 1")
     rng = generator(seed)
     counts = np.bincount(y)
     test_counts = apportion(math.ceil(len(y) * test_fraction), counts.tolist())

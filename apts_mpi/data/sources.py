@@ -22,6 +22,7 @@ from apts_mpi.data.images import read_images
 from apts_mpi.data.info import SPLITS
 from apts_mpi.data.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.partitioning import split_indices
+from apts_mpi.data.precision import Precision
 from apts_mpi.data.stored import Stored
 from apts_mpi.errors import InputError
 
@@ -68,7 +69,12 @@ class Source:
         for split in self.splits:
             x, y = getattr(self, f"x_{split}"), np.asarray(getattr(self, f"y_{split}"))
             if not isinstance(x, Stored):  # which is checked as it is read
-                x = check_features(where, f"x_{split}", np.asarray(x))
+                given = np.asarray(x)
+                x = check_features(where, f"x_{split}", given)
+                if split == "train":
+                    precision = Precision(given.shape[1:], given.dtype)
+                    precision.add(given)
+                    precision.check(where, "x_train")
             checked[f"x_{split}"] = x
             if regression:
                 y = check_targets(where, f"y_{split}", y, len(x))
@@ -168,7 +174,22 @@ def _validated(source: Source, fraction: float, seed: int) -> Source:
     if not len(val):
         what = f"has {len(y)} training samples, none of them for the validation"
         raise fault(where, what, "give more, or a larger --val-fraction")
+    _tell_short(where, "--val-fraction", fraction, len(val), len(y))
     return replace(source, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
+
+
+def _tell_short(where: Path | str, flag: str, fraction: float, taken: int, samples: int) -> None:
+    """Classes of one sample give none away: of many such a cut comes out far smaller."""
+    if samples * fraction > 1 and taken < samples * fraction / 2:
+        log.warning(
+            "%s: %d of %d samples were cut for %s %g: most classes have one sample, which stays in "
+            "the training",
+            where,
+            taken,
+            samples,
+            flag,
+            fraction,
+        )
 
 
 def _labels(y: NDArray[Any], task: str) -> NDArray[np.int64]:
@@ -276,6 +297,8 @@ def _with_test(
     )
     if not len(test):
         raise fault(where, f"has {len(y['train'])} samples, none of them for the test", "give more")
+    asked = TEST_FRACTION if fraction is None else fraction
+    _tell_short(where, "--test-fraction", asked, len(test), len(y["train"]))
     whole_x, whole_y = x["train"], y["train"]
     return (
         {**x, "train": whole_x[train], "test": whole_x[test]},

@@ -65,7 +65,7 @@ def load_text(
         raise InputError(f"--level {level}: choose one of {', '.join(LEVELS)}")
     fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if not 0 < fraction < 1:
-        raise InputError(f"test fraction {fraction}: give a number between 0 and 1")
+        raise InputError(f"--test-fraction {fraction}: give a test fraction between 0 and 1")
     if val_fraction is not None and not 0 < val_fraction < 1:
         raise InputError(f"--val-fraction {val_fraction}: give a number between 0 and 1")
     tokens, known = read_tokens(_files(path), characters=level == "char")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,7 +102,10 @@ def read_tokens(files: Sequence[Path], *, characters: bool) -> tuple[StoredToken
             seen[list(SEPARATOR)] = True
         try:
             with path.open("rb") as file:
-                offset = 0
+                # Editors put a mark before UTF-8, which is none of its characters.
+                marked = characters and file.read(len(BOM_UTF8)) == BOM_UTF8
+                offset = len(BOM_UTF8) if marked else 0
+                file.seek(offset)
                 while raw := file.read(PIECE):
                     many = len(raw)
                     if characters:
