@@ -75,6 +75,7 @@ def _become(module: str, arguments: list[str], folder: Path, environment: dict[s
     names: list[str | Path] = [os.devnull, folder / "stdout", folder / "stderr"]
     for number, name in enumerate(names):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.clear()  # of the test that started the server of forks
     os.environ.update(environment)
     sys.argv[1:] = arguments
     sys.path[:1] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
