@@ -38,7 +38,7 @@ test: venv  ## all tests, under 10 minutes on 2 cores
 test-faults: venv  ## faults at random places of runs and damaged files, at length: an hour or two on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.fuzz --inputs 10000
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.inject --injections 230
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/faults tests/slurm tests/test_watch.py tests/test_resume.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/faults tests/slurm tests/comm/test_watch.py tests/training/test_resume.py
 
 lint: venv  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -2,32 +2,32 @@
 
     from apts_mpi import APTS, StochasticAPTS
 
-``apts_mpi.apts`` and ``apts_mpi.stochastic`` are the method, ``python -m apts_mpi --help`` tells of
-the program.
+``apts_mpi.method`` has the method, ``python -m apts_mpi --help`` describes the program.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from apts_mpi.apts import APTS as APTS
-    from apts_mpi.comm import Comm as Comm
-    from apts_mpi.iteration import Iteration as Iteration
-    from apts_mpi.replicas import broadcast_module as broadcast_module
-    from apts_mpi.stochastic import StochasticAPTS as StochasticAPTS
-    from apts_mpi.watch import Watch as Watch
+from apts_mpi.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from apts_mpi.comm.communicator import Comm as Comm
+    from apts_mpi.comm.replicas import broadcast_module as broadcast_module
+    from apts_mpi.comm.watch import Watch as Watch
+    from apts_mpi.method.apts import APTS as APTS
+    from apts_mpi.method.iteration import Iteration as Iteration
+    from apts_mpi.method.stochastic import StochasticAPTS as StochasticAPTS
+
 __all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch", "broadcast_module"]
 
 _HOME = {
-    "APTS": "apts_mpi.apts",
-    "Comm": "apts_mpi.comm",
-    "Iteration": "apts_mpi.iteration",
-    "StochasticAPTS": "apts_mpi.stochastic",
-    "Watch": "apts_mpi.watch",
-    "broadcast_module": "apts_mpi.replicas",
+    "APTS": "apts_mpi.method.apts",
+    "Comm": "apts_mpi.comm.communicator",
+    "Iteration": "apts_mpi.method.iteration",
+    "StochasticAPTS": "apts_mpi.method.stochastic",
+    "Watch": "apts_mpi.comm.watch",
+    "broadcast_module": "apts_mpi.comm.replicas",
 }
 
 

@@ -15,9 +15,9 @@ def guarded(program: Callable[[], int | None]) -> int:
     leaves ranks that wait for messages that never come: its traceback, every line with rank and
     host, is written at once and the whole job is ended.
     """
-    from apts_mpi import launcher, mpi, streams
-    from apts_mpi.blame import in_one_line, own_line
-    from apts_mpi.errors import AgreedError, InputError
+    from apts_mpi.comm import launcher, mpi
+    from apts_mpi.errors import AgreedError, InputError, in_one_line, own_line
+    from apts_mpi.files import streams
 
     streams.steady()
     try:
@@ -53,7 +53,7 @@ def guarded(program: Callable[[], int | None]) -> int:
 
 def _summary(error: BaseException) -> str:
     """The last line, which is seen first: what failed, and in whose file."""
-    from apts_mpi.blame import own_line
+    from apts_mpi.errors import own_line
 
     what = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}{': ' * bool(what)}{what}"
@@ -68,7 +68,7 @@ def main() -> int:
     """Entry point of ``python -m apts_mpi``; returns the exit status."""
 
     def program() -> int:
-        from apts_mpi import cli
+        from apts_mpi.cli import main as cli
 
         return cli.main(sys.argv[1:])
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from apts_mpi import streams
 from apts_mpi.errors import InputError
-from benchmarks.launch import RESULTS, RunFailed
+from apts_mpi.files import streams
+from benchmarks.harness.jobs import RESULTS, RunFailed
 
 COMMANDS = {
     "checkpoint": "what a checkpoint costs: seconds, bytes, share of a run",
@@ -33,7 +33,26 @@ COMMANDS = {
     "weak": "communication against compute, the same work a rank on more and more ranks",
 }
 
-MODULES = {"strong": "scaling.strong", "weak": "scaling.weak"}
+MODULES = {
+    "checkpoint": "cost.checkpoint.command",
+    "compare": "quality.compare.command",
+    "convex": "quality.convex.command",
+    "corrections": "quality.corrections.command",
+    "cost": "cost.overhead.command",
+    "gpu": "cost.gpu.command",
+    "joining": "messages.joining.command",
+    "large_n": "quality.large_n",
+    "micro": "messages.micro.command",
+    "network": "messages.network.command",
+    "project": "project.command",
+    "published": "quality.published.command",
+    "report": "report.command",
+    "sensitivity": "quality.sensitivity.command",
+    "soak": "cost.soak.command",
+    "streaming": "cost.streaming.command",
+    "strong": "scaling.strong",
+    "weak": "scaling.weak",
+}
 
 LIBRARIES = ("matplotlib", "scipy")
 
@@ -73,7 +92,7 @@ def parser(command: str) -> Parser:
         )
         if name != command:
             continue
-        module = import_module(f"benchmarks.{MODULES.get(name, f'{name}.command')}")
+        module = import_module(f"benchmarks.{MODULES[name]}")
         one.description = module.__doc__
         module.add_arguments(one)
         one.add_argument(

@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from devices import DEVICE
+
+from tests.devices import DEVICE
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 MPIRUN = shutil.which("mpirun")
 
 ENVIRONMENT = {
@@ -30,6 +32,7 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),  # what ranks import is this checkout, with its tests
 }
 
 

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import torch
-from devices import DEVICE
 
 from apts_mpi.__main__ import guarded
-from apts_mpi.comm import Comm
+from apts_mpi.comm.communicator import Comm
+from tests.devices import DEVICE
 
+TESTS = Path(__file__).parent
 ON_DEVICE = {"mpi", "baseline", "stochastic"}  # on a GPU where there is one
+
+
+def home(module: str) -> str:
+    """Where a module of programs lies, by the first part of its name."""
+    (path,) = TESTS.rglob(f"{module}_programs.py")
+    return ".".join(path.relative_to(TESTS.parent).with_suffix("").parts)
 
 
 def main() -> None:
@@ -25,7 +33,7 @@ def main() -> None:
         torch.set_default_device(DEVICE if module in ON_DEVICE else "cpu")
         if Comm().rank == 0:
             print(word, flush=True)  # so that a failure says in which
-        getattr(importlib.import_module(f"{module}_programs"), name)()
+        getattr(importlib.import_module(home(module)), name)()
 
 
 if __name__ == "__main__":

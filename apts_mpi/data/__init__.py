@@ -1,12 +1,12 @@
 """Data sets: sources, shards on disk, and the part of them that each rank reads."""
 
-from apts_mpi.data.info import DatasetInfo, windowed
-from apts_mpi.data.inspecting import describe
-from apts_mpi.data.reading import Partition, read_info, read_partition
-from apts_mpi.data.sources import SOURCES, Source, cache_directory, load_source
-from apts_mpi.data.streaming import Stream
-from apts_mpi.data.text import TextSource, load_text
-from apts_mpi.data.writing import write_shards
+from apts_mpi.data.minibatches.streaming import Stream
+from apts_mpi.data.shards.info import DatasetInfo, windowed
+from apts_mpi.data.shards.inspecting import describe
+from apts_mpi.data.shards.reading import Partition, read_info, read_partition
+from apts_mpi.data.shards.writing import write_shards
+from apts_mpi.data.sources.load import SOURCES, Source, cache_directory, load_source
+from apts_mpi.data.sources.text import TextSource, load_text
 
 __all__ = [
     "SOURCES",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from apts_mpi.data.checks import looks_channels_last
+from apts_mpi.data.sources.checks import looks_channels_last
 from apts_mpi.networks.mlp import mlp
 from apts_mpi.networks.task import Task
 

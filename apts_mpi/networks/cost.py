@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from apts_mpi.modes import evaluating, kept
+from apts_mpi.networks.evaluating import evaluating, kept
 from apts_mpi.networks.task import Task
 
 

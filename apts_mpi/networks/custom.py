@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from apts_mpi.blame import in_one_line
-from apts_mpi.errors import InputError
-from apts_mpi.modes import evaluating, kept
+from apts_mpi.errors import InputError, in_one_line
 from apts_mpi.networks.asking import refuse_library, refuse_other
+from apts_mpi.networks.evaluating import evaluating, kept
 from apts_mpi.networks.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]

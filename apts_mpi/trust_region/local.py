@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from apts_mpi.flat import FlatParameters
+from apts_mpi.method.flat import FlatParameters
 from apts_mpi.trust_region.lsr1 import LSR1
 from apts_mpi.trust_region.radius import RadiusRule, reduction_ratio
 from apts_mpi.trust_region.subproblem import Step, box_step, first_order_step, lsr1_step

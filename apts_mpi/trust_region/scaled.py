@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from apts_mpi.flat import FlatParameters
-from apts_mpi.iteration import Draw, Objective, Pending
+from apts_mpi.method.flat import FlatParameters
+from apts_mpi.trust_region.objective import Draw, Objective, Pending
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 WINDOW = 10  # minibatches whose largest loss a local step is judged against

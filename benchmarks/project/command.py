@@ -12,8 +12,9 @@ import argparse
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks import figures
-from benchmarks.launch import ROOT, Results
+from benchmarks.harness import figures
+from benchmarks.harness.jobs import ROOT
+from benchmarks.harness.results import Results
 from benchmarks.project import figures as project_figures
 from benchmarks.project import report as project_report
 from benchmarks.project.fit import fits_of

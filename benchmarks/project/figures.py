@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import figures
+from benchmarks.harness import figures
 from benchmarks.project.grid import MEASURED, Projection
 from benchmarks.project.predict import Prediction
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from apts_mpi.errors import InputError
-from benchmarks.hockney import Hockney, fit
-from benchmarks.launch import Row
+from benchmarks.harness.hockney import Hockney, fit
+from benchmarks.harness.results import Row
 from benchmarks.project.model import PUBLISHED, Costs, Link
 from benchmarks.project.rows import Measured
 from benchmarks.project.spread import Spread, spread

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from benchmarks.project.spread import Spread
 
-SCALARS_BYTES = 320  # of a scalar message: 8 scalars of 10 digits (apts_mpi.message), float32
+SCALARS_BYTES = 320  # of a scalar message: 8 scalars of 10 digits (apts_mpi.comm.message), float32
 FORWARD = 1.0 / 3.0  # a forward evaluation against one with its gradient, as the program counts
 PUBLISHED = ("apts-sr1", "apts-first-order")  # their work depends on the data
 
@@ -210,8 +210,8 @@ def iteration(
 ) -> Parts:
     """Seconds of an outer iteration on so many ranks.
 
-    Every message is preceded by a barrier, as in apts_mpi.comm. Stragglers are waited for once an
-    iteration: the expected maximum of the ranks' own time, less its mean.
+    Every message is preceded by a barrier, as in apts_mpi.comm.communicator. Stragglers are waited
+    for once an iteration: the expected maximum of the ranks' own time, less its mean.
 
     Args:
         slowdown: of what a rank does by itself, where ranks share a machine.

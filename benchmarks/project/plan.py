@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from apts_mpi.config import LOCAL_STEPS, plan
 from apts_mpi.errors import InputError
-from benchmarks.checked import check, load, typed
+from apts_mpi.settings.config import LOCAL_STEPS, plan
+from benchmarks.harness.plan_file import check, load, typed
 from benchmarks.project.model import Link
 
 COSTS = {"apts": "apts-scaled"}  # the name in the rows of ``strong``, where it is another

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks import tables
-from benchmarks.launch import Row
+from benchmarks.harness import tables
+from benchmarks.harness.results import Row
 from benchmarks.project.figures import GOAL
 from benchmarks.project.fit import Fitted, costs_of
 from benchmarks.project.grid import MEASURED, Projection

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from apts_mpi.clock import PHASES
+from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
-from benchmarks.launch import Row
+from benchmarks.harness.results import Row
 from benchmarks.project.model import PUBLISHED, Work, work_of
 
 OWN = ("data", "gradient", "algebra", "other")  # phases of what a rank does by itself

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import figures
+from benchmarks.harness import figures
 from benchmarks.report import accuracy as report_accuracy
 from benchmarks.report import micro as report_micro
 from benchmarks.report import network as report_network

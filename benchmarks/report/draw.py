@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from apts_mpi.clock import PHASES
-from benchmarks import figures
-from benchmarks.report.numbers import Estimate, digits, size
+from apts_mpi.comm.clock import PHASES
+from benchmarks.harness import figures
+from benchmarks.harness.statistics import Estimate
+from benchmarks.harness.units import digits, size
 
 # Stand for the page's own colours, which change with its ground; in a file of its own they are as
 # written here.

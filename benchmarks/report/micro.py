@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import figures, hockney
-from benchmarks.launch import Row
+from benchmarks.harness import figures, hockney
+from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import Estimate, median
+from benchmarks.harness.units import digits, percent, seconds, size, times
 from benchmarks.report import draw
-from benchmarks.report.numbers import Estimate, digits, median, percent, seconds, size, times
 from benchmarks.report.page import Finding, Part, Picture, Section, Table, Text, slug
 
 _WAYS = {

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.launch import Row
+from benchmarks.harness.results import Row
+from benchmarks.harness.units import digits, seconds, times
 from benchmarks.report import draw
-from benchmarks.report.numbers import digits, seconds, times
 from benchmarks.report.page import Finding, Part, Picture, Section, Table, Text, slug
 
 OUTSIDE = "ddp-adam"  # what ours is held against

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import figures
-from benchmarks.launch import Row
+from benchmarks.harness import figures
+from benchmarks.harness.results import Row
+from benchmarks.harness.units import digits, percent, seconds
 from benchmarks.report import draw
-from benchmarks.report.numbers import digits, percent, seconds
 from benchmarks.report.page import Finding, Picture, Section, Table, Text, slug
 
 AIM = 0.15  # median error that the model is held to

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.clock import PHASES
+from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
-from benchmarks.launch import Row
+from benchmarks.harness.results import Row
 
 SCALING = ("strong", "weak")
 KINDS = (*SCALING, "split", "micro", "network", "tuning", "prediction", "projection", "compare")

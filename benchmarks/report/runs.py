@@ -9,9 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
-from apts_mpi.clock import COMMUNICATION, PHASES
-from benchmarks.launch import Row
-from benchmarks.report.numbers import Array, Estimate, median
+from apts_mpi.comm.clock import COMMUNICATION, PHASES
+from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import Array, Estimate, median
 
 COMPUTE = ("gradient", "algebra")
 TIMED = tuple(phase for phase in PHASES if phase != "evaluation")  # what an iteration's time is

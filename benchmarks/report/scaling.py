@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from benchmarks.launch import Row
+from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import Estimate
 from benchmarks.report import scaling_figures as figures
 from benchmarks.report import scaling_findings as findings
 from benchmarks.report import scaling_tables as tables
-from benchmarks.report.numbers import Estimate
 from benchmarks.report.page import Finding, Part, Picture, Section, Text, slug
 from benchmarks.report.runs import points, runs
 from benchmarks.report.series import Network, networks

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from apts_mpi.clock import PHASES
+from apts_mpi.comm.clock import PHASES
+from benchmarks.harness.statistics import Estimate
+from benchmarks.harness.units import percent, seconds
 from benchmarks.report import draw
-from benchmarks.report.numbers import Estimate, percent, seconds
 from benchmarks.report.runs import TIMED, Point
 from benchmarks.report.series import Network, Series
 

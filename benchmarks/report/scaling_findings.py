@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.launch import Row
+from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import Estimate, median
+from benchmarks.harness.units import percent, seconds, times
 from benchmarks.report import scaling_figures as figures
-from benchmarks.report.numbers import Estimate, median, percent, seconds, times
 from benchmarks.report.page import Finding
 from benchmarks.report.runs import COMPUTE, TIMED, Point
 from benchmarks.report.series import Network, Series

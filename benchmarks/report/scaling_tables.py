@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from apts_mpi.clock import COMMUNICATION
-from benchmarks.report.numbers import digits, percent, signed
+from apts_mpi.comm.clock import COMMUNICATION
+from benchmarks.harness.units import digits, percent, signed
 from benchmarks.report.page import Table
 from benchmarks.report.runs import TIMED, Point
 from benchmarks.report.series import Network

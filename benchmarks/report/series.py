@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.report.numbers import Estimate, quotient
+from benchmarks.harness.statistics import Estimate, quotient
 from benchmarks.report.runs import TIMED, Point, but
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.launch import Row
-from benchmarks.report.numbers import LEVEL, RESAMPLES
+from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import LEVEL, RESAMPLES
 from benchmarks.report.page import Section, Table, Text
 from benchmarks.report.rows import KINDS, Rows
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks import tables
+from benchmarks.harness import tables
 from benchmarks.report import draw as report_draw
 from benchmarks.report.page import Finding, Page, Part, Picture, Section, Table, Text, slug
 from benchmarks.report.style import STYLE

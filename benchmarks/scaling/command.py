@@ -13,27 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from apts_mpi.clock import PHASES
-from apts_mpi.data import load_source, write_shards
-from apts_mpi.data.sources import Source
+from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
-from benchmarks import figures
-from benchmarks.compare.jobs import ENDED
-from benchmarks.launch import (
-    ENVIRONMENT,
-    ROOT,
-    Progress,
-    Results,
-    Row,
-    RunFailed,
-    mpirun,
-    origin,
-    whole_numbers,
-)
-from benchmarks.options import job_folder, names
-from benchmarks.published.command import find_mnist
+from benchmarks.harness import figures
+from benchmarks.harness.data import cut, shared_folder
+from benchmarks.harness.jobs import ENVIRONMENT, ROOT, RunFailed, mpirun
+from benchmarks.harness.options import job_folder, names, positive, whole_numbers
+from benchmarks.harness.progress import Progress
+from benchmarks.harness.results import Results, Row, origin
+from benchmarks.harness.worker import ENDED
 from benchmarks.scaling import report as scaling_report
-from benchmarks.scaling.plan import SPLIT, Run, jobs, positive, ranks_of, read_plan
+from benchmarks.scaling.plan import SPLIT, Run, jobs, ranks_of, read_plan
 
 
 def add_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
@@ -130,44 +120,6 @@ def how(launch: str | None) -> str:
         if name.startswith(("OMPI_MCA_", "UCX_"))
     )
     return " ".join([launch or "mpirun", str(origin()["cores"]), *settings])
-
-
-def shared_folder(out: Path) -> Path | None:
-    """A folder that all nodes of an allocation see; None where this machine's own is enough."""
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-    return None if nodes == "1" else out / "work"
-
-
-def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:
-    """Name and shards of the data, made where they are not there; every rank reads its part.
-
-    Where MNIST is not found and was not asked for by name, random samples of its shape stand in:
-    they take the same time.
-    """
-    source: Source | None = None
-    if data == "mnist":
-        try:
-            source = load_source("mnist", path=find_mnist(mnist))
-        except InputError as error:
-            if mnist is not None:
-                raise
-            print(f"{error}; timing random samples of its shape instead", flush=True)
-            source = like_mnist()
-    else:
-        source = load_source(data)
-    path = folder / f"{source.name}-1"
-    if not path.exists():
-        write_shards(source, path, shards=1, exist_ok=True)
-    return source.name, path
-
-
-def like_mnist() -> Source:
-    """Random samples in the shape of MNIST."""
-    chance = np.random.default_rng(0)
-    x = chance.integers(0, 256, (70_000, 28, 28), dtype=np.uint8)
-    y = chance.integers(0, 10, 70_000)
-    classes = tuple(str(digit) for digit in range(10))
-    return Source("mnist-shaped", x[:60_000], y[:60_000], x[60_000:], y[60_000:], classes)
 
 
 def make(

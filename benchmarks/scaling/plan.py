@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks.checked import check, load, typed
-from benchmarks.launch import Row, digest
+from benchmarks.harness.options import in_allocation
+from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.results import Row, digest
 
 LEAST_ITERATIONS = 8  # outer ones that count, so that there is a spread
 SPLITS = ("steps", "batch")
@@ -186,21 +185,6 @@ def _split(run: Run) -> Run:
     return Run({**run.settings, "benchmark": SPLIT}, tuple(arguments), run.warm_up)
 
 
-def in_allocation() -> int | None:
-    """Tasks of the SLURM allocation this runs in; None outside of one.
-
-    Raises:
-        InputError: what SLURM says of it is no number.
-    """
-    tasks = os.environ.get("SLURM_NTASKS") if "SLURM_JOB_ID" in os.environ else None
-    if tasks is None:
-        return None
-    try:
-        return int(tasks)
-    except ValueError:
-        raise InputError(f"SLURM_NTASKS={tasks}: is no number; give --ranks") from None
-
-
 def ranks_of(plan: Plan, given: tuple[int, ...] | None) -> tuple[int, ...]:
     """Numbers of ranks: those given, those of the allocation, or the plan's.
 
@@ -215,14 +199,3 @@ def ranks_of(plan: Plan, given: tuple[int, ...] | None) -> tuple[int, ...]:
     if tasks is None:
         return plan.ranks
     return tuple(sorted({2**i for i in range(tasks.bit_length()) if 2**i <= tasks} | {tasks}))
-
-
-def positive(text: str) -> int:
-    """Parse a whole number from 1 up for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return value

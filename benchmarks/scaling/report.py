@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import tables
-from benchmarks.launch import Row
-from benchmarks.report.numbers import Estimate, median
+from benchmarks.harness import tables
+from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import Estimate, median
 from benchmarks.report.runs import Point, points, runs
 from benchmarks.report.series import Series, networks
 from benchmarks.scaling.plan import SPLIT

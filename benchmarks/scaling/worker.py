@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from apts_mpi.__main__ import guarded
-from apts_mpi.cli import train_settings
-from apts_mpi.clock import PHASES
-from apts_mpi.comm import Comm
+from apts_mpi.cli.main import train_settings
+from apts_mpi.comm.clock import PHASES
+from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError
-from apts_mpi.report import versions
-from apts_mpi.training import REPLICA_CHECK_EVERY, Lap, Training
-from benchmarks.worker import leave
+from apts_mpi.training.loop import REPLICA_CHECK_EVERY, Lap, Training
+from apts_mpi.training.provenance import versions
+from benchmarks.harness.worker import leave
 
 
 def work(path: Path) -> int:

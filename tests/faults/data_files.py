@@ -15,16 +15,15 @@ from apts_mpi.data import (
     Source,
     Stream,
     TextSource,
-    cifar,
     describe,
     load_source,
-    mnist,
     read_info,
     read_partition,
     write_shards,
-    writing,
 )
-from apts_mpi.data.batches import Batches
+from apts_mpi.data.minibatches.batches import Batches
+from apts_mpi.data.shards import writing
+from apts_mpi.data.sources import cifar, mnist
 
 from .forged_archives import gz, idx_header, npz_archive, npz_member
 from .forged_h5 import h5_forgeries

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from apts_mpi import sealed
+from apts_mpi.files import sealed
 
 from .damage import Rng
 from .subject import Forgery

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from apts_mpi.checkpoint import FOLDER, listed, read
+from apts_mpi.checkpoints.folder import FOLDER, listed, read
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.config import TrainConfig
 from apts_mpi.errors import AgreedError, InputError
-from apts_mpi.settings_file import read_toml, tomllib
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.toml import read_toml, tomllib
 
 from .damage import DAMAGES
 from .forged_h5 import h5_forgeries, resealed
@@ -68,7 +68,7 @@ def _plain_config(folder: Path) -> str:
 
 @functools.cache
 def _comm() -> Any:
-    from apts_mpi.comm import Comm
+    from apts_mpi.comm.communicator import Comm
 
     return Comm()
 
@@ -83,7 +83,7 @@ def _make_metrics(folder: Path) -> None:
 
 def _rows(folder: Path) -> str:
     """What of the metrics a run that goes on keeps; fewer rows are a refusal, as it tells that."""
-    from apts_mpi.run_directory import RunDirectory
+    from apts_mpi.training.run_directory import RunDirectory
 
     path, before = folder / "metrics.jsonl", b""
     if path.is_file():
@@ -117,7 +117,7 @@ def _job(ranks: int, runs: Mapping[str, Sequence[str]]) -> subprocess.Popen[str]
     program = (
         "import json, sys\n"
         "from apts_mpi import cli\n"
-        "from apts_mpi.comm import Comm\n"
+        "from apts_mpi.comm.communicator import Comm\n"
         "for flags in json.loads(sys.argv[1]):\n"
         "    cli.main(flags, Comm())\n"
     )
@@ -154,7 +154,7 @@ def _make_run(name: str, folder: Path) -> None:
 
 
 def _read(rank: int, ranks: int, folder: Path) -> str:
-    from apts_mpi.checkpoint import read
+    from apts_mpi.checkpoints.folder import read
 
     found = read(folder / "run/checkpoint/00000003", rank, ranks)
     return digest(found.run, found.iteration, found.ranks, _flat(found.common), _flat(found.own))
@@ -168,9 +168,9 @@ def _flat(state: Any) -> str:
 
 def _resume(folder: Path) -> str:
     """The parameters after one more iteration."""
-    from apts_mpi import resuming
-    from apts_mpi.report import table
-    from apts_mpi.training import Training
+    from apts_mpi.training import resuming
+    from apts_mpi.training.loop import Training
+    from apts_mpi.training.summary import table
 
     given = {"resume": str(folder / "run"), "out": str(folder / "next"), "iterations": 4}
     try:
@@ -187,8 +187,8 @@ def _trained(folder: Path) -> str:
     """What `inspect` and `evaluate` tell, and what `export` writes."""
     from safetensors import safe_open
 
-    from apts_mpi import trained
-    from apts_mpi.checkpoint import newest
+    from apts_mpi.checkpoints.folder import newest
+    from apts_mpi.cli import trained
 
     path, comm = folder / "network.safetensors", _comm()
     try:

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from apts_mpi import sealed
+from apts_mpi.files import sealed
 
 from .asking import Answer, Reader
 from .forged_state import as_text, resealed_state

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MPIRUN
 
-from faults import inject
-from faults.inject import ACTIONS, Faults, Outcome, table
+from tests.conftest import MPIRUN
+from tests.faults import inject
+from tests.faults.inject import ACTIONS, Faults, Outcome, table
 
 # A rank that is gone amid a file, one that stands still, samples that are bad; tests/test_resume.py
 # has signals and damaged checkpoints.

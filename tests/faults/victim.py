@@ -24,25 +24,21 @@ from typing import Any, NoReturn
 import torch
 
 from apts_mpi import __main__ as program
-from apts_mpi import (
-    checkpoint,
-    cli,
-    comm,
-    flat,
-    placement,
-    report,
-    run_directory,
-    sealed,
-    subdomain,
-    training,
-)
+from apts_mpi.checkpoints import folder as checkpoint
+from apts_mpi.cli import main as cli
+from apts_mpi.comm import communicator as comm
+from apts_mpi.files import sealed
+from apts_mpi.training import flat_network, run_directory, subdomain
+from apts_mpi.training import loop as training
+from apts_mpi.training import samples as placement
+from apts_mpi.training import summary as report
 
 # Where a fault strikes: as this function is called.
 PLACES: dict[str, tuple[Any, str]] = {
     "reading shards": (placement, "read_partition"),
     "message": (comm.Comm, "allreduce"),
     "drawing": (subdomain.Subdomain, "draw"),
-    "gradient": (flat.FlatNetwork, "start_gradient"),
+    "gradient": (flat_network.FlatNetwork, "start_gradient"),
     "evaluation": (training, "evaluate"),
     "after an iteration": (training.Training, "_count"),
     "row of metrics": (run_directory.RunDirectory, "row"),
@@ -187,7 +183,7 @@ def plant(fault: Fault) -> None:
         _intercept(fault, before=lambda *arguments: action())
 
 
-def _nan(network: flat.FlatNetwork) -> torch.Tensor:
+def _nan(network: flat_network.FlatNetwork) -> torch.Tensor:
     network.gradient.fill_(math.nan)
     return torch.tensor(math.nan, dtype=torch.float64, device=network.vector.device)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ENVIRONMENT, MPIRUN
 
-from slurm.cluster import Cluster, missing
+from tests.conftest import ENVIRONMENT, MPIRUN
+from tests.slurm.cluster import Cluster, missing
 
 ROOT = Path(__file__).parent.parent.parent
 

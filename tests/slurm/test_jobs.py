@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from apts_mpi.checkpoint import listed, read
-from apts_mpi.settings_file import read_toml
-from slurm.cluster import Cluster
+from apts_mpi.checkpoints.folder import listed, read
+from apts_mpi.settings.toml import read_toml
+from tests.slurm.cluster import Cluster
 
 ROOT = Path(__file__).parent.parent.parent
 JOBS = ROOT / "jobs"

@@ -1,0 +1,1 @@
+"""Checkpoints: sealed files of nested states, and the folders that hold them."""

@@ -1,0 +1,296 @@
+"""The network that a checkpoint holds: what it is, how good it is on any shards, and as a file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from apts_mpi.checkpoints.folder import Checkpoint
+from apts_mpi.checkpoints.weights import packed
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.data import DatasetInfo
+from apts_mpi.data.shards.info import all_moments
+from apts_mpi.errors import InputError
+from apts_mpi.files import sealed
+from apts_mpi.networks import Task, flops
+from apts_mpi.networks.losses import Criterion, criterion
+from apts_mpi.settings.config import BASELINES, TrainConfig
+from apts_mpi.training import resuming
+from apts_mpi.training.console import JUDGED, judged, shown_loss
+from apts_mpi.training.device import place
+from apts_mpi.training.evaluation import evaluate
+from apts_mpi.training.flat_network import FlatNetwork, flat_network
+from apts_mpi.training.optimizer import optimizer
+from apts_mpi.training.run_state import MISFIT, misfit, optimizer_state
+from apts_mpi.training.samples import Held, load, task_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the parameters that are evaluated: of APTS, the iterates' average.
+
+    Attributes:
+        checkpoint: it is from. config: complete. module: the network.
+        parameters: flat, of the module. task: what it does. criterion: what it is judged by.
+        classes: names of what it tells apart.
+        mean, std: float64, () or a sample's shape; it takes (x - mean) / std.
+    """
+
+    checkpoint: Checkpoint
+    config: TrainConfig
+    module: nn.Module
+    parameters: FlatNetwork
+    task: Task
+    criterion: Criterion
+    classes: tuple[str, ...]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained:
+    """The network of a checkpoint, on the CPU; every rank calls it.
+
+    Args:
+        named: the network that the user names, which one of the user's own needs.
+
+    Raises:
+        AgreedError: on every rank, where the checkpoint does not fit itself.
+    """
+    error, trained = None, None
+    try:
+        trained = _built(checkpoint, named)
+    except MISFIT as caught:
+        error = misfit(checkpoint, caught)
+    except InputError as caught_input:
+        error = caught_input
+    comm.agree(error)
+    assert trained is not None
+    network = trained.parameters
+    alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
+    method = optimizer(alone, network, comm, whole=False)
+    try:
+        method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
+        with method.averaged():
+            evaluated = network.vector.clone()
+        network.vector.copy_(evaluated)
+    except MISFIT as caught:
+        error = misfit(checkpoint, caught)
+    comm.agree(error)
+    return trained
+
+
+def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
+    resuming.verify(checkpoint)
+    data, config = checkpoint.common["data"], resuming.completed(checkpoint)
+    task, classes = resuming.task_of(checkpoint), tuple(data["classes"])
+    module, loss = resuming.outline(checkpoint, config, named=named)
+    # In place where there is memory: what a module shares among its parts stays shared.
+    outlined = any(p.is_meta for p in module.parameters())
+    module.load_state_dict(checkpoint.common["network"], assign=outlined)
+    resuming.load_buffers(module, checkpoint.common.get("unsaved", {}))
+    mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
+    if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
+        raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
+    judge = criterion(task, own=loss, units=resuming.units_of(checkpoint))
+    network = flat_network(module, judge, task, config)
+    return Trained(checkpoint, config, module, network, task, judge, classes, mean, std)
+
+
+def describe(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> str:
+    """What a checkpoint holds, in text; every rank calls it.
+
+    Args:
+        named: the network that the user names.
+
+    Raises:
+        AgreedError: on every rank, where the checkpoint does not fit itself.
+    """
+    trained, error, lines = restore(checkpoint, comm, named=named), None, list[str]()
+    try:
+        lines = _lines(trained)
+    except (*MISFIT, OSError) as caught:  # the run that wrote it may remove it
+        error = misfit(checkpoint, caught)
+    comm.agree(error)
+    return "\n".join(lines)
+
+
+def _lines(trained: Trained) -> list[str]:
+    checkpoint, c, common = trained.checkpoint, trained.config, trained.checkpoint.common
+    data, progress, losses = common["data"], common["progress"], common["progress"]["losses"]
+    steps = f", {c.local_steps} local steps" if c.local_steps else ""
+    if c.optimizer in BASELINES:
+        method = f"{c.optimizer}, learning rate {c.lr:g}{steps}"
+    else:
+        radius = float(common["optimizer"]["radius"])
+        method = f"{c.optimizer}, {c.local_solver}{steps}, radius {radius:.3g}"
+    size = sum(file.stat().st_size for file in checkpoint.path.iterdir())
+    task, count = trained.task, flops(trained.module, trained.task)
+    rows = {
+        "checkpoint": f"{checkpoint.path}, {size / 1e6:.1f} MB",
+        "run": f"{checkpoint.run}, on {checkpoint.ranks} ranks, seed {c.seed}",
+        "network": f"{', '.join([c.network, *_sizes(c)])}: {trained.parameters.n:,} parameters",
+        "sample": f"{task.kind}, {task.sample_shape} to {task.outputs}"
+        + (f"; forward {count:,} FLOPs, gradient 3 times that" if count else ""),
+        "data set": f"{data['name']} in {data['shards']} shards, digest {data['digest'][:12]}",
+        "optimizer": f"{method}, batch {c.batch or 'all'} a rank",
+        "progress": f"iteration {checkpoint.iteration} ({progress['accepted']} accepted), "
+        f"{progress['work']:.0f} sample gradients of {c.epochs:g} epochs",
+    }
+    rows |= dict(judged(losses))
+    for split, name in JUDGED.items():
+        if losses.get(f"{split}_loss") is not None:
+            rows[f"{name} loss"] = shown_loss(losses, f"{split}_loss")
+    rows["versions"] = ", ".join(f"{k} {v}" for k, v in common["versions"].items())
+    rows["verified"] = f"checksums of {checkpoint.ranks + 1} files, state, network"
+    width = max(map(len, rows))
+    return [f"{name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def _sizes(config: TrainConfig) -> list[str]:
+    """The sizes of a network, a phrase each."""
+    shown = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, value in config.sizes.items()
+    }
+    return [f"{name} {value}" for name, value in shown.items()]
+
+
+def score(
+    trained: Trained,
+    comm: Comm,
+    say: Callable[[str], object],
+    *,
+    data: str | None,
+    split: str,
+    device: str,
+) -> str:
+    """Loss and accuracy on a split of any shards that fit, in text; every rank calls it.
+
+    Args:
+        data: shard directory, or "digits"; default the run's own. Shards that were cut from other
+            data have another mean and std: the run's own are applied, as the network wants them.
+
+    Raises:
+        AgreedError: on every rank, where the shards are damaged or do not fit the network.
+    """
+    placement = place(TrainConfig(device=device, precision=trained.config.precision), comm, say)
+    name = data or trained.config.data
+    shards = int(trained.checkpoint.common["data"]["shards"]) if data is None else None
+    context = trained.config.context
+    info, parts = load(
+        name,
+        comm,
+        say,
+        device=placement.device,
+        shards=shards,
+        splits=[split],
+        context=context,
+    )
+    error, task = None, trained.task
+    if task_of(info) != task or info.classes != trained.classes:
+        error = _unlike(name, info, trained)
+    elif not parts[split][0].total:
+        error = InputError(f"--data {name}: has no {split} samples; give --split or other shards")
+    comm.agree(error)
+    for part in parts[split]:
+        assert isinstance(part, Held), "nothing is streamed here"
+        _renormalise(part, info, trained)
+    trained.module.to(placement.device)
+    judge = trained.criterion
+    if judge.module is not None:
+        judge.module.to(placement.device)
+    if judge.units is not None:
+        judge = criterion(task, units=judge.units.to(placement.device))
+    network = flat_network(trained.module, judge, task, trained.config)
+    figures = evaluate(network, parts[split], comm, task, judge)
+    rows = {f"{split} samples": str(parts[split][0].total)}
+    rows["loss"] = shown_loss(figures, "loss")
+    others = {name: value for name, value in figures.items() if name != "loss"}
+    rows |= {name: f"{value:.4f}" for name, value in others.items() if value is not None}
+    width = max(map(len, rows))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+
+def _unlike(name: str, info: DatasetInfo, trained: Trained) -> InputError:
+    """Shards that are not like those the network was trained on."""
+    task = trained.task
+    has = f"{len(info.classes)} classes ({', '.join(info.classes)[:80]})"
+    if info.task == "regression":
+        has = f"{info.outputs} outputs"
+    gives = f"tells {len(trained.classes)} apart ({', '.join(trained.classes)[:80]})"
+    if task.kind == "regression":
+        gives = f"gives {task.outputs}"
+    return InputError(
+        f"--data {name}: has {info.task} samples {info.sample_shape} of {has}; the network is for "
+        f"{task.kind}, takes {task.sample_shape} and {gives}; give shards like those it was "
+        "trained on"
+    )
+
+
+def _renormalise(samples: Held, info: DatasetInfo, trained: Trained) -> None:
+    """From the shards' own mean and std to those the network was trained with, in place."""
+    if info.task == "language":
+        return
+    if np.array_equal(info.mean, trained.mean) and np.array_equal(info.std, trained.std):
+        return
+    for values, change in (
+        (info.std / trained.std, samples.x.mul_),
+        ((info.mean - trained.mean) / trained.std, samples.x.add_),
+    ):
+        change(torch.as_tensor(values, dtype=torch.float32, device=samples.x.device))
+
+
+def _targets(trained: Trained) -> dict[str, Any]:
+    """Of a regression on standardised targets: what makes predictions of outputs."""
+    units = trained.criterion.units
+    if units is None:
+        return {}
+    return {"target_mean": units.mean.tolist(), "target_std": units.std.tolist()}
+
+
+def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
+    """Write the network as a plain ``state_dict``; returns what to tell.
+
+    Raises:
+        InputError: the file is there already, or cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(f"--out {path}: exists; name another file or give --overwrite")
+    c, common = trained.config, trained.checkpoint.common
+    about: dict[str, Any] = {
+        "format": "pt",
+        "network": c.network,
+        **c.sizes,
+        "task": trained.task.kind,
+        "sample_shape": list(trained.task.sample_shape),
+        "outputs": trained.task.outputs,
+        "classes": list(trained.classes),
+        "mean": trained.mean.tolist(),
+        "std": trained.std.tolist(),
+        **_targets(trained),
+        "data": common["data"]["name"],
+        "iteration": trained.checkpoint.iteration,
+    }
+    state = trained.module.state_dict()
+    content, notes = packed(path, state, about)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sealed.write(path, content)
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
+    tensors = sum(isinstance(each, torch.Tensor) for each in state.values())
+    told = (
+        f"{trained.parameters.n:,} parameters in {tensors} tensors after iteration "
+        f"{trained.checkpoint.iteration}, for (x - mean) / std"
+        + (", gives (y - target_mean) / target_std" if trained.criterion.units else "")
+        + f": {path}"
+    )
+    return "\n".join((told, *notes))

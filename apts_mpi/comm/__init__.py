@@ -1,0 +1,1 @@
+"""Messages between ranks: the communicator, its collectives, their timing and their watch."""

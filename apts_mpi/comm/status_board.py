@@ -1,0 +1,165 @@
+"""What each rank does, in small files that all ranks can read where no message comes through."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+_END = "end"  # a file that says that the run is over
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a rank did when it wrote this.
+
+    Attributes:
+        job: tells this run's files from those of an earlier one in the same directory.
+        call: number of the call it waits in, or of the last one it left. name: of the former.
+        waiting: for other ranks; False: computing. seconds: for how long.
+        written: in seconds since 1970. renewed: at the latest so many seconds after it.
+        where: line of the program the main thread was at. stack: all lines, the innermost first.
+    """
+
+    job: str
+    rank: int
+    call: int
+    name: str
+    waiting: bool
+    seconds: float
+    written: float
+    renewed: float
+    where: str
+    stack: list[str]
+
+    def late(self, now: float) -> bool:
+        """Whether it should have been written again by now."""
+        return now - self.written > self.renewed
+
+    def age(self, now: float) -> float:
+        """For how long the rank has done this, in seconds; hosts' clocks may differ somewhat."""
+        return self.seconds + min(max(now - self.written, 0.0), self.renewed)
+
+
+class StatusBoard:
+    """A folder of such files, made with the first and removed with the last.
+
+    Every method may raise OSError.
+
+    Args:
+        folder: on a file system that all hosts see; its parent exists.
+        job: files of other jobs are as if they were not there.
+    """
+
+    def __init__(self, folder: Path, job: str) -> None:
+        self.folder, self._job = folder, job
+
+    def post(self, status: Status) -> None:
+        """Write a rank's file."""
+        try:
+            self._write(self._path(status.rank), status)
+        except FileNotFoundError:  # the folder has just been removed by the last that left it
+            self._write(self._path(status.rank), status)
+
+    def read(self, rank: int) -> Status | None:
+        """A rank's file; None where it has none."""
+        return self._load(self._path(rank))
+
+    def remove(self, rank: int) -> None:
+        """Remove a rank's file."""
+        self._path(rank).unlink(missing_ok=True)
+        self._remove_empty()
+
+    def end(self, status: Status) -> None:
+        """Tell all ranks that the run is over, as one whose status this is has found."""
+        self._write(self.folder / _END, status)
+
+    def ended(self) -> bool:
+        """Whether a rank has told so."""
+        return self._load(self.folder / _END) is not None
+
+    def clear(self) -> None:
+        """Remove what other jobs have left."""
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                if self._load(path) is None:
+                    path.unlink(missing_ok=True)
+            self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.json"
+
+    def _write(self, path: Path, status: Status) -> None:
+        self.folder.mkdir(exist_ok=True)
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(dataclasses.asdict(status), indent=1), encoding="utf-8")
+        beside.replace(path)
+
+    def _load(self, path: Path) -> Status | None:
+        try:
+            status = Status(**json.loads(path.read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return None
+        return status if status.job == self._job else None
+
+
+class Errands:
+    """Does things with files, but waits no longer than it must: a file system can hang for ever."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit  # seconds
+        self._thread: threading.Thread | None = None
+
+    def do(self, action: Callable[[], T]) -> T | str:
+        """What the action returns, or the line of its OSError or that it takes too long.
+
+        One that takes too long is left to itself, and nothing else is done before its end.
+        """
+        if self._thread is not None and self._thread.is_alive():
+            return "its file system does not answer"
+        done: list[T | str] = []
+
+        def work() -> None:
+            try:
+                done.append(action())
+            except OSError as error:
+                done.append(f"{error.filename}: {error.strerror}")
+
+        self._thread = threading.Thread(target=work, name="errand", daemon=True)
+        self._thread.start()
+        self._thread.join(self._limit)
+        return done[0] if done else "its file system does not answer"
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_LIBRARIES = tuple(
+    sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+
+
+def lines_of(thread: int) -> tuple[str, list[str]]:
+    """The line of the program that a thread is at, and all of its stack, the innermost first."""
+    frame = sys._current_frames().get(thread)
+    where, stack = "", []
+    while frame is not None:
+        file = frame.f_code.co_filename
+        stack.append(f"{os.path.basename(file)}:{frame.f_lineno} {frame.f_code.co_name}")
+        ours = file.startswith(_PACKAGE) or not file.startswith(("<", *_LIBRARIES))
+        if ours and not where:
+            where = stack[-1]
+        frame = frame.f_back
+    return where or "".join(stack[:1]), stack

@@ -1,0 +1,1 @@
+"""Minibatches of a rank's part, from memory or from the disk."""

@@ -1,0 +1,1 @@
+"""Sources: data sets as users have them, read and checked."""

@@ -1,0 +1,327 @@
+"""Where data come from: the embedded digits, MNIST, CIFAR-10, the user's own arrays or images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from apts_mpi.data.shards.info import SPLITS
+from apts_mpi.data.shards.partitioning import split_indices
+from apts_mpi.data.sources.arrays import named_file, read_arrays
+from apts_mpi.data.sources.cache import in_cache
+from apts_mpi.data.sources.checks import check_features, check_labels, check_names, check_targets
+from apts_mpi.data.sources.cifar import fetch_cifar10, read_cifar10
+from apts_mpi.data.sources.images import read_images
+from apts_mpi.data.sources.mnist import fetch_mnist, read_mnist
+from apts_mpi.data.sources.precision import Precision
+from apts_mpi.data.sources.stored import Stored
+from apts_mpi.errors import InputError, fault
+
+log = logging.getLogger("apts_mpi")
+
+SOURCES = ("digits", "mnist", "cifar10", "arrays", "imagefolder")
+TASKS = ("classification", "regression")
+TEST_FRACTION = 0.2
+
+Samples = Any  # an array, or `Stored`: callers that made it know which
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set, checked on creation; its samples in memory, or `Stored` in files.
+
+    `x_*` are (n, *sample_shape); uint8 is kept (image-like), all other real types become
+    float32. `y_*` are class indices 0..C-1 of shape (n,), made int64; `classes` has C >= 2
+    names. Of the task "regression" `y_*` are targets (n,) or (n, outputs), made float32 of shape
+    (n, outputs), and `classes` is empty. `x_val` and `y_val` are None where there is no validation
+    split. `origin` names the data in messages. Raises InputError.
+    """
+
+    name: str
+    x_train: Samples
+    y_train: NDArray[Any]
+    x_test: Samples
+    y_test: NDArray[Any]
+    classes: tuple[str, ...] = ()
+    origin: str = ""
+    task: str = "classification"
+    x_val: Samples = None
+    y_val: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        where = self.origin or self.name
+        if self.task not in TASKS or (self.task == "regression" and self.classes):
+            raise ValueError(f"a source of {self.task} with {len(self.classes)} classes")
+        regression = self.task == "regression"
+        names = check_names(where, self.name, self.classes, least=0 if regression else 2)
+        checked: dict[str, Any] = {"origin": where, "classes": names}
+        if (self.x_val is None) != (self.y_val is None):
+            raise ValueError("x_val and y_val go together")
+        for split in self.splits:
+            x, y = getattr(self, f"x_{split}"), np.asarray(getattr(self, f"y_{split}"))
+            if not isinstance(x, Stored):  # which is checked as it is read
+                given = np.asarray(x)
+                x = check_features(where, f"x_{split}", given)
+                if split == "train":
+                    precision = Precision(given.shape[1:], given.dtype)
+                    precision.add(given)
+                    precision.check(where, "x_train")
+            checked[f"x_{split}"] = x
+            if regression:
+                y = check_targets(where, f"y_{split}", y, len(x))
+            else:
+                y = check_labels(where, f"y_{split}", y, len(x), len(self.classes))
+            checked[f"y_{split}"] = y
+        for split in self.splits[1:]:
+            x, other_x = checked["x_train"], checked[f"x_{split}"]
+            train, other = (f"{each.dtype} {each.shape[1:]}" for each in (x, other_x))
+            if train != other:
+                what = f"samples are {train} in x_train, {other} in x_{split}"
+                raise fault(where, what, "make one kind")
+            if checked["y_train"].shape[1:] != checked[f"y_{split}"].shape[1:]:
+                pair = (checked["y_train"], checked[f"y_{split}"])
+                outputs = " and ".join(str(each.shape[1]) for each in pair)
+                raise fault(where, f"{outputs} outputs in y_train and y_{split}", "make one kind")
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its parts."""
+        return SPLITS if self.y_val is not None else ("train", "test")
+
+    def columns(self, split: str) -> dict[str, Samples]:
+        """The data sets of a split."""
+        return {name: getattr(self, f"{name}_{split}") for name in ("x", "y")}
+
+
+def cache_directory(name: str, shards: int) -> Path:
+    """The folder in the cache for the data set `name` cut into `shards`. Raises InputError."""
+    return in_cache(f"{name}-{shards}")
+
+
+def load_source(
+    name: str,
+    *,
+    path: Path | None = None,
+    download: bool = False,
+    test_fraction: float | None = None,
+    seed: int = 0,
+    task: str = "classification",
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    val_fraction: float | None = None,
+    named: Mapping[str, str] | None = None,
+    channels_last: bool | None = None,
+) -> Source:
+    """Load a data set: "digits", "mnist", "cifar10", "arrays" or "imagefolder".
+
+    `path` is the folder of the MNIST files or of CIFAR-10's binary ones (by default one in the
+    cache; `download` fetches what is missing), or the user's file of arrays, or folder of images,
+    which are made of one `size`, rows and columns, with 3 or 1 `channels`. The samples of arrays
+    and images stay in their files (`Stored`). `test_fraction` (default 0.2) and `seed` make the
+    split of data that come without one, stratified where there are classes. `val_fraction` of the
+    training data, if given, become the validation split of data that come without one, in the same
+    way. `task` is what arrays are for, `named` and `channels_last` are those of `read_arrays`.
+    Raises InputError.
+    """
+    if name not in SOURCES:
+        raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
+    if download and name not in ("mnist", "cifar10"):
+        raise InputError(f"--download: {name} is not downloaded; drop the option")
+    if task not in TASKS:
+        raise InputError(f"--task {task}: choose one of {', '.join(TASKS)}")
+    if task != "classification" and name != "arrays":
+        raise InputError(f"--task {task}: {name} has classes; it is for arrays")
+    if named and name != "arrays":
+        raise InputError(f"--{next(iter(named))}: it is for arrays; drop the option")
+    if channels_last is not None and name != "arrays":
+        raise InputError("--channels-last: it is for arrays; drop the option")
+    if test_fraction is not None and name in ("mnist", "cifar10"):
+        raise InputError(f"--test-fraction: {name} has a test of its own; drop the option")
+    path = None if path is None else Path(path)
+    if name == "digits":
+        source = _digits(path, TEST_FRACTION if test_fraction is None else test_fraction, seed)
+    elif name == "mnist":
+        source = _mnist(path, download)
+    elif name == "cifar10":
+        source = _cifar10(path, download)
+    elif name == "imagefolder":
+        source = _images(path, test_fraction, seed, size, channels)
+    else:
+        source = _arrays(path, named or {}, test_fraction, seed, task, channels_last)
+    return source if val_fraction is None else _validated(source, val_fraction, seed)
+
+
+def _validated(source: Source, fraction: float, seed: int) -> Source:
+    """With that part of the training data as a validation split."""
+    where = source.origin
+    if source.y_val is not None:
+        raise fault(where, "has validation samples of its own", "drop --val-fraction")
+    if not 0 < fraction < 1:
+        raise InputError(f"--val-fraction {fraction}: give a number between 0 and 1")
+    x, y = source.x_train, source.y_train
+    train, val = split_indices(_labels(y, source.task), fraction, seed)
+    if not len(val):
+        what = f"has {len(y)} training samples, none of them for the validation"
+        raise fault(where, what, "give more, or a larger --val-fraction")
+    _tell_short(where, "--val-fraction", fraction, len(val), len(y))
+    return replace(source, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
+
+
+def _tell_short(where: Path | str, flag: str, fraction: float, taken: int, samples: int) -> None:
+    """Classes of one sample give none away: of many such a cut comes out far smaller."""
+    if samples * fraction > 1 and taken < samples * fraction / 2:
+        log.warning(
+            "%s: %d of %d samples were cut for %s %g: most classes have one sample, which stays in "
+            "the training",
+            where,
+            taken,
+            samples,
+            flag,
+            fraction,
+        )
+
+
+def _labels(y: NDArray[Any], task: str) -> NDArray[np.int64]:
+    """What a split is stratified by; a regression is split as one class would be: at random."""
+    return y if task == "classification" else np.zeros(len(y), dtype=np.int64)
+
+
+def _digits(path: Path | None, test_fraction: float, seed: int) -> Source:
+    if path is not None:
+        raise InputError(f"--from {path}: digits are embedded; drop the option")
+    embedded = resources.files("apts_mpi.data.embedded") / "digits.h5"
+    with resources.as_file(embedded) as path, h5py.File(path, "r") as file:
+        x, y = file["x"][:], file["y"][:].astype(np.int64)
+    train, test = split_indices(y, test_fraction, seed)
+    classes = tuple(str(digit) for digit in range(10))
+    return Source("digits", x[train], y[train], x[test], y[test], classes)
+
+
+def _mnist(path: Path | None, download: bool) -> Source:
+    folder = in_cache("mnist") if path is None else path
+    if download:
+        fetch_mnist(folder)
+    elif path is None and not folder.is_dir():
+        raise InputError("mnist: no folder given; name it with --from DIR, or use --download")
+    x_train, y_train, x_test, y_test = read_mnist(folder)
+    classes = tuple(str(digit) for digit in range(10))
+    return Source("mnist", x_train, y_train, x_test, y_test, classes, origin=str(folder))
+
+
+def _cifar10(path: Path | None, download: bool) -> Source:
+    folder = in_cache("cifar10") if path is None else path
+    if download:
+        fetch_cifar10(folder)
+    elif path is None and not folder.is_dir():
+        raise InputError(
+            "cifar10: no folder given; name that of its binary files by --from DIR, or use "
+            "--download"
+        )
+    x_train, y_train, x_test, y_test, classes = read_cifar10(folder)
+    return Source("cifar10", x_train, y_train, x_test, y_test, classes, origin=str(folder))
+
+
+def _images(
+    path: Path | None,
+    test_fraction: float | None,
+    seed: int,
+    size: tuple[int, int] | None,
+    channels: int,
+) -> Source:
+    if path is None:
+        raise InputError("imagefolder: no folder given; name that of the classes by --from DIR")
+    if size is None:
+        raise InputError("imagefolder: no size given; say --size H,W, or one number for both")
+    try:
+        found = read_images(path, size=size, channels=channels)
+    except OSError as exc:
+        raise fault(path, f"cannot be read ({exc})", "change its permissions") from exc
+    x, y = _with_test(path, found.x, found.y, found.plain, test_fraction, seed)
+    return _source(path.resolve().name, str(path), x, y, found.classes)
+
+
+def _arrays(
+    path: Path | None,
+    named: Mapping[str, str],
+    test_fraction: float | None,
+    seed: int,
+    task: str,
+    channels_last: bool | None,
+) -> Source:
+    found = read_arrays(path, named=named, task=task, channels_last=channels_last)
+    where = path if path is not None else named_file(named["x"])
+    x, y = _with_test(where, found.x, found.y, found.plain, test_fraction, seed, task)
+    return _source(where.stem, str(where), x, y, found.classes, task)
+
+
+def _with_test(
+    where: Path,
+    x: dict[str, Any],
+    y: dict[str, NDArray[Any]],
+    plain: bool,
+    fraction: float | None,
+    seed: int,
+    task: str = "classification",
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """The splits with a test among them: cut from `train`, or the only ones held out."""
+    if "test" in x:
+        if fraction is not None:
+            raise fault(where, "has a test of its own", "drop --test-fraction")
+        return x, y
+    if "val" in x and fraction is None:
+        log.warning(
+            "%s: has no test samples: its validation samples are taken for the test; "
+            "--test-fraction X cuts a test from the training samples instead",
+            where,
+        )
+        return {"train": x["train"], "test": x["val"]}, {"train": y["train"], "test": y["val"]}
+    if not plain and fraction is None:
+        raise fault(
+            where,
+            "has training samples and no others",
+            "say --test-fraction X to cut a test from them, or name a test's too",
+        )
+    train, test = split_indices(
+        _labels(y["train"], task), TEST_FRACTION if fraction is None else fraction, seed
+    )
+    if not len(test):
+        raise fault(where, f"has {len(y['train'])} samples, none of them for the test", "give more")
+    asked = TEST_FRACTION if fraction is None else fraction
+    _tell_short(where, "--test-fraction", asked, len(test), len(y["train"]))
+    whole_x, whole_y = x["train"], y["train"]
+    return (
+        {**x, "train": whole_x[train], "test": whole_x[test]},
+        {**y, "train": whole_y[train], "test": whole_y[test]},
+    )
+
+
+def _source(
+    name: str,
+    origin: str,
+    x: dict[str, Any],
+    y: dict[str, NDArray[Any]],
+    classes: tuple[str, ...],
+    task: str = "classification",
+) -> Source:
+    return Source(
+        name,
+        x["train"],
+        y["train"],
+        x["test"],
+        y["test"],
+        classes,
+        origin=origin,
+        task=task,
+        x_val=x.get("val"),
+        y_val=y.get("val"),
+    )

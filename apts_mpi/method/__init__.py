@@ -1,0 +1,1 @@
+"""The method: APTS as published, its stochastic family, and the baselines."""

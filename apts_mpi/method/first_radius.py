@@ -1,0 +1,112 @@
+"""The first radius: a step along descent is doubled while the loss falls.
+
+It costs forward evaluations and scalar messages only. Where a search sees nothing it says so in one
+line, and must not bound the run: the loss rises along its own gradient, or does not move, or is
+another one each time. In half precision small steps do not show yet; there the search goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from apts_mpi.method.joined_loss import JoinedLoss
+from apts_mpi.trust_region.local import FirstOrder
+
+log = logging.getLogger("apts_mpi")
+
+HIDDEN = 0.01  # part of a loss that rounding to 8 bits may hide
+NOISE = 1e-3  # part of a loss by which it may differ from itself
+DOUBTED = 3  # doublings up to which the loss at the start is looked at twice
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """What a search found.
+
+    Attributes:
+        length: of the longest step up to which the loss fell; NaN where no step lowered it, or the
+            loss is another one each time.
+        noisy: whether it is.
+        why: a line's end for the user where nothing was found.
+    """
+
+    length: float
+    noisy: bool = False
+    why: str = ""
+
+    def warn(self, radius: float) -> None:
+        """Say that nothing was found, and what training starts with instead."""
+        log.warning("no first radius was found, training starts with %.1e: %s", radius, self.why)
+
+
+def search(
+    loss_at: Callable[[float], float], *, loss: float, slope: float, first: float, largest: float
+) -> FirstStep:
+    """Double a step while the loss falls; the same on every rank.
+
+    Where the loss rises by no more than rounding may hide, while the slope promises no more than
+    that either, nothing can be seen yet, and the search goes on.
+
+    Args:
+        loss_at: the loss after a step of that length. loss: at the start.
+        slope: how much it falls per length, at first. first: the smallest step.
+        largest: length that no step reaches.
+    """
+    hidden, best, found = HIDDEN * abs(loss), loss, math.nan
+    trials, length = list[float](), first
+    while length < largest:
+        trials.append(loss_at(length))
+        if trials[-1] < best:
+            best, found = trials[-1], length
+        elif not (trials[-1] <= loss + hidden and length * slope <= hidden):
+            break
+        length *= 2.0
+    if found > first * 2.0**DOUBTED or not trials:
+        return FirstStep(found)
+    again = loss_at(0.0)
+    if not abs(again - loss) <= NOISE * abs(loss):
+        return FirstStep(
+            math.nan,
+            noisy=True,
+            why=f"the loss of one minibatch is {loss:.6g} and then {again:.6g} at the same "
+            "parameters: it draws from a generator of its own, which cannot be repeated; use the "
+            "default ones of torch, numpy or random",
+        )
+    if not math.isnan(found):
+        return FirstStep(found)
+    why = (
+        f"the loss stays {loss:.6g} however the parameters move: it is computed with a copy of "
+        "them, or it is constant"
+    )
+    if any(trial != loss for trial in trials):
+        why = (
+            f"the loss of {loss:.6g} rises by {trials[0] - loss:.2g} along its own gradient: the "
+            "samples are not normalised, or training starts in a minimum"
+        )
+    return FirstStep(math.nan, why=why)
+
+
+def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> FirstStep:
+    """The first radius: a step of steepest descent, doubled; leaves the parameters where they are.
+
+    Args:
+        joined: its ``g`` is the gradient at start. start: (n,) the iterate. loss: f there.
+        norm: of the radius, "2" or "inf".
+    """
+    theta, p = joined.flat.vector, torch.zeros_like(start)
+    first = 1e-4 if norm == "inf" else 1e-4 * math.sqrt(joined.flat.n)
+    slope = FirstOrder(norm).step(joined.g, torch.zeros_like(p), first, first, p).predicted / first
+
+    def loss_at(length: float) -> float:
+        torch.add(start, p, alpha=length / first, out=theta)
+        return joined.evaluate(with_gradient=False)
+
+    found = search(loss_at, loss=loss, slope=slope, first=first, largest=first * 2.0**20)
+    theta.copy_(start)
+    return found if found.length > 0.0 else replace(found, length=first / 2.0)

@@ -1,0 +1,89 @@
+"""The sums over ranks that an iteration needs, and the work that rides in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.compression import message_for
+from apts_mpi.method.flat import FlatParameters
+from apts_mpi.trust_region.objective import Objective
+
+FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
+
+
+_SCALARS = 6  # most scalars a message carries
+
+
+class CountedMessages:
+    """The sums over ranks that an iteration needs, and with each of them the work since the last.
+
+    Args:
+        flat: the rank's parameters. comm: the ranks.
+        compress: how the vector is sent, one of COMPRESSIONS, where ``exact`` does not forbid it.
+
+    Attributes:
+        vector: (n,) float32, of the vector message.
+        work: per-sample gradient evaluations, summed over ranks, since it was last set to zero; a
+            forward one counts a third. It rides in the messages that are sent anyway.
+    """
+
+    def __init__(self, flat: FlatParameters, comm: Comm, compress: str = "none") -> None:
+        self._comm = comm
+        self._message = message_for(compress, flat.n, _SCALARS, flat.vector.device, comm)
+        self.vector = self._message.vector
+        self.work = 0.0
+        self._untold = 0.0  # this rank's, not in any message yet
+
+    def count(self, evaluations: float) -> None:
+        """Add evaluations of this rank, in those of a sample's gradient."""
+        self._untold += evaluations
+
+    def evaluate(self, objective: Objective, samples: int, *, with_gradient: bool) -> float:
+        """This rank's loss over so many samples, counted."""
+        self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
+        return float(objective(with_gradient))
+
+    def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
+        """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
+
+        Args:
+            exact: in float32 in any case: of what is no correction, a gradient.
+
+        Returns:
+            The scalars' sums, exact and the same however subdomains are spread over ranks.
+        """
+        rows = self._with_work(rows)
+        return self._told(self._comm.sum_message(self._message, *rows, exact=exact))
+
+    def sum(self, *rows: Sequence[float]) -> list[float]:
+        """Sum each subdomain's row of scalars over the ranks, as ``join`` does."""
+        return self._told(self._comm.sum_scalars(*self._with_work(rows)))
+
+    def keep(self) -> None:
+        """The correction joined last was accepted: what compressing it lost is sent later."""
+        self._message.keep()
+
+    def drop(self) -> None:
+        """It was not: what is lost of earlier ones stays as it was."""
+        self._message.drop()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What compressing has lost so far, of this rank alone."""
+        return self._message.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore it."""
+        self._message.load_state_dict(state)
+
+    def _with_work(self, rows: Sequence[Sequence[float]]) -> tuple[Sequence[float], ...]:
+        """The rows, behind the first one the work to be told: in thirds, which sum exactly."""
+        thirds = float(round(3.0 * self._untold))
+        return tuple((*row, 0.0 if i else thirds) for i, row in enumerate(rows))
+
+    def _told(self, sums: list[float]) -> list[float]:
+        self._untold = 0.0
+        self.work += sums[-1] / 3.0
+        return sums[:-1]

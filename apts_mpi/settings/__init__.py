@@ -1,0 +1,1 @@
+"""The settings of a run: declared once, with their ranges, defaults and TOML."""

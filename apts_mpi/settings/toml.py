@@ -1,0 +1,82 @@
+"""Settings from TOML, typed and named; what they may be is config.py's."""
+
+from __future__ import annotations
+
+import dataclasses
+import reprlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from apts_mpi.errors import InputError
+from apts_mpi.settings.config import AUTO, TrainConfig
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_LONGEST = 2**20  # bytes of a configuration file
+_HUGE = 2**63  # no number of it is as large
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The settings a TOML file names, typed and ready to be overridden by flags.
+
+    Raises:
+        InputError: the file cannot be read, is not TOML, or names an unknown or mistyped setting.
+    """
+    try:
+        with path.open("rb") as file:  # which may be a pipe
+            content = file.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise InputError(f"{path}: is longer than {_LONGEST} bytes: no configuration file")
+        text = content.decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as text: {error}") from None
+    return parse_toml(text, path)
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """As ``read_toml``, of a text; the path is what errors name."""
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: is not valid TOML: {detail}") from None
+    known = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}
+    for name, value in values.items():
+        if name not in known:
+            shown = _shown(name)
+            raise InputError(
+                f"{path}: unknown setting {shown}; known are {', '.join(sorted(known))}"
+            )
+        values[name] = _typed(path, name, value, known[name])
+    return values
+
+
+def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
+    if kind is tuple:
+        if isinstance(value, list) and all(type(w) is int and abs(w) < _HUGE for w in value):
+            return tuple(value)
+        what = "must be a list of integers, like [128, 128]"
+        raise InputError(f"{path}: {name} = {_shown(value)} {what}")
+    if type(value) is int and abs(value) >= _HUGE:
+        raise InputError(f"{path}: {name} has too many digits")
+    if kind is float and type(value) is int:
+        return float(value)
+    if name == "local_steps" and value == "auto":
+        return AUTO
+    if type(value) is not kind:
+        raise InputError(f"{path}: {name} = {_shown(value)} must be of type {kind.__name__}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A value of any kind, size and depth in some signs."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return f"a {type(value).__name__}"

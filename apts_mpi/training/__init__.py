@@ -1,0 +1,1 @@
+"""A run: built from its settings, trained, evaluated, summarised and resumed."""

@@ -1,0 +1,63 @@
+"""Where a result comes from: versions, source digest, commit."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import torch
+
+import apts_mpi
+from apts_mpi.comm.communicator import library_version
+
+if TYPE_CHECKING:
+    pass
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that a result depends on."""
+    return {
+        "apts_mpi": apts_mpi.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "mpi4py": version("mpi4py"),
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        "mpi": library_version(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def code_digest() -> str:
+    """SHA-256 of the package's own source, so that ranks that run another one are noticed."""
+    root, digest = Path(apts_mpi.__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def git_commit() -> str | None:
+    """Commit of the checkout the package runs from; None elsewhere.
+
+    Read from the files: to start a process from an MPI rank is not safe on every network.
+    """
+    git = Path(apts_mpi.__file__).resolve().parent.parent / ".git"
+    try:
+        head = (git / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        name = head.removeprefix("ref: ")
+        if (git / name).exists():
+            return (git / name).read_text(encoding="utf-8").strip()
+        for line in (git / "packed-refs").read_text(encoding="utf-8").splitlines():
+            if line.endswith(" " + name):
+                return line.split()[0]
+    except (OSError, UnicodeDecodeError):
+        pass
+    return None

@@ -1,0 +1,231 @@
+"""What a run leaves behind: settings, a row for every outer iteration, the summary."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.files import sealed
+from apts_mpi.settings.config import TrainConfig
+
+CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
+_MOST_PENDING = 100_000  # rows kept where the disk takes none
+_LONGEST_ROW = 2**20  # bytes; a row has some hundreds
+
+
+class Rows:
+    """The file of metrics: a JSON row an outer iteration, on the disk or kept until it takes it.
+
+    Args:
+        path: of the file. begun: rows it starts with. warn: takes a line, once for every time that
+            rows cannot be written any more.
+    """
+
+    def __init__(self, path: Path, begun: bytes, warn: Callable[[str], object]) -> None:
+        sealed.write(path, begun)
+        self._path, self._warn = path, warn
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        self._size = len(begun)  # of whole rows
+        self._pending: list[bytes] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row, at once where that is possible; what is not finite becomes null."""
+        failed_before = len(self._pending) > 0
+        self._pending = [*self._pending[-_MOST_PENDING:], _json(row).encode() + b"\n"]
+        error = self.flush()
+        if error is not None and not failed_before:
+            self._warn(
+                f"warning: {self._path}: {error.strerror}; its rows are kept and tried again"
+            )
+
+    def flush(self) -> OSError | None:
+        """Write what is pending; what went wrong, after which the file ends with a whole row."""
+        data = b"".join(self._pending)
+        try:
+            if os.write(self._file, data) != len(data):
+                os.ftruncate(self._file, self._size)
+                raise OSError(0, "there is no room")
+        except OSError as error:
+            return error
+        self._size += len(data)
+        self._pending.clear()
+        return None
+
+    def sync(self) -> None:
+        """Flush to the disk, as far as the disk takes it."""
+        if self._pending:
+            self.flush()
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            self._warn(f"warning: {self._path}: {error.strerror}")
+
+    def taken_over(self) -> bool:
+        """Whether another run has begun the file anew."""
+        try:
+            return os.stat(self._path).st_ino != os.fstat(self._file).st_ino
+        except OSError as error:
+            return error.errno == errno.ESTALE  # replaced by another host
+
+    def close(self) -> None:
+        """No more rows; OSError where some could not be written."""
+        error = self.flush() if self._pending else None
+        os.close(self._file)
+        if error is not None:
+            raise error
+
+
+class RunDirectory:
+    """``config.toml``, ``metrics.jsonl`` and ``summary.json`` of a run; rank 0 writes.
+
+    Args:
+        path: made here. config: complete, so that the run repeats from it. comm: the ranks.
+        warn: takes a line; on rank 0 it should tell it.
+        shared: whether the folder may have something in it: files of a batch job, or an attempt
+            that came to no checkpoint, whose files are set aside. Otherwise that is refused, so
+            that no run is overwritten.
+        begun: folder of the run that goes on here. rows: how many rows of its metrics stand.
+
+    Raises:
+        AgreedError: on every rank, where it cannot be made or is not empty.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: TrainConfig,
+        comm: Comm,
+        *,
+        warn: Callable[[str], object],
+        shared: bool = False,
+        begun: Path | None = None,
+        rows: int = 0,
+    ) -> None:
+        self.path = path
+        self._comm = comm
+        self._rows: Rows | None = None
+        error = None
+        if comm.rank == 0:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                same = begun is not None and begun.exists() and path.samefile(begun)
+                if not (same or shared) and any(path.iterdir()):
+                    raise InputError(
+                        f"--out {path}: is not empty; name a new folder, remove this one, or go on "
+                        f"with its run: --resume {path}"
+                    )
+                kept = _rows_of(begun / METRICS, rows, warn) if begun is not None else b""
+                if shared and not same:
+                    for name in (CONFIG, METRICS, SUMMARY):
+                        _set_aside(path / name)
+                if same:  # it is of fewer iterations than the run will have
+                    _set_aside(path / SUMMARY)
+                sealed.write(path / CONFIG, config.to_toml().encode())
+                self._rows = Rows(path / METRICS, kept, warn)
+            except InputError as caught:
+                error = caught
+            except OSError as caught:
+                error = InputError(
+                    f"--out {path}: cannot be written: {caught.strerror}; name another folder"
+                )
+        comm.agree(error)
+
+    def row(self, row: dict[str, Any]) -> None:
+        """Append a row to the metrics, at once; what is not finite becomes null."""
+        if self._rows is not None:
+            self._rows.add(row)
+
+    def sync(self) -> None:
+        """Flush the metrics to the disk; every rank calls it.
+
+        Raises:
+            AgreedError: on every rank, where another run has begun in the same directory.
+        """
+        if self._rows is not None:
+            self._rows.sync()
+        self._agree(self._intruder())
+
+    def _intruder(self) -> InputError | None:
+        if self._rows is None or not self._rows.taken_over():
+            return None
+        return InputError(f"{self.path}: another run has begun here and goes on; this one ends")
+
+    def _agree(self, error: InputError | None) -> None:
+        failed = self._comm.first_error(error)
+        if failed is not None:
+            raise AgreedError(failed, status=1)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write the summary and close; every rank calls it. What is not finite becomes null.
+
+        Raises:
+            AgreedError: on every rank, where it cannot be written.
+        """
+        error = self._intruder()
+        if self._rows is not None and error is None:
+            try:
+                self._rows.close()
+                text = _json(summary, indent=2) + "\n"
+                sealed.write(self.path / SUMMARY, text.encode())
+            except OSError as caught:
+                error = InputError(f"{self.path}: cannot be written: {caught.strerror}")
+        self._agree(error)
+
+
+def _rows_of(path: Path, rows: int, warn: Callable[[str], object]) -> bytes:
+    """The first rows of a metrics file, as long as they are whole and in order."""
+    kept: list[bytes] = []
+    try:
+        if not path.is_file():  # to open a pipe would wait for a writer
+            raise OSError(errno.ENOENT, "no such file")
+        with path.open("rb") as file:
+            while len(kept) < rows:
+                line = file.readline(_LONGEST_ROW)
+                if not _is_row(line, len(kept) + 1):
+                    break
+                kept.append(line)
+    except OSError as error:
+        warn(f"warning: {path}: cannot be read ({error.strerror})")
+    if len(kept) < rows:
+        warn(f"warning: {path}: only the first {len(kept)} of {rows} rows are whole and kept")
+    return b"".join(kept)
+
+
+def _is_row(line: bytes, iteration: int) -> bool:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    if not (line.endswith(b"\n") and isinstance(row, dict)):
+        return False
+    return type(row.get("iteration")) is int and row["iteration"] == iteration
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file of an attempt that came to no checkpoint."""
+    if path.exists():
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.rename(aside)
+
+
+def _json(values: dict[str, Any], indent: int | None = None) -> str:
+    """JSON has no NaN: a test loss, say, that overflows is null."""
+    lost = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+    return json.dumps({**values, **lost}, indent=indent, allow_nan=False)
+
+
+def default_out(config: TrainConfig, comm: Comm) -> Path:
+    """A run directory that does not exist yet, the same on every rank."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{Path(config.data).name}-{config.optimizer}-{comm.size}ranks-{stamp}-{os.getpid()}"
+    return Path("runs") / comm.broadcast_text(name)

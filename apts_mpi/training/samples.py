@@ -1,0 +1,177 @@
+"""Where a rank computes, and what it computes on: device, threads, its part of the data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.data import (
+    DatasetInfo,
+    Partition,
+    Stream,
+    cache_directory,
+    load_source,
+    read_info,
+    read_partition,
+    windowed,
+    write_shards,
+)
+from apts_mpi.errors import InputError
+from apts_mpi.networks import Task
+from apts_mpi.networks.losses import Units
+from apts_mpi.settings.config import CONTEXT
+
+
+@dataclass(frozen=True)
+class Held:
+    """A part of a split, held on this rank's device.
+
+    Attributes:
+        x: (m, *sample_shape). y: (m, ...) targets. total: samples of the split, all parts.
+    """
+
+    x: Tensor
+    y: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, part: Partition, device: torch.device) -> Held:
+        """Move a part that was read to the device."""
+        x, y = torch.from_numpy(part.x).to(device), torch.from_numpy(part.y).to(device)
+        return cls(x, y, part.total)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The samples of these numbers, (b, *sample_shape) and (b, ...)."""
+        chosen = _on(torch.from_numpy(index), self.x.device)
+        # Twice as fast as indexing, for the same values.
+        return self.x.index_select(0, chosen), self.y.index_select(0, chosen)
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in their order, so many at a time."""
+        for i in range(0, len(self), size):
+            yield self.x[i : i + size], self.y[i : i + size]
+
+
+class Streamed:
+    """The same, read from the shards ahead of need; memory is bounded (data/streaming.py).
+
+    Args:
+        stream: of the part. device: where samples are wanted.
+    """
+
+    def __init__(self, stream: Stream, device: torch.device) -> None:
+        self.stream, self._device = stream, device
+        self.total = stream.total
+
+    def __len__(self) -> int:
+        return self.stream.samples
+
+    def take(self, index: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """The samples of these numbers."""
+        x, y = self.stream.take(index)
+        return _on(torch.from_numpy(x), self._device), _on(torch.from_numpy(y), self._device)
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples in their order, so many at a time."""
+        for x, y in self.stream.blocks(size):
+            yield torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
+
+
+def _on(tensor: Tensor, device: torch.device) -> Tensor:
+    """On a device, for whose work of before the host does not wait."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+Samples = Held | Streamed  # of a part of a split
+
+
+def load(
+    data: str,
+    comm: Comm,
+    say: Callable[[str], object],
+    *,
+    device: torch.device,
+    shards: int | None = None,
+    splits: Sequence[str] | None = None,
+    subdomains: int = 1,
+    context: int | None = None,
+    stream: bool = False,
+) -> tuple[DatasetInfo, dict[str, list[Samples]]]:
+    """This rank's samples of each split; every rank calls it.
+
+    Args:
+        data: shard directory, or "digits". shards: of the digits; default one a subdomain.
+        splits: default all that there are.
+        subdomains: of a rank, whose training samples are told apart; other splits have one part.
+        context: tokens of a window, where the data are text; of no meaning elsewhere.
+        stream: whether samples stay on the disk until they are needed.
+
+    Raises:
+        AgreedError: on every rank, for what is wrong with the files of any.
+    """
+    directory, error = Path(data), None
+    try:
+        if data == "digits" and not directory.exists():
+            shards = shards or comm.size * subdomains
+            directory = cache_directory("digits", shards)
+            # The cache may be a host's own: one rank a host makes it where it is not there.
+            if comm.local_rank == 0 and not directory.exists():
+                home = os.path.expanduser("~")
+                where = str(directory).replace(home, "~", 1) if home != "/" else str(directory)
+                say(f"cutting the digits into {shards} shards in {where}")
+                write_shards(load_source("digits"), directory, shards=shards, exist_ok=True)
+    except InputError as caught:
+        error = caught
+    comm.agree(error)
+    parts = dict[str, list[Samples]]()
+    try:
+        info = read_info(directory)
+        if info.task == "language":
+            context = context or CONTEXT
+            info = windowed(info, context)
+        else:
+            context = None
+        for split in splits or info.splits:
+            many = subdomains if split == "train" else 1
+            parts[split] = []
+            for k in range(many):
+                wanted = (directory, split, comm.rank * many + k, comm.size * many, context)
+                parts[split].append(
+                    Streamed(Stream(*wanted[:4], context=context), device)
+                    if stream
+                    else Held.of(read_partition(*wanted), device)
+                )
+    except InputError as caught:
+        error = caught
+    comm.agree(error)
+    comm.require_same("data", [f"{info.name} {info.digest}"])
+    return info, parts
+
+
+def units_of(info: DatasetInfo, device: torch.device) -> Units | None:
+    """The units of a regression's targets; None of any other task."""
+    if info.target_mean is None or info.target_std is None:
+        return None
+    return Units(
+        torch.as_tensor(info.target_mean, device=device),
+        torch.as_tensor(info.target_std, device=device),
+    )
+
+
+def task_of(info: DatasetInfo) -> Task:
+    """What a network for these data has to do."""
+    outputs = info.outputs if info.task == "regression" else len(info.classes)
+    return Task(info.task, info.sample_shape, outputs)

@@ -1,0 +1,107 @@
+"""What a run shows, and what it leaves behind in numbers: progress, summary, closing table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from apts_mpi.comm.clock import COMMUNICATION
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.settings.config import BASELINES
+from apts_mpi.training.console import JUDGED, judged, shown_loss
+from apts_mpi.training.provenance import git_commit, versions
+
+if TYPE_CHECKING:
+    from apts_mpi.training.loop import Training
+
+
+def summarise(
+    training: Training, *, seconds_total: float, results: dict[str, Any]
+) -> dict[str, Any]:
+    """The contents of ``summary.json``; ``oversubscribed`` is of this rank's host.
+
+    ``seconds_X`` are maxima over ranks; ``seconds_X_min`` and ``seconds_X_mean`` stand beside.
+    """
+    config, comm = training.config, training.comm
+    traffic = comm.traffic  # read before the messages below add to it
+    sent = {
+        "vector_allreduces": traffic.vector_allreduces,
+        "scalar_allreduces": traffic.scalar_allreduces,
+        "bytes_allreduced": traffic.bytes_allreduced,
+    }
+    clock = comm.clock
+    clock.lap()  # books what is open
+    spent = dict(clock.seconds)
+    del spent["other"]  # what is in no phase, start-up before the clock included
+    seconds = {
+        "total": seconds_total,
+        "compute": spent["gradient"] + spent["algebra"],
+        "communication": sum(spent[phase] for phase in COMMUNICATION),
+        **spent,
+        "other": max(seconds_total - sum(spent.values()), 0.0),
+    }
+    return {
+        "optimizer": config.optimizer,
+        "local_solver": None if config.optimizer in BASELINES else config.local_solver,
+        "network": config.network,
+        "parameters": training.network.n,
+        "dataset": training.info.name,
+        "ranks": comm.size,
+        "subdomains_per_rank": config.subdomains_per_rank,
+        "threads_per_rank": training.threads,
+        "oversubscribed": training.oversubscribed,
+        "device": training.device.type,
+        "seed": config.seed,
+        **results,
+        **sent,
+        **_over_ranks(seconds, comm),
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def _over_ranks(seconds: dict[str, float], comm: Comm) -> dict[str, float]:
+    own = list(seconds.values())
+    extremes = np.array(own + [-value for value in own])
+    comm.maximum(extremes)
+    sums = [total for i in range(0, len(own), 8) for total in comm.sum_scalars(own[i : i + 8])]
+    result = {}
+    for i, name in enumerate(seconds):
+        result[f"seconds_{name}"] = float(extremes[i])
+        result[f"seconds_{name}_min"] = float(-extremes[len(own) + i])
+        result[f"seconds_{name}_mean"] = sums[i] / comm.size
+    return result
+
+
+def table(summary: dict[str, Any], path: Path) -> str:
+    """The closing table for people."""
+    s = summary
+    iterations = str(s["outer_iterations"])
+    if s["optimizer"] not in BASELINES:
+        iterations += f"  ({s['accepted']} corrections accepted, {s['rejected']} rejected)"
+    losses = {"train": "train"} | {key: name for key, name in JUDGED.items() if f"{key}_loss" in s}
+    rows = judged(s)
+    rows += [
+        ("loss", ", ".join(f"{losses[key]} {shown_loss(s, f'{key}_loss')}" for key in losses)),
+        ("outer iterations", iterations),
+        ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
+    ]
+    total = s["seconds_total_mean"]
+    between = ("evaluation", "checkpoint", "other")
+    for name in ("gradient", "algebra", "communication", "wait", "data", *between):
+        mean, most = s[f"seconds_{name}_mean"], s[f"seconds_{name}"]
+        share = 100 * mean / total if total else 0.0
+        rows.append((name, f"{mean:.2f} s  {share:4.1f} %  (slowest rank {most:.2f} s)"))
+    rows += [
+        ("total", f"{s['seconds_total']:.2f} s"),
+        (
+            "messages",
+            f"{s['vector_allreduces']} of {s['parameters']:,} parameters, "
+            f"{s['scalar_allreduces']} of scalars, {s['bytes_allreduced'] / 1e6:.1f} MB a rank",
+        ),
+        ("written to", str(path)),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)

@@ -1,1 +1,0 @@
-"""The method as it is against tuned baselines."""

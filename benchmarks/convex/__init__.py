@@ -1,1 +1,0 @@
-"""Convex problems and the initial radius."""

@@ -1,0 +1,1 @@
+"""An outer iteration on a GPU."""

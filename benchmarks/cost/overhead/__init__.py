@@ -1,0 +1,1 @@
+"""What the method adds to the evaluations that it makes."""

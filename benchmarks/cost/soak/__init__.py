@@ -1,0 +1,1 @@
+"""Half an hour of one run."""

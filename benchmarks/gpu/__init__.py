@@ -1,1 +1,0 @@
-"""What an outer iteration costs on a GPU, beside a bare loop of the same evaluations."""

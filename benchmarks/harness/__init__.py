@@ -1,0 +1,1 @@
+"""What every benchmark has in common: jobs, rows of results, data, tables and figures."""

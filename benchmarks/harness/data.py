@@ -1,0 +1,157 @@
+"""The data sets of the benchmarks: where they lie, and their shards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from apts_mpi.data import load_source, load_text, write_shards
+from apts_mpi.data.sources.load import Source
+from apts_mpi.errors import InputError
+from benchmarks.harness.jobs import ROOT, mpirun
+
+
+def find_cifar10(given: Path | None) -> Path:
+    """The folder of CIFAR-10's binary files, or the one above it.
+
+    Raises:
+        InputError: there is none; the line says how to get it.
+    """
+    data = os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data")
+    folder = given or Path(data) / "cifar10"
+    if not any((place / "test_batch.bin").is_file() for place in _places(folder)):
+        raise InputError(
+            f"--cifar {folder}: has no data_batch_1.bin to 5 and test_batch.bin; unpack "
+            "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html, then give "
+            "--cifar DIR"
+        )
+    return folder
+
+
+def find_text() -> Path:
+    """tinyshakespeare.txt.
+
+    Raises:
+        InputError: it is not there; the line says how to get it.
+    """
+    folder = Path(os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data"))
+    path = folder / "tinyshakespeare.txt"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: is missing; put the text of "
+            "https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare there, or name "
+            "its folder in APTS_MPI_TEST_DATA"
+        )
+    return path
+
+
+def _places(folder: Path) -> tuple[Path, Path]:
+    return folder, folder / "cifar-10-batches-bin"
+
+
+class Shards:
+    """Data sets cut for numbers of ranks, made once in a folder.
+
+    Args:
+        folder: of the shards. mnist, cifar: folders of the original files; None looks for them.
+    """
+
+    def __init__(self, folder: Path, *, mnist: Path | None, cifar: Path | None) -> None:
+        self.folder, self._given = folder, {"mnist": mnist, "cifar10": cifar}
+
+    def path(self, source: str, ranks: int) -> Path:
+        """Where the shards of a data set for so many ranks are."""
+        return self.folder / f"{source}-{ranks}"
+
+    def make(self, source: str, ranks: int) -> None:
+        """Cut where that is not done yet.
+
+        Raises:
+            InputError: the original files are not there, or damaged.
+        """
+        path = self.path(source, ranks)
+        if path.exists():
+            return
+        given = self.original(source)
+        if source == "text":
+            assert given is not None, "a text has a file"
+            write_shards(load_text(given), path, shards=ranks, exist_ok=True)
+            return
+        original = load_source(source, path=given)
+        # One mean for all channels: the results that there are were made so.
+        write_shards(original, path, shards=ranks, normalize="one", exist_ok=True)
+
+    def original(self, source: str) -> Path | None:
+        """The folder of a data set's original files; None for the embedded digits.
+
+        Raises:
+            InputError: it is not there.
+        """
+        if source == "digits":
+            return None
+        if source == "text":
+            return find_text()
+        find = find_mnist if source == "mnist" else find_cifar10
+        return find(self._given[source])
+
+
+def find_mnist(given: Path | None) -> Path:
+    """The folder of the four MNIST files.
+
+    Raises:
+        InputError: there is none; the line says how to get it.
+    """
+    data = os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data")
+    folder = given or Path(data) / "mnist"
+    if not folder.is_dir():
+        raise InputError(
+            f"--mnist {folder}: no such folder; fetch the four files with: python -m apts_mpi "
+            "shard mnist --download --from DIR --out DIR-2 --shards 2, then give --mnist DIR"
+        )
+    return folder
+
+
+def shard_mnist(mnist: Path, out: Path, shards: int) -> None:
+    """Cut MNIST into shards."""
+    command = ["-m", "apts_mpi", "shard", "mnist", "--from", str(mnist), "--out", str(out)]
+    mpirun(1, [*command, "--shards", str(shards)], timeout=300)
+
+
+def shared_folder(out: Path) -> Path | None:
+    """A folder that all nodes of an allocation see; None where this machine's own is enough."""
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    return None if nodes == "1" else out / "work"
+
+
+def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:
+    """Name and shards of the data, made where they are not there; every rank reads its part.
+
+    Where MNIST is not found and was not asked for by name, random samples of its shape stand in:
+    they take the same time.
+    """
+    source: Source | None = None
+    if data == "mnist":
+        try:
+            source = load_source("mnist", path=find_mnist(mnist))
+        except InputError as error:
+            if mnist is not None:
+                raise
+            print(f"{error}; timing random samples of its shape instead", flush=True)
+            source = like_mnist()
+    else:
+        source = load_source(data)
+    path = folder / f"{source.name}-1"
+    if not path.exists():
+        write_shards(source, path, shards=1, exist_ok=True)
+    return source.name, path
+
+
+def like_mnist() -> Source:
+    """Random samples in the shape of MNIST."""
+    chance = np.random.default_rng(0)
+    x = chance.integers(0, 256, (70_000, 28, 28), dtype=np.uint8)
+    y = chance.integers(0, 10, 70_000)
+    classes = tuple(str(digit) for digit in range(10))
+    return Source("mnist-shaped", x[:60_000], y[:60_000], x[60_000:], y[60_000:], classes)

@@ -1,0 +1,336 @@
+"""Hosts with narrow links on one Linux machine, to run real MPI over real TCP between them.
+
+A host is a network namespace with a host name of its own; a cable (veth) leads to a bridge, which
+has a namespace too, so that no address, route or firewall rule of the machine meets them. A token
+bucket at either end of every cable limits its rate, each direction by itself, as a switched
+full-duplex network does. Files, processors and memory are the machine's. Needs root.
+
+    with Hosts(2, link="100mbit") as hosts:
+        hosts.mpirun(["-m", "apts_mpi", "--epochs", "1"], timeout=60)
+        subprocess.run([*hosts.inside(1), "ip", "address"])
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from apts_mpi.errors import InputError
+from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, supervise
+from benchmarks.harness.mpi_settings import SETTINGS, TUNED, environment
+
+__all__ = ["SETTINGS", "TUNED", "Hosts", "bits_per_second", "clear_leftovers", "missing"]
+
+MOST = 64  # hosts
+INTERFACE = "eth0"  # in every host
+SUBNET = "10.97.0.0/24"  # in namespaces of their own, so any number of them may be alike
+_TOOLS = ("ip", "tc", "unshare", "sh")
+_NAMESPACES = Path("/run/netns")
+_LOCKS = Path("/run/apts_mpi-hosts")
+_PREFIX = "apts"
+_UNITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_AS_HOST = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
+_count = itertools.count()
+
+
+def missing() -> str | None:
+    """Why hosts cannot be made here, one line; None where they can."""
+    if sys.platform != "linux":
+        return "hosts on one machine need Linux"
+    if os.geteuid() != 0:
+        return "hosts on one machine need root"
+    lacking = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if lacking:
+        return f"hosts on one machine need {', '.join(lacking)} (packages iproute2, util-linux)"
+    try:
+        clear_leftovers()
+        with Hosts(1, link="1gbit"):
+            return None
+    except (RunFailed, OSError) as error:
+        return f"hosts on one machine cannot be made: {error}"
+
+
+def bits_per_second(link: str) -> int:
+    """A link's rate from its text, like 100mbit or 1gbit.
+
+    Raises:
+        InputError: it is not of this form, or outside 1 Mbit/s to 100 Gbit/s.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(kbit|mbit|gbit)", link)
+    rate = round(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if not 10**6 <= rate <= 10**11:
+        raise InputError(f"link {link!r} is not like 100mbit or 1gbit, from 1mbit to 100gbit")
+    return rate
+
+
+class Hosts:
+    """Some hosts on a switch, there while the context is open.
+
+    They go when it is left, by an exception too; Ctrl-C and, in the main thread, SIGTERM raise
+    KeyboardInterrupt. What a killed process has left is cleared when the next hosts are made.
+
+    Args:
+        count: of the hosts, 1 to 64.
+        link: rate of each cable and direction, like 100mbit; None has no limit.
+        ranks_per_host: MPI ranks of ``mpirun``.
+
+    Attributes:
+        names: of the hosts, and of their namespaces. addresses: IPv4, in the same order.
+        ranks: MPI ranks on all of them.
+
+    Raises:
+        InputError: an argument is out of range.
+        RunFailed: the system refuses; ask ``missing()`` before.
+    """
+
+    def __init__(self, count: int, *, link: str | None = None, ranks_per_host: int = 1) -> None:
+        if not 1 <= count <= MOST or not 1 <= ranks_per_host <= MOST:
+            raise InputError(f"hosts and ranks a host must be 1 to {MOST}")
+        self.link = link
+        self._rate = None if link is None else bits_per_second(link)
+        self._name = f"{_PREFIX}{os.getpid()}-{next(_count)}"
+        self.ranks_per_host = ranks_per_host
+        self.ranks = count * ranks_per_host
+        self.names = [f"{self._name}-{i}" for i in range(count)]
+        self.addresses = [f"{SUBNET.rsplit('.', 1)[0]}.{i + 1}" for i in range(count)]
+        self._lock = -1
+        self._before: object = None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def inside(self, i: int) -> list[str]:
+        """What goes before a command to run it in host i."""
+        name = self.names[i]
+        return ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", _AS_HOST, name]
+
+    def mpi_command(self) -> list[str]:
+        """Open MPI's mpirun over all hosts; the program and its arguments go behind.
+
+        Raises:
+            InputError: there is no mpirun.
+        """
+        path = launcher()
+        if path is None:
+            raise InputError(MPIRUN_MISSING)
+        if self._folder is None:
+            raise RuntimeError("the hosts are not there: use them in a with block")
+        transports = "tcp,self" if self.ranks_per_host == 1 else "tcp,sm,self"
+        slots = ",".join(f"{address}:{self.ranks_per_host}" for address in self.addresses)
+        return [
+            *self.inside(0),
+            *(path, "-n", str(self.ranks), "--host", slots, "--bind-to", "none"),
+            *("--prtemca", "plm_ssh_agent", str(self._agent)),
+            *("--prtemca", "prte_if_include", SUBNET),
+            *("--mca", "pml", "ob1", "--mca", "btl", transports),
+            *("--mca", "btl_tcp_if_include", SUBNET),
+        ]
+
+    def mpirun(
+        self,
+        arguments: Sequence[str],
+        *,
+        timeout: float,
+        heard: Callable[[str], object] = lambda line: None,
+        settings: Mapping[str, str] = TUNED,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run ``python ARGUMENTS`` on every rank, from the checkout's root.
+
+        Args:
+            timeout: seconds after which the whole job is ended.
+            heard: called with every line; where it answers True, the clock starts anew.
+            settings: MCA parameters, one of ``SETTINGS`` or others; no other known one is set.
+            variables: of the ranks' environment, besides this process's.
+
+        Raises:
+            RunFailed: it did not end with status 0, or not in time.
+        """
+        supervise(
+            [*self.mpi_command(), sys.executable, *arguments],
+            told=" ".join(arguments),
+            env={**environment(settings), **(variables or {})},
+            timeout=timeout,
+            heard=heard,
+        )
+
+    def __enter__(self) -> Hosts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            with _alone():
+                _clear()
+                self._lock = os.open(_LOCKS / self._name, os.O_CREAT | os.O_RDWR, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._build()
+            self._folder = tempfile.TemporaryDirectory(prefix="apts_mpi-hosts-")
+            self._write_agent()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _build(self) -> None:
+        switch = f"{self._name}-s"
+        for name in (switch, *self.names):
+            _do("ip", "netns", "add", name)
+        _do("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
+        _do("ip", "-n", switch, "link", "set", "bridge", "up")
+        for i, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
+            port, far = f"port{i}", ("peer", "name", INTERFACE, "netns", name)
+            _do("ip", "-n", switch, "link", "add", port, "type", "veth", *far)
+            _do("ip", "-n", switch, "link", "set", port, "master", "bridge", "up")
+            _do("ip", "-n", name, "link", "set", "lo", "up")
+            # Without addresses of IPv6, no program can choose them.
+            _do("ip", "-n", name, "link", "set", INTERFACE, "addrgenmode", "none", "up")
+            mask = SUBNET.rsplit("/", 1)[1]
+            _do("ip", "-n", name, "addr", "add", f"{address}/{mask}", "dev", INTERFACE)
+            if self._rate is not None:
+                for end, device in ((name, INTERFACE), (switch, port)):
+                    _do("tc", "-n", end, "qdisc", "add", "dev", device, "root", *self._bucket())
+
+    def _bucket(self) -> list[str]:
+        """A token bucket: what may go at once is half a millisecond of the line, 8 KiB at least.
+
+        More would carry a short message for nothing; less would not reach the rate, as the
+        kernel's timers are coarser.
+        """
+        assert self._rate is not None
+        burst = max(8192, self._rate // 8 // 2000)
+        return f"tbf rate {self._rate}bit burst {burst}b latency 100ms".split()
+
+    @property
+    def _agent(self) -> Path:
+        assert self._folder is not None
+        return Path(self._folder.name) / "agent"
+
+    def _write_agent(self) -> None:
+        """What mpirun calls in place of ssh, as AGENT ADDRESS COMMAND."""
+        lines = ["#!/bin/sh", 'case "$1" in']
+        for i, address in enumerate(self.addresses):
+            prefix = shlex.join(self.inside(i))
+            lines.append(f'{address}) shift; exec {prefix} sh -c "$*" ;;')
+        lines += ["esac", 'echo "no such host: $1" >&2', "exit 1"]
+        self._agent.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._agent.chmod(0o700)
+
+    def _end(self) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        # A second Ctrl-C must not leave half of them behind.
+        ignored = (signal.SIGINT, signal.SIGTERM) if main else ()
+        before = [(signum, signal.signal(signum, signal.SIG_IGN)) for signum in ignored]
+        try:
+            _remove(self._name)
+            if self._folder is not None:
+                self._folder.cleanup()
+                self._folder = None
+            if self._lock >= 0:
+                (_LOCKS / self._name).unlink(missing_ok=True)
+                os.close(self._lock)
+                self._lock = -1
+        finally:
+            for signum, handler in before:
+                signal.signal(signum, handler)
+            if main and self._before is not None:
+                signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
+                self._before = None
+
+
+def clear_leftovers() -> None:
+    """Remove the hosts of processes that are no more.
+
+    Raises:
+        OSError: not as root.
+    """
+    with _alone():
+        _clear()
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Only one process at a time looks for leftovers, or takes a name."""
+    _LOCKS.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(_LOCKS / ".all", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _clear() -> None:
+    """A living process holds the lock of its hosts' name; a dead one does not."""
+    found = {match[1] for path in _namespaces() if (match := _OURS.fullmatch(path.name))}
+    for name in found | {path.name for path in _LOCKS.glob(f"{_PREFIX}*")}:
+        lock = os.open(_LOCKS / name, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(name)
+            (_LOCKS / name).unlink(missing_ok=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+
+
+_OURS = re.compile(rf"({_PREFIX}[0-9]+-[0-9]+)-(?:s|[0-9]+)")
+
+
+def _namespaces() -> list[Path]:
+    return sorted(_NAMESPACES.iterdir()) if _NAMESPACES.is_dir() else []
+
+
+def _remove(name: str) -> None:
+    """End what runs in the hosts of this name, then remove them; cables and bridge go with them."""
+    own = [path.name for path in _namespaces() if re.fullmatch(rf"{name}-(s|[0-9]+)", path.name)]
+    deadline = time.monotonic() + 5
+    while any([_killed(namespace) for namespace in own]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for namespace in own:
+        _do("ip", "netns", "delete", namespace)
+
+
+def _killed(namespace: str) -> int:
+    """Kill the processes in a namespace; returns how many there still were."""
+    pids = [int(word) for word in _do("ip", "netns", "pids", namespace).split()]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def _do(*command: str) -> str:
+    """Run a command of the system.
+
+    Raises:
+        RunFailed: with the first line of what it says.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
+        raise RunFailed(f"{' '.join(command)}: {said[0]}")
+    return done.stdout
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

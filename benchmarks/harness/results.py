@@ -1,0 +1,141 @@
+"""Rows of results as JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from apts_mpi.errors import InputError
+from benchmarks.harness.jobs import ROOT
+
+KEPT = (
+    "outer_iterations",
+    "accepted",
+    "gradient_evaluations",
+    "train_loss",
+    "test_loss",
+    "test_accuracy",
+    "vector_allreduces",
+    "scalar_allreduces",
+    "bytes_allreduced",
+    "parameters",
+    "threads_per_rank",
+    "seconds_total",
+    "versions",
+)
+
+
+CURVES = ("epoch", "loss", "test_accuracy")  # by iteration, where there is one for each
+
+
+Row = dict[str, Any]
+
+
+def outcome(directory: Path) -> Row:
+    """What is kept of a run directory: its summary's figures, and its curves by iteration."""
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    curves = {
+        name: [float(f"{row[name]:.5g}") for row in rows]
+        for name in CURVES
+        if all(row.get(name) is not None for row in rows)
+    }
+    return {**{name: summary[name] for name in KEPT}, "curves": curves, **origin()}
+
+
+def origin() -> Row:
+    """When, from which commit, on how many cores a run was made."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD") if shutil.which("git") else ""
+    if commit and git("status", "--porcelain", "--", "apts_mpi"):
+        commit += " with changes"
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count()
+    return {"date": time.strftime("%Y-%m-%d"), "commit": commit or "unknown", "cores": cores}
+
+
+class Results:
+    """JSON lines, one a run, written as runs end: a run that is there is not run again.
+
+    Threads and processes may add to one file at the same time.
+
+    Args:
+        path: of the file. fresh: start a new one.
+
+    Raises:
+        InputError: the file cannot be read or written, or is not of this form.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        self.path = path
+        self._rows: dict[str, Row] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be used for results: {error}") from None
+        self.read()
+
+    def read(self) -> None:
+        """Take up what the file holds by now; of the same run twice, the later."""
+        try:
+            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: cannot be used for results: {error}") from None
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                self._rows[_key(row["settings"])] = row
+            except (ValueError, KeyError, TypeError):
+                raise InputError(
+                    f"{self.path}: line {number} is not a run's result; mend it, or start with "
+                    "--fresh"
+                ) from None
+
+    def get(self, settings: Row) -> Row | None:
+        """The run of exactly these settings, if there is one."""
+        return self._rows.get(_key(settings))
+
+    def rows(self) -> list[Row]:
+        """All runs."""
+        return list(self._rows.values())
+
+    def add(self, settings: Row, values: Row) -> Row:
+        """Append a run, in one piece."""
+        row = {"settings": settings, **values}
+        with self.path.open("ab", buffering=0) as file:
+            file.write((json.dumps(row) + "\n").encode())
+        self._rows[_key(settings)] = row
+        return row
+
+    def forget(self, unwanted: Iterable[Row]) -> None:
+        """Drop the runs of these settings; no other process may be adding."""
+        for settings in unwanted:
+            self._rows.pop(_key(settings), None)
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        lines = "".join(json.dumps(row) + "\n" for row in self._rows.values())
+        beside.write_text(lines, encoding="utf-8")
+        beside.replace(self.path)
+
+
+def _key(settings: Row) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def digest(values: object) -> str:
+    """8 hex digits of JSON values, for settings that results are looked up by."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]

@@ -1,1 +1,0 @@
-"""Many subdomains, on as many ranks and on one."""

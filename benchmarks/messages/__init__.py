@@ -1,0 +1,1 @@
+"""What messages cost: between ranks, hosts and methods."""

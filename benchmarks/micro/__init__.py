@@ -1,1 +1,0 @@
-"""Allreduce and Bcast by size."""

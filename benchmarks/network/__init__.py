@@ -1,1 +1,0 @@
-"""Time to an accuracy over narrow links."""

@@ -1,1 +1,0 @@
-"""MNIST against the authors' curves."""

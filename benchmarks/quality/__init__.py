@@ -1,0 +1,1 @@
+"""How well the method trains: accuracy at equal work."""

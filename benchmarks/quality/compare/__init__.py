@@ -1,0 +1,1 @@
+"""The method against tuned baselines."""

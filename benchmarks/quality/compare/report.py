@@ -1,0 +1,303 @@
+"""Tables and verdicts of ``compare``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.harness import tables
+from benchmarks.harness.results import Row
+from benchmarks.quality.compare.figure import plot
+from benchmarks.quality.compare.plan import (
+    AVERAGING,
+    LOCAL,
+    DataSet,
+    Get,
+    Group,
+    Measure,
+    Method,
+    groups,
+)
+
+LEAST_FEWER = 10  # times fewer bytes than gradient averaging that are nearly enough
+RESULT = ["seeds", "work, epochs", "messages", "MB"]
+TUNED = ["rate", "batch", "local steps"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method with so many ranks as it came out of its grid.
+
+    Attributes:
+        tuned: the settings chosen, but for the seed. rows: the runs of them that are done.
+        worst: the figure on the first seed at the chosen batch and the worst rate; None without a
+            grid, infinite where that diverged.
+    """
+
+    group: Group
+    tuned: Row
+    rows: list[Row]
+    worst: float | None
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return self.group.method
+
+    @property
+    def measure(self) -> Measure:
+        """What it is judged by."""
+        return self.group.data.measure
+
+    @property
+    def figures(self) -> list[float]:
+        """Final test accuracy in percent, or loss, of each run; none where any diverged."""
+        values = [self.measure.shown(row) for row in self.rows]
+        return [] if None in values else [value for value in values if value is not None]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the figures; NaN where a run diverged."""
+        return fmean(self.figures) if self.figures else math.nan
+
+    def behind(self, other: Entry) -> float:
+        """By how much its figure is worse than another's; infinite where it diverged."""
+        if not self.figures:
+            return math.inf
+        return self.measure.sign * (other.mean - self.mean) if other.figures else -math.inf
+
+    @property
+    def score(self) -> float:
+        """Higher is better; -infinity where a run diverged."""
+        return self.measure.sign * self.mean if self.figures else -math.inf
+
+    def average(self, name: str) -> float:
+        """Mean of a figure over the runs."""
+        return fmean(row[name] for row in self.rows)
+
+
+def entries(data: DataSet, get: Get) -> list[Entry]:
+    """What there is of a set, in the order of its methods and ranks."""
+    found = []
+    for group in groups(data):
+        best = group.best(get)
+        if best is not None:
+            found.append(Entry(group, *best, worst=_worst(group, best[0], get)))
+    return found
+
+
+def _worst(group: Group, tuned: Row, get: Get) -> float | None:
+    if "lr" not in tuned:
+        return None
+    others = [c for c in group.candidates() if c["batch"] == tuned["batch"]]
+    rows = [get({**candidate, "seed": group.data.seeds[0]}) for candidate in others]
+    measure = group.data.measure
+    scores = [measure.score(row) for row in rows if row is not None]
+    return measure.sign * measure.scale * min(scores) if scores else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """An untuned method at a number of ranks against the best of the tuned ones.
+
+    Attributes:
+        own: the method. averaging, local: the best by accuracy of gradient averaging, and of the
+            local methods at as many ranks, if any has been run.
+        margin: points of accuracy that may be lost against gradient averaging.
+    """
+
+    own: Entry
+    averaging: Entry | None
+    local: Entry | None
+    margin: float
+
+    def goals(self) -> dict[str, str]:
+        """What was aimed at: met, missed, and for bytes also nearly."""
+        told = {}
+        if self.averaging is not None:
+            lost, data = self.own.behind(self.averaging), self.own.group.data
+            good = lost <= self.margin + 1e-9
+            if data.least is not None:
+                good = good and self.own.mean >= data.least
+            told[data.measured] = _met(good)
+            times = fewer(self.averaging, self.own)
+            nearly = "nearly" if times >= LEAST_FEWER else "missed"
+            told["bytes"] = "met" if times >= data.fewer else nearly
+        if self.local is not None:
+            told["local"] = _met(self.own.behind(self.local) <= 0)
+        return told
+
+    def cells(self) -> list[str]:
+        """Its line of the table."""
+        line = [self.own.method.name, str(self.own.group.ranks)]
+        for other in (self.averaging, self.local):
+            if other is None:
+                line += ["-", "-", "-"]
+                continue
+            line.append(other.method.name)
+            good = self.own.figures and other.figures
+            form = "+" + self.own.measure.form
+            line.append(f"{self.own.mean - other.mean:{form}}" if good else "diverged")
+            line.append(f"1/{fewer(other, self.own):.1f}" if good else "-")
+        return [*line, ", ".join(f"{name} {told}" for name, told in self.goals().items())]
+
+
+def _met(good: bool) -> str:
+    return "met" if good else "missed"
+
+
+def fewer(baseline: Entry, own: Entry) -> float:
+    """How many times the bytes of ours the baseline sends; 0 where either diverged."""
+    if not (baseline.figures and own.figures):
+        return 0.0
+    name = "bytes_allreduced"
+    return baseline.average(name) / max(own.average(name), 1.0)
+
+
+def verdicts(data: DataSet, found: Sequence[Entry]) -> list[Verdict]:
+    """Every untuned method and number of ranks against what it competes with."""
+
+    def best(kind: tuple[str, ...], ranks: int | None) -> Entry | None:
+        rivals = [
+            entry
+            for entry in found
+            if entry.method.optimizer in kind and ranks in (None, entry.group.ranks)
+        ]
+        return max(rivals, key=lambda entry: entry.score, default=None)
+
+    return [
+        Verdict(entry, best(AVERAGING, None), best(LOCAL, entry.group.ranks), data.margin)
+        for entry in found
+        if entry.method.optimizer == "apts"
+    ]
+
+
+def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
+    """A sentence an untuned method: what the most ranks lose against the fewest."""
+    told = []
+    least, most = min(data.ranks), max(data.ranks)
+    for method in data.methods:
+        own = {entry.group.ranks: entry for entry in found if entry.method == method}
+        if method.optimizer != "apts" or least == most or not {least, most} <= set(own):
+            continue
+        lost = own[most].behind(own[least])
+        unit = "points" if data.measured == "accuracy" else data.measure.unit
+        form = data.measure.form
+        text = f"From N = {least} to {most} {method.name} loses {lost:{form}} {unit}"
+        if data.rank_loss is not None:
+            text += f" (goal: at most {data.rank_loss:g}): {_met(lost <= data.rank_loss + 1e-9)}"
+        told.append(text + ".")
+    return told
+
+
+def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") -> None:
+    """Write NAME.md and a plot a set from the runs that are done; nothing where none is."""
+    sections, rows = [], []
+    for data in plan:
+        found = entries(data, get)
+        if not found:
+            continue
+        path = out / f"{name}_{data.name}.png"
+        plot(path, data, [(entry.method, entry.group.ranks, entry.rows) for entry in found])
+        sections += _section(data, found, get, path.name)
+        rows += [row for entry in found for row in entry.rows if "versions" in row]
+    if not rows:
+        return
+    parts = [
+        "# Against tuned baselines, at equal work",
+        "The default method, no flag set but those named, against gradient averaging (Adam, SGD) "
+        "and local methods (local SGD, DiLoCo) whose learning rate and batch were searched: the "
+        "best by the final test accuracy or loss itself, which favours them. Figures after the "
+        "last epoch of work, mean [least, largest] over seeds. Work: gradient evaluations a "
+        "sample, a forward one counts a third. Messages: of the length of the parameters, in a "
+        "run; MB: payload of all messages that a rank hands over. Adam and SGD ran on one rank "
+        "with the joined batch; N ranks take the same steps, with a message each. Batch: samples "
+        "of all ranks together. Worst rate: the figure at the worst learning rate of the grid "
+        "with the same batch, first seed: what a wrong choice costs. The baselines have a "
+        "constant learning rate and the last iterate evaluated. The default evaluates its average"
+        " of the iterates, which is a part of it; a schedule or an average of their own would "
+        "help the baselines too.",
+        "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; bytes "
+        f"at most the set's part of its (nearly: 1/{LEAST_FEWER}); not worse than the better local "
+        "method.",
+        *sections,
+        f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
+        tables.setup(rows) + f" Repeat: `{_command(name)} --fresh`.",
+    ]
+    tables.write(out / f"{name}.md", *parts)
+
+
+def _command(name: str) -> str:
+    plan = "" if name == "compare" else f" --config benchmarks/{name}.toml"
+    return f"python -m benchmarks compare{plan}"
+
+
+def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[str]:
+    judged = verdicts(data, found)
+    described = data.described[:1].upper() + data.described[1:]
+    seeds = ", ".join(map(str, data.seeds))
+    unit = "points" if data.measured == "accuracy" else data.measure.unit
+    least = f", and at least {data.least:g}" if data.least is not None else ""
+    figure = f"{data.measure.name}, {data.measure.unit}"
+    tuned = [*TUNED, f"worst rate, {data.measure.unit}"]
+    parts = [
+        f"## {data.name}",
+        f"{described}, {data.epochs:g} epochs of work, seeds {seeds}; margin {data.margin:g} "
+        f"{unit}{least}; bytes at most 1/{data.fewer}. {_flags(data)}"
+        + ("N subdomains are computed one after another on one rank. " if data.simulated else "")
+        + _progress(data, get),
+        tables.markdown(["method", "N", figure, *RESULT, *tuned], map(_line, found), text=1),
+    ]
+    if judged:
+        parts += [
+            f"The default against the best of each kind: difference in {data.measured}, in "
+            f"{unit}, and bytes as a part of theirs.",
+            tables.markdown(
+                [
+                    *("method", "N", "averaging", data.measured, "bytes"),
+                    *("local", data.measured, "bytes", "goals"),
+                ],
+                [verdict.cells() for verdict in judged],
+                text=1,
+            ),
+        ]
+    return [*parts, *rank_losses(data, found), f"![{data.measure.name}, {data.name}]({image})"]
+
+
+def _flags(data: DataSet) -> str:
+    """What the untuned methods are given on this set."""
+    given = [(method.name, " ".join(method.arguments)) for method in data.methods]
+    return "".join(f"{name} has the flags `{flags}`. " for name, flags in given if flags)
+
+
+def _line(entry: Entry) -> list[Any]:
+    tuned, ranks = entry.tuned, str(entry.group.ranks)
+    line = [entry.method.name, "any" if entry.method.optimizer in AVERAGING else ranks]
+    form = entry.measure.form
+    if entry.figures:
+        line += [tables.span(entry.figures, form), str(len(entry.rows))]
+        line += [f"{entry.average('epochs'):.1f}", f"{entry.average('vector_allreduces'):.0f}"]
+        line.append(f"{entry.average('bytes_allreduced') / 1e6:.1f}")
+    else:
+        line += ["diverged", str(len(entry.rows)), "-", "-", "-"]
+    if entry.worst is None:
+        return [*line, "-", "-", "-", "-"]
+    worst = f"{entry.worst:{form}}" if math.isfinite(entry.worst) else "diverged"
+    return [*line, f"{tuned['lr']:g}", tuned["batch"], tuned.get("local_steps", "-"), worst]
+
+
+def _progress(data: DataSet, get: Get) -> str:
+    """How many runs there are, which diverged, and whether any are missing."""
+    wanted = [settings for group in groups(data) for settings in group.wanted(get)]
+    done = [row for row in map(get, wanted) if row is not None]
+    lost = sum(data.measure.shown(row) is None for row in done)
+    text = f"{len(done)} runs, of which {lost} diverged."
+    searching = any(group.finalists(get) is None for group in groups(data))
+    if searching or len(done) < len(wanted):
+        text += f" **Not complete:** {len(wanted) - len(done)} runs are missing"
+        text += ", then those of the finalists." if searching else "."
+    return text

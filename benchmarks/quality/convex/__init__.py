@@ -1,0 +1,1 @@
+"""Whether the first radius matters."""

@@ -1,0 +1,134 @@
+"""Plots and tables of ``corrections``."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import figures, tables
+from benchmarks.harness.results import Row
+
+SOLVERS = ("first-order", "sr1")
+JOINS = ("sum", "average", "adaptive")
+DATA = {
+    "i.i.d.": "equal parts of the shuffled digits",
+    "uneven": "shuffled, parts in the proportion 1 : 2 : ... : N",
+    "skewed": "every class dealt out in Dirichlet(0.1) proportions: few classes a part",
+}
+HIDDEN = "128,128"
+
+
+def _groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Rows by all settings but the seed: data, solver, ranks, consistency, join."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        s = row["settings"]
+        key = (s["data"], s["local_solver"], s["ranks"], s["consistency"], s["join"])
+        groups.setdefault(key, []).append(row)
+    return groups
+
+
+def plot(path: Path, rows: list[Row], solver: str) -> None:
+    """Training loss against work: a panel a kind of data and number of ranks."""
+    plt = figures.pyplot()
+    groups = {key: group for key, group in _groups(rows).items() if key[1] == solver}
+    ranks = sorted({key[2] for key in groups if key[2] > 1}) or [1]
+    figure, axes = plt.subplots(
+        len(DATA),
+        len(ranks),
+        figsize=(3.2 * len(ranks) + 1.0, 8.0),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        layout="constrained",
+    )
+    colours = dict(zip(JOINS, (figures.BLUE, figures.ORANGE, figures.GREEN), strict=True))
+    # A run goes past the limit by what its last iteration takes.
+    grid = np.linspace(0.0, max(row["curves"]["epoch"][-1] for row in rows), 241)
+    for (kind, _, n, term, join), group in groups.items():
+        if n not in ranks:
+            continue
+        ax = axes[list(DATA).index(kind), ranks.index(n)]
+        curves = np.array([_at(row["curves"], grid) for row in group])
+        label = f"{join}, consistency {'on' if term else 'off'}"
+        ax.plot(grid, curves.mean(0), color=colours[join], ls="-" if term else "--", label=label)
+        ax.fill_between(grid, curves.min(0), curves.max(0), color=colours[join], alpha=0.12, lw=0)
+        ax.set_title(f"{kind}, N = {n}")
+    for ax in axes[-1]:
+        ax.set_xlabel("gradient evaluations a sample")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("training loss")
+    axes[0, 0].set_yscale("log")
+    for which in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
+        which("{x:g}")
+    axes[0, 0].yaxis.set_minor_locator(plt.LogLocator(subs=(2, 5)))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(ranks) + 1))
+    figures.save(figure, path)
+
+
+def _at(curves: dict[str, list[float]], grid: Any) -> Any:
+    """Loss after as much work as in ``grid``: that of the last iteration finished by then."""
+    index = np.searchsorted(curves["epoch"], grid, side="right") - 1
+    return np.where(index < 0, np.nan, np.array(curves["loss"])[np.maximum(index, 0)])
+
+
+def write(path: Path, rows: list[Row], work: float, command: str) -> None:
+    """A table a kind of data and solver; ``command``: the program's arguments of a run."""
+    groups = _groups(rows)
+    seeds = ", ".join(map(str, sorted({row["settings"]["seed"] for row in rows})))
+    parts = [
+        "# Additive correction on i.i.d., uneven and label-skewed data",
+        f"Embedded digits (1437 training, 360 test samples), network 64-{HIDDEN.replace(',', '-')}"
+        f"-10, full batch, no global step, no momentum, {work:g} gradient evaluations a sample (a "
+        "forward one counts a third; the iteration that passes the limit is finished), at most "
+        f"five local steps. Mean [least, largest] over seeds {seeds}, which also cut the shards. "
+        "Accepted: share of outer iterations whose joined correction was taken.",
+        "Data: " + "; ".join(f"**{kind}**: {text}" for kind, text in DATA.items()) + ".",
+        _wins(groups),
+    ]
+    header = ["N", "consistency", "join", "accepted, %", "training loss", "test accuracy, %"]
+    for kind, solver in itertools.product(DATA, SOLVERS):
+        body = [
+            (
+                n,
+                "on" if term else "off",
+                join,
+                tables.span([100 * r["accepted"] / r["outer_iterations"] for r in group], ".0f"),
+                tables.span([r["train_loss"] for r in group], ".4f"),
+                tables.span([100 * r["test_accuracy"] for r in group]),
+            )
+            for (k, s, n, term, join), group in groups.items()
+            if (k, s) == (kind, solver)
+        ]
+        if body:
+            parts += [f"## {kind}, {solver}", tables.markdown(header, body, text=3)]
+    parts += [f"![training loss, {s}](corrections_{s}.png)" for s in SOLVERS]
+    parts.append(f"A run, here the last: `mpirun -n N python -m apts_mpi {command}`.")
+    parts.append(tables.setup(rows) + " Repeat: `python -m benchmarks corrections --fresh`.")
+    tables.write(path, *parts)
+
+
+def _wins(groups: dict[tuple[Any, ...], list[Row]]) -> str:
+    """How often each join came to the lowest mean training loss of the three."""
+    lines = []
+    for solver, term in itertools.product(SOLVERS, (True, False)):
+        best: Counter[str] = Counter()
+        for kind, n in {(k, n) for k, s, n, t, _ in groups if (s, t) == (solver, term) and n > 1}:
+            losses = {
+                join: fmean(row["train_loss"] for row in groups[kind, solver, n, term, join])
+                for join in JOINS
+                if (kind, solver, n, term, join) in groups
+            }
+            best[min(losses, key=lambda join: losses[join])] += 1
+        counts = ", ".join(f"{join} {best[join]}" for join in JOINS)
+        lines.append(f"- {solver}, consistency {'on' if term else 'off'}: {counts}")
+    return (
+        "How often each join came to the lowest mean training loss, of all N above 1 and kinds of "
+        "data (where two are equal, the one named first):\n\n" + "\n".join(lines)
+    )

@@ -1,0 +1,238 @@
+"""What ``sensitivity`` runs: its TOML, and the runs behind every parameter's range."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apts_mpi
+from apts_mpi.errors import InputError
+from apts_mpi.settings.config import TrainConfig
+from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.results import Row
+from benchmarks.quality.compare.plan import AVERAGING, SOURCES
+
+Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
+
+KINDS = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value of a parameter.
+
+    Attributes:
+        text: the value. default: whether it is. settings: of its run, but for the seed.
+    """
+
+    text: str
+    default: bool
+    settings: Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Runs that differ in one setting; see ``sensitivity.toml``.
+
+    Attributes:
+        common: data, samples and hidden of the plan.
+        shared: settings of all runs. values: by parameter. limits: points by parameter.
+    """
+
+    name: str
+    optimizer: str
+    ranks: tuple[int, ...]
+    epochs: float
+    batch: int = 0
+    minibatches: int = 0
+    most_lost: float | None = None
+    shared: dict[str, Any]
+    values: dict[str, tuple[Any, ...]]
+    limits: dict[str, float]
+    data: str
+    samples: int
+    hidden: tuple[int, ...]
+
+    def completed(self, ranks: int, **changes: Any) -> TrainConfig:
+        """The settings of a run with every default.
+
+        Raises:
+            InputError: a value is outside its range.
+        """
+        given = {**self._given(ranks), **changes}
+        config = TrainConfig(optimizer=self.optimizer, epochs=self.epochs, **given)
+        return config.completed(ranks, self.samples)
+
+    def settings(self, ranks: int, **changes: Any) -> Row:
+        """Of a run, but for the seed, as ``compare_jobs`` takes them."""
+        row = {
+            "apts_mpi": apts_mpi.__version__,
+            "data": self.data,
+            "hidden": ",".join(map(str, self.hidden)),
+            "epochs": self.epochs,
+            "ranks": ranks,
+            "optimizer": self.optimizer,
+        }
+        if self.optimizer in AVERAGING:
+            lr = self.completed(ranks, **changes).lr
+            return {**row, "arguments": flags(self._given(ranks)), "batch": self.batch, "lr": lr}
+        return {**row, "arguments": flags({**self._given(ranks), **changes})}
+
+    def _given(self, ranks: int) -> dict[str, Any]:
+        if not self.minibatches:
+            return self.shared
+        return {**self.shared, "batch": math.ceil(self.samples / ranks / self.minibatches)}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A parameter of a family."""
+
+    family: Family
+    field: str
+
+    @property
+    def name(self) -> str:
+        """For --parameters."""
+        flag = self.field.replace("_", "-")
+        return flag if self.family.name == "apts" else f"{self.family.name}-{flag}"
+
+    @property
+    def label(self) -> str:
+        """For tables and plots."""
+        flag = flag_of(self.field)
+        return flag if self.family.name == "apts" else f"{self.family.name} {flag}"
+
+    @property
+    def range(self) -> str:
+        """From the first to the last value."""
+        values = self.family.values[self.field]
+        return f"{shown(values[0])} to {shown(values[-1])}"
+
+    def points(self, ranks: int) -> list[Point]:
+        """The values in order, the default among them."""
+        family, name = self.family, self.field
+        default = family.completed(ranks)
+        listed: list[tuple[Any, dict[str, Any]]] = []
+        for value in family.values[name]:
+            same = family.completed(ranks, **{name: value}) == default
+            listed.append((value, {} if same else {name: value}))
+        if all(changes for _, changes in listed):
+            listed.append((getattr(default, name), {}))
+            listed.sort(key=lambda item: -math.inf if item[0] is None else item[0])
+        return [
+            Point(shown(value), not changes, family.settings(ranks, **changes))
+            for value, changes in listed
+        ]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All families, over these seeds where no others are asked for."""
+
+    seeds: tuple[int, ...]
+    families: tuple[Family, ...]
+
+    def sweeps(self) -> list[Sweep]:
+        """The parameters of all families."""
+        return [Sweep(family, name) for family in self.families for name in family.values]
+
+
+def wanted(
+    sweeps: Iterable[Sweep], seeds: Sequence[int], ranks: Sequence[int] | None = None
+) -> list[Row]:
+    """The settings of all runs of some parameters, each once.
+
+    Args:
+        ranks: only these, and one rank, which stands for all numbers of them; default all.
+    """
+    found: dict[str, Row] = {}
+    for sweep in sweeps:
+        for number in sweep.family.ranks:
+            if ranks is None or number in ranks or sweep.family.optimizer in AVERAGING:
+                for point in sweep.points(number):
+                    for seed in seeds:
+                        settings = {**point.settings, "seed": seed}
+                        found.setdefault(repr(settings), settings)
+    return list(found.values())
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    """Settings as the command line takes them."""
+    return [text for name, value in values.items() for text in (flag_of(name), shown(value))]
+
+
+def shown(value: Any) -> str:
+    """A value as the command line takes it; what is not given is searched."""
+    if value is None:
+        return "searched"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# ---- the TOML ------------------------------------------------------------------------------
+
+_PLAN = {"data": str, "samples": int, "hidden": [int], "seeds": [int], "families": [dict]}
+_FAMILY = {
+    "name": str,
+    "optimizer": str,
+    "ranks": [int],
+    "epochs": float,
+    "batch": int,
+    "minibatches": int,
+    "most_lost": float,
+    "settings": dict,
+    "parameters": dict,
+    "most_lost_of": dict,
+}
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan of a TOML file.
+
+    Raises:
+        InputError: the file cannot be read, is not of the form that ``sensitivity.toml`` explains,
+            or a value is none that the program takes.
+    """
+    values = load(path)
+    try:
+        table = typed("the file", values, _PLAN, needed=_PLAN)
+        check(table["data"] in SOURCES, f"data {table['data']!r} is none of {', '.join(SOURCES)}")
+        check(min((*table["hidden"], table["samples"])) > 0, "samples and hidden must be positive")
+        check(bool(table["seeds"]) and min(table["seeds"]) >= 0, "seeds are numbers from 0 up")
+        common = {name: table[name] for name in ("data", "samples", "hidden")}
+        families = tuple(_family(own, common) for own in table["families"])
+        names = [family.name for family in families]
+        check(bool(names) and len(set(names)) == len(names), "families need names of their own")
+        for family in families:
+            for ranks in family.ranks:
+                for name in family.values:
+                    Sweep(family, name).points(ranks)
+    except (ValueError, InputError) as error:
+        raise InputError(f"--config {path}: {error}; see benchmarks/sensitivity.toml") from None
+    return Plan(table["seeds"], families)
+
+
+def _family(table: dict[str, Any], common: dict[str, Any]) -> Family:
+    where = f"family {table.get('name', '')!r}"
+    needed = ("name", "optimizer", "ranks", "epochs", "parameters")
+    values = typed(where, table, _FAMILY, needed=needed)
+    shared = typed(where, values.pop("settings", {}), KINDS)
+    parameters = typed(where, values.pop("parameters"), {name: [KINDS[name]] for name in KINDS})
+    limits = typed(where, values.pop("most_lost_of", {}), dict.fromkeys(parameters, float))
+    family = Family(**values, shared=shared, values=parameters, limits=limits, **common)
+    check(min(family.ranks, default=0) > 0, f"{where}: ranks must be positive numbers")
+    check(all(parameters.values()), f"{where}: a parameter has no values")
+    averaging = family.optimizer in AVERAGING
+    check(averaging or family.optimizer == "apts", f"{where}: optimizer is apts, adam or sgd")
+    check((family.batch > 0) == averaging, f"{where}: batch is for adam and sgd, which need it")
+    check(not averaging or set(parameters) == {"lr"}, f"{where}: lr is its only parameter")
+    return family

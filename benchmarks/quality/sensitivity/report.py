@@ -1,0 +1,176 @@
+"""Table and verdicts of ``sensitivity``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from benchmarks.harness import tables
+from benchmarks.quality.sensitivity.figure import plot
+from benchmarks.quality.sensitivity.plan import Get, Plan, Sweep, wanted
+from benchmarks.quality.sensitivity.values import Swept, Value, swept
+
+HEADER = ["parameter", "N", "values", "accuracy, %", "spread", "worst loss", "at"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether values of some parameters cost little against the default.
+
+    Attributes:
+        what: is judged. limit: points that a value may lose. losses: by parameter and value.
+        missing: values that have not been run.
+    """
+
+    what: str
+    limit: float
+    losses: list[tuple[float, Swept, Value]]
+    missing: int
+
+    @property
+    def worst(self) -> tuple[float, Swept, Value] | None:
+        """The largest loss."""
+        return max(self.losses, key=lambda item: item[0], default=None)
+
+    @property
+    def over(self) -> list[tuple[float, Swept, Value]]:
+        """What costs more than it may, the worst first."""
+        found = [item for item in self.losses if item[0] > self.limit + 1e-9]
+        return sorted(found, key=lambda item: -item[0])
+
+    def sentence(self) -> str:
+        """What came out."""
+        if self.worst is None:
+            return f"{self.what}: not run yet."
+        told = "missed" if self.over else "met"
+        text = f"{self.what} costs more than {self.limit:g} points: {told}"
+        if self.missing:
+            text += f" so far, {self.missing} values are missing"
+        items = self.over or [self.worst]
+        listed = "; ".join(_told(*item) for item in items)
+        return f"{text}. {'Those that do' if self.over else 'The worst'}: {listed}."
+
+
+def _told(loss: float, found: Swept, value: Value) -> str:
+    more = ", diverged" if value.diverged else ""
+    return f"{found.sweep.label} {value.point.text} at N = {found.ranks} ({loss:.2f}{more})"
+
+
+def verdicts(plan: Plan, found: Sequence[Swept]) -> list[Verdict]:
+    """One a family that has a goal, then one a parameter that has its own."""
+    judged = []
+    for family in plan.families:
+        own = [item for item in found if item.sweep.family == family]
+        if family.most_lost is not None:
+            judged.append(_verdict(f"No single choice of {family.name}", family.most_lost, own))
+        for name, limit in family.limits.items():
+            of_it = [item for item in own if item.sweep.field == name]
+            sweep = Sweep(family, name)
+            judged.append(_verdict(f"No {sweep.label} from {sweep.range}", limit, of_it))
+    return judged
+
+
+def _verdict(what: str, limit: float, found: Sequence[Swept]) -> Verdict:
+    losses, missing = [], 0
+    for item in found:
+        for value in item.values:
+            loss = item.loss(value)
+            if loss is None:
+                missing += 1
+            elif not value.point.default:
+                losses.append((loss, item, value))
+    return Verdict(what, limit, losses, missing)
+
+
+def spreads(found: Sequence[Swept]) -> list[str]:
+    """A sentence a parameter with a goal of its own, or of a family without one."""
+    told = []
+    for item in found:
+        family = item.sweep.family
+        if family.most_lost is not None and item.sweep.field not in family.limits:
+            continue
+        if item.spread is not None:
+            text = f"{item.sweep.label} {item.sweep.range}, N = {item.ranks}"
+            if family.optimizer != "apts":
+                text = f"{item.sweep.label} {item.sweep.range}"
+            told.append(f"{text}: {item.least:.2f} to {item.most:.2f} %, {item.spread:.2f} points")
+    return told
+
+
+def report(out: Path, plan: Plan, seeds: Sequence[int], get: Get) -> None:
+    """Write sensitivity.md and the plot from the runs that are done; nothing where none is."""
+    needed = wanted(plan.sweeps(), seeds)
+    rows = [row for row in map(get, needed) if row is not None]
+    good = [row for row in rows if "versions" in row]
+    if not good:
+        return
+    found = swept(plan, seeds, get)
+    path = out / "sensitivity.png"
+    plot(path, plan, found)
+    first = plan.families[0]
+    hidden = "-".join(map(str, first.hidden))
+    told = spreads(found)
+    lost = sum(row["test_accuracy"] is None for row in rows)
+    count = f"{len(rows)} runs, of which {lost} diverged"
+    # The plan's own seeds are what makes it complete.
+    missing = sum(get(settings) is None for settings in wanted(plan.sweeps(), plan.seeds))
+    parts = [
+        "# Every parameter alone",
+        f"One parameter changed at a time, all others at their default: {first.data}, hidden "
+        f"layers {hidden}, {first.epochs:g} epochs of work. Test accuracy at the end in percent, "
+        f"mean over seeds {', '.join(map(str, seeds))}, in the order of the values; the default in "
+        "bold. Worst loss: points of accuracy against the default with the same seeds, and the "
+        "value that costs them; negative where every value is better. A run that diverged counts "
+        "as 10 %, chance. " + _families(plan),
+        f"{count}." + (f" **Not complete:** {missing} runs are missing." if missing else ""),
+        "\n".join(f"- {verdict.sentence()}" for verdict in verdicts(plan, found)),
+    ]
+    if told:
+        parts += ["Spread over the range:", "\n".join(f"- {line}" for line in told)]
+    parts += [
+        tables.markdown(HEADER, [_line(item) for item in found], text=1),
+        f"![accuracy by parameter]({path.name})",
+        "Bars: from the lowest to the highest accuracy over a parameter's range, with the values "
+        "at both ends; dashed: the default. Bars that leave the panel have their end written.",
+        f"A run, here the last: `mpirun -n N python -m apts_mpi {good[-1]['command']} --data DIR`.",
+        tables.setup(good) + " Repeat: `python -m benchmarks sensitivity --fresh`.",
+    ]
+    tables.write(out / "sensitivity.md", *parts)
+
+
+def _families(plan: Plan) -> str:
+    """What the families besides the first are."""
+    told = []
+    for family in plan.families[1:]:
+        if family.batch:
+            told.append(f"{family.name}: batch {family.batch}, one rank (N ranks take its steps).")
+        elif family.minibatches:
+            told.append(
+                f"{family.name}: {family.minibatches} minibatches a pass, "
+                f"{family.shared.get('iterations', 'no limit of')} outer iterations."
+            )
+    return " ".join(told)
+
+
+def _line(item: Swept) -> list[str]:
+    cells = []
+    for value in item.values:
+        text = _cell(value)
+        cells.append(f"**{text}**" if value.point.default else text)
+    line = [item.sweep.label, "any" if item.sweep.family.batch else str(item.ranks)]
+    line += [", ".join(value.point.text for value in item.values), ", ".join(cells)]
+    worst = item.worst
+    if worst is None:
+        return [*line, "-", "-", "-"]
+    return [*line, f"{item.spread:.2f}", f"{worst[0]:.2f}", worst[1].point.text]
+
+
+def _cell(value: Value) -> str:
+    if not value.percents:
+        return "-"
+    if value.diverged == len(value.percents):
+        return "diverged"
+    mark = f" ({value.diverged} diverged)" if value.diverged else ""
+    return f"{fmean(value.percents.values()):.2f}{mark}"

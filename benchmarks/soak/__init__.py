@@ -1,1 +1,0 @@
-"""Whether a long run stays as it was: memory, open files, speed."""

@@ -1,1 +1,0 @@
-"""Whether a stream from disk keeps a training loop fed."""

@@ -1,0 +1,274 @@
+"""``network``: what is tuned and run, what is kept of a run, and runs between real hosts."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from apts_mpi.data import load_source, write_shards
+from apts_mpi.errors import InputError
+from benchmarks.__main__ import main
+from benchmarks.harness.hosts import missing
+from benchmarks.harness.jobs import ROOT, RunFailed, launcher
+from benchmarks.harness.results import Results, Row
+from benchmarks.messages.network import report as network_report
+from benchmarks.messages.network.command import chosen
+from benchmarks.messages.network.jobs import figures, make
+from benchmarks.messages.network.plan import Network, Plan, read_plan, run_of
+from benchmarks.messages.network.report import best_batch, best_rate, tuning, wanted
+
+TINY = """
+data = "digits"
+target = 0.5
+hosts = [2]
+links = ["1gbit"]
+repetitions = 2
+mpi = "tuned"
+evaluate_every = 500
+[[networks]]
+hidden = "16"
+epochs = 30.0
+[[methods]]
+name = "apts"
+arguments = []
+[[methods]]
+name = "ddp-adam"
+batches = [50, 100]
+learning_rates = [3e-3, 1e-2]
+[[methods]]
+name = "adam"
+like = "ddp-adam"
+arguments = ["--optimizer", "adam"]
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    """The tiny one."""
+    (tmp_path / "plan.toml").write_text(TINY)
+    return read_plan(tmp_path / "plan.toml")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """An empty file of them."""
+    return Results(tmp_path / "network.jsonl", fresh=False)
+
+
+KEPT: Row = {
+    **{"rank_batch": 50, "local_steps": 9, "parameters": 1, "threads": 1, "cores": 2},
+    **{"versions": {"torch": "1"}, "commit": "c", "date": "d"},
+}
+
+
+def values(seconds: float | None, epochs: float | None) -> Row:
+    return {"seconds_to_target": seconds, "epochs_to_target": epochs}
+
+
+def test_a_rate_is_best_by_work_and_a_minibatch_by_the_clock(plan: Plan, results: Results) -> None:
+    network, ddp = plan.networks[0], plan.method("ddp-adam")
+    work = {(50, 3e-3): 2.0, (50, 1e-2): 1.0, (100, 3e-3): 3.0, (100, 1e-2): None}
+    for settings in tuning(plan, network, ddp):
+        results.add(settings, values(1.0, work[settings["batch"], settings["lr"]]))
+    assert [best_rate(plan, results, network, ddp, batch) for batch in (50, 100)] == [1e-2, 3e-3]
+
+    def pairs(name: str, repetition: int) -> list[tuple[int | None, float | None]]:
+        method = plan.method(name)
+        found = wanted(plan, results, "1gbit", network, method, 2, repetition)
+        return [(settings["batch"], settings["lr"]) for settings in found]
+
+    assert pairs("ddp-adam", 0) == [(50, 1e-2), (100, 3e-3)]
+    assert pairs("apts", 0) == [(None, None)]
+    # Not before the clock has told which is best.
+    assert pairs("adam", 0) == pairs("ddp-adam", 1) == []
+    for settings in list(wanted(plan, results, "1gbit", network, ddp, 2, 0)):
+        # More work to do, but sooner done: fewer messages.
+        results.add(settings, values(5.0 if settings["batch"] == 50 else 4.0, 1.0))
+    assert best_batch(plan, results, "1gbit", network, ddp, 2) == (100, 3e-3)
+    assert pairs("adam", 0) == pairs("adam", 1) == pairs("ddp-adam", 1) == [(100, 3e-3)]
+
+
+def test_the_clock_of_a_run_is_that_of_the_rank_furthest_on() -> None:
+    common: Row = {
+        **{"epoch": [0.5, 1.0, 1.5, 2.0], "bytes": [10, 20, 30, 40], "messages": [1, 2, 3, 4]},
+        "test_accuracy": [0.1, None, 0.97, 0.9],
+    }
+    one = {**common, "iteration_seconds": [1.0, 2.0, 1.0, 1.0]}
+    two = {**common, "iteration_seconds": [2.0, 1.0, 1.0, 3.0]}
+    found = figures([one, two], 0.97)
+    # Rank 1 is late in the first, rank 0 waits for it in the second: three seconds in all.
+    assert found["seconds_to_target"] == 3.0 + 1.0
+    assert (found["epochs_to_target"], found["messages_to_target"]) == (1.5, 3)
+    assert found["bytes_to_target"] == 30
+    assert found["seconds_per_epoch"] == pytest.approx(7.0 / 2.0)
+    assert found["curve"]["seconds"] == [2.0, 4.0, 7.0]
+    assert figures([one], 0.98)["seconds_to_target"] is None
+
+
+def test_every_method_has_the_same_minibatch_of_all_ranks_and_epochs(plan: Plan) -> None:
+    settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 1}
+    ours = run_of(plan, plan.networks[0], plan.method("adam"), settings).arguments
+    theirs = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings).ddp
+    assert ours is not None
+    assert theirs is not None
+    words = " ".join(ours)
+    assert "--batch 50" in words
+    assert "--lr 0.01" in words
+    assert "--epochs 30" in words
+    assert "--seed 1" in words
+    assert (theirs["batch"], theirs["lr"], theirs["epochs"], theirs["seed"]) == (100, 1e-2, 30.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ('"digits"', '"cifar"', "neither mnist nor digits"),
+        ("target = 0.5", "target = 50", "between 0 and 1"),
+        ('"1gbit"', '"fast"', "'fast'"),
+        ('mpi = "tuned"', 'mpi = "best"', "'best' is none of"),
+        ('like = "ddp-adam"', 'like = "apts"', "like 'apts'"),
+        ("batches = [50, 100]", "batches = []", "rates and batches"),
+    ],
+)
+def test_a_plan_that_is_wrong_is_refused_in_one_line(
+    tmp_path: Path, old: str, new: str, line: str
+) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(TINY.replace(old, new, 1))
+    with pytest.raises(InputError, match=line) as caught:
+        read_plan(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_committed_plan_is_read() -> None:
+    read = read_plan(ROOT / "benchmarks" / "network.toml")
+    assert read.links == ("unlimited", "1gbit", "100mbit")
+    assert read.networks == (Network(hidden="128,128", epochs=6.0), read.networks[1])
+
+
+def test_without_root_it_says_so_and_skips(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["network", "--out", str(tmp_path)]) == 0
+    assert "need root" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(launcher() is None, reason="no mpirun")
+@pytest.mark.usefixtures("all_cores")
+def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
+    tmp_path: Path, plan: Plan, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    network, ddp = plan.networks[0], plan.method("ddp-adam")
+    for settings in tuning(plan, network, ddp):  # as if tuned, and the minibatch chosen
+        results.add(settings, values(1.0, 1.0 if settings["batch"] == 100 else None))
+    arguments = ["network", "--config", str(tmp_path / "plan.toml"), "--out", str(tmp_path)]
+    assert main([*arguments, "--repetitions", "1", "--timeout", "60"]) == 0
+    results.read()
+    found = {
+        row["settings"]["method"]: row
+        for row in results.rows()
+        if row["settings"]["benchmark"] == "network"
+    }
+    assert set(found) == {"apts", "ddp-adam", "adam"}
+    for row in found.values():
+        assert row["seconds_to_target"] > 0
+        assert row["curve"]["test_accuracy"][-1] >= plan.target
+    # The same method over the same data: nearly the same work, in other messages.
+    ours, theirs = found["adam"], found["ddp-adam"]
+    assert ours["parameters"] == theirs["parameters"]
+    assert ours["epochs_to_target"] == pytest.approx(theirs["epochs_to_target"], rel=0.5)
+    assert "sooner" in (tmp_path / "network.md").read_text()
+    capsys.readouterr()
+    assert main([*arguments, "--repetitions", "1"]) == 0
+    assert "[" not in capsys.readouterr().out.replace("[mpi]", "")
+
+
+@pytest.mark.usefixtures("all_cores")
+def test_a_job_that_fails_between_hosts_ends_with_a_line(tmp_path: Path, plan: Plan) -> None:
+    settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 0}
+    run = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings)
+    shards = tmp_path / "shards"
+    write_shards(load_source("digits"), shards, shards=1)
+    bad = dataclasses.replace(run, ddp={**(run.ddp or {}), "hidden": "wide"})
+    with pytest.raises(RunFailed, match=r"DistributedDataParallel: .*'wide'") as caught:
+        make(bad, plan, shards, None, 60.0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_of_the_plan_is_run_and_the_whole_is_told(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    options = argparse.Namespace(
+        hosts=None, links=None, methods=("adam",), networks=None, repetitions=1, timeout=60.0
+    )
+    part = chosen(plan, options)
+    assert [method.name for method in part.methods] == ["adam"]
+    assert part.repetitions == 1
+    # It waits for what it takes its rate from.
+    adam = plan.method("adam")
+    assert list(wanted(plan, results, "1gbit", plan.networks[0], adam, 2, 0)) == []
+    for change in ({"methods": ("no",)}, {"links": ("fast",)}, {"hosts": (3,)}, {"timeout": 0.0}):
+        with pytest.raises(InputError, match="--"):
+            chosen(plan, argparse.Namespace(**{**vars(options), **change}))
+
+
+def test_a_run_that_diverged_has_not_reached_the_target(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    network = plan.networks[0]
+    for repetition in range(2):
+        (settings,) = wanted(plan, results, "1gbit", network, plan.method("apts"), 2, repetition)
+        row = {**values(None, None), "diverged": "the loss is not finite"}
+        if repetition == 0:
+            row = {**values(2.0, 1.0), **KEPT}
+        results.add(settings, row)
+    network_report.write(tmp_path / "network.md", plan, results)
+    assert "(1 of 2 did not reach it)" in (tmp_path / "network.md").read_text()
+
+
+def test_other_settings_are_other_runs(plan: Plan) -> None:
+    network, method = plan.networks[0], plan.method("apts")
+    keys = [
+        made.key(network, method)
+        for made in (
+            plan,
+            dataclasses.replace(plan, target=0.98),
+            dataclasses.replace(plan, mpi="ring"),
+            dataclasses.replace(plan, evaluate_every=100),
+        )
+    ]
+    keys.append(plan.key(dataclasses.replace(network, epochs=1.0), method))
+    keys.append(plan.key(network, dataclasses.replace(method, arguments=("--batch", "9"))))
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_rate_at_the_edge_of_what_was_tried_is_marked(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    network, ddp = plan.networks[0], plan.method("ddp-adam")
+    for settings in tuning(plan, network, ddp):
+        results.add(settings, values(1.0, 1.0))
+    for settings in list(wanted(plan, results, "1gbit", network, ddp, 2, 0)):
+        results.add(settings, {**values(1.0, 1.0), **KEPT})
+    network_report.write(tmp_path / "network.md", plan, results)
+    assert "50*" in (tmp_path / "network.md").read_text()
+
+
+def test_the_table_says_how_many_did_not_reach_it(
+    tmp_path: Path, plan: Plan, results: Results
+) -> None:
+    network = plan.networks[0]
+    for repetition, seconds in enumerate((2.0, None)):
+        (settings,) = wanted(plan, results, "1gbit", network, plan.method("apts"), 2, repetition)
+        results.add(settings, {**values(seconds, seconds), **KEPT})
+    network_report.write(tmp_path / "network.md", plan, results)
+    assert "(1 of 2 did not reach it)" in (tmp_path / "network.md").read_text()

@@ -1,0 +1,314 @@
+"""Folders of images: layout, the fixed rule by which they become one size, and bad files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from apts_mpi.cli.main import main
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.data import load_source, read_info
+from apts_mpi.data.sources.images import read_images
+from tests.data.sources.test_sources import refused
+
+Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install pillow")
+
+RNG = np.random.default_rng(0)
+
+
+def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
+    """Pixels (h, w), (h, w, 3) or (h, w, 4), uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def picture(h: int = 6, w: int = 8, channels: int = 3) -> np.ndarray:
+    shape = (h, w) if channels == 1 else (h, w, channels)
+    return RNG.integers(0, 256, size=shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of five images of 6 by 8."""
+    for name in ("cat", "ant"):
+        for k in range(5):
+            save(tmp_path / "images" / name / f"{k}.png", picture())
+    return tmp_path / "images"
+
+
+def read(folder: Path, h: int, w: int, channels: int = 3) -> np.ndarray:
+    return np.asarray(read_images(folder, size=(h, w), channels=channels).x["train"])
+
+
+def test_images_of_the_size_are_taken_as_they_are(folder: Path) -> None:
+    found = read_images(folder, size=(6, 8))
+    assert found.classes == ("ant", "cat")
+    assert found.y["train"].tolist() == [0] * 5 + [1] * 5
+    assert list(found.x) == ["train"]
+    images = np.asarray(found.x["train"])
+    for k, (name, number) in enumerate((n, i) for n in ("ant", "cat") for i in range(5)):
+        pixels = np.asarray(Image.open(folder / name / f"{number}.png"))
+        assert np.array_equal(images[k], pixels.transpose(2, 0, 1))
+
+
+def test_what_is_no_image_is_left_out(folder: Path) -> None:
+    (folder / "notes.txt").write_text("about them")
+    (folder / "ant" / "notes.txt").write_text("about ants")
+    (folder / "ant" / ".hidden.png").write_bytes(b"")
+    (folder / ".git").mkdir()
+    save(folder / "__MACOSX" / "ant" / "0.png", picture())
+    save(folder / "ant" / "__MACOSX" / "0.png", picture())
+    save(folder / "ant" / "Z.JPG", picture(), quality=95)
+    os.mkfifo(folder / "ant" / "pipe.png")
+    assert len(read(folder, 6, 8)) == 11
+
+
+def reduced(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Along the first axis, by a triangle as wide as two steps of the result; rounded."""
+    scale = max(len(pixels) / size, 1.0)
+    places = np.arange(len(pixels)) + 0.5
+    rows = []
+    for k in range(size):
+        centre = (k + 0.5) * len(pixels) / size
+        weights = np.maximum(1 - np.abs(places - centre) / scale, 0)
+        rows.append(np.tensordot(weights / weights.sum(), pixels.astype(float), axes=1))
+    return np.rint(rows)
+
+
+@pytest.mark.parametrize(("h", "w"), [(3, 4), (12, 16), (4, 4), (6, 2), (5, 8), (9, 3)])
+def test_other_sizes_cover_and_are_cut(tmp_path: Path, h: int, w: int) -> None:
+    """Sides of 12 and 16 scaled so that one fits; of the other its middle."""
+    pixels = picture(12, 16)
+    for name in "ab":
+        save(tmp_path / name / "one.png", pixels)
+    found = read(tmp_path, h, w)[0]
+    assert found.shape == (3, h, w)
+    factor = max(h / 12, w / 16)
+    high, wide = round(h / factor, 9), round(w / factor, 9)
+    if high % 1 or wide % 1 or (12 - high) % 2 or (16 - wide) % 2:
+        return  # cut within a pixel
+    top, left = int(12 - high) // 2, int(16 - wide) // 2
+    part = pixels[top : top + int(high), left : left + int(wide)]
+    across = reduced(part.transpose(1, 0, 2), w).transpose(1, 0, 2)
+    expected = reduced(across, h).transpose(2, 0, 1)
+    # At the edges of what is cut the filter sees what lies beyond.
+    inner = np.s_[:, 1:-1, 1:-1] if (top or left) else np.s_[:]
+    assert np.abs(found[inner] - expected[inner]).max(initial=0) <= 1
+
+
+def test_grey_colour_and_what_else_there_is(tmp_path: Path) -> None:
+    grey, alpha = picture(channels=1), picture(channels=4)
+    save(tmp_path / "a" / "grey.png", grey)
+    save(tmp_path / "a" / "transparent.png", alpha)
+    (tmp_path / "b").mkdir()
+    Image.fromarray(picture()).convert("P").save(tmp_path / "b" / "palette.gif")
+    Image.fromarray(grey > 99).save(tmp_path / "b" / "two.png")
+    Image.fromarray(picture()).convert("CMYK").save(tmp_path / "b" / "print.jpg")
+    colour = read(tmp_path, 6, 8)
+    assert np.array_equal(colour[0], np.stack([grey] * 3))
+    over_black = alpha[..., :3] * (alpha[..., 3:] / 255.0)
+    assert np.abs(colour[1] - over_black.transpose(2, 0, 1)).max() <= 1
+    assert np.array_equal(colour[4, 0], np.where(grey > 99, 255, 0))
+    one = read(tmp_path, 6, 8, channels=1)
+    assert one.shape == (5, 1, 6, 8)
+    assert np.array_equal(one[0, 0], grey)
+
+
+def test_a_camera_held_upright(tmp_path: Path) -> None:
+    pixels = picture(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees, clockwise
+    for name in "ab":
+        save(tmp_path / name / "one.png", pixels, exif=exif)
+    assert np.array_equal(read(tmp_path, 6, 4)[0], np.rot90(pixels, -1).transpose(2, 0, 1))
+
+
+def test_train_and_test(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 2)):
+        for name in ("no", "yes"):
+            for k in range(count):
+                save(tmp_path / split / name / f"{k}.png", picture())
+    source = load_source("imagefolder", path=tmp_path, size=(6, 8))
+    assert (source.name, source.classes) == (tmp_path.name, ("no", "yes"))
+    assert (source.y_train.tolist(), source.y_test.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1])
+    for k in range(2):
+        (tmp_path / "test" / "no" / f"{k}.png").unlink()
+    (tmp_path / "test" / "no").rmdir()
+    assert load_source("imagefolder", path=tmp_path, size=(6, 8)).y_test.tolist() == [1, 1]
+    save(tmp_path / "test" / "maybe" / "0.png", picture())
+    with refused("test", "'maybe'", "not in train"):
+        load_source("imagefolder", path=tmp_path, size=(6, 8))
+
+
+def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["shard", "imagefolder", "--from", str(folder), "--out", str(tmp_path / "d")]
+    assert main([*command, "--shards", "2", "--size", "4", "--channels", "1"], Comm()) == 0
+    assert "images (classification, format 1)" in capsys.readouterr().out
+    info = read_info(tmp_path / "d")
+    assert (info.sample_shape, info.samples, info.test_samples) == ((1, 4, 4), 8, 2)
+    for more, word in (
+        (["--size", "4,5,6"], "4,5,6"),
+        (["--size", "0"], "--size 0,0"),
+        (["--size", "4", "--level", "byte"], "--level"),
+        ([], "--size"),
+    ):
+        with pytest.raises(Exception, match=word):
+            main([*command, "--shards", "2", *more], Comm())
+    for flag in (["--size", "3"], ["--channels", "1"]):
+        words = ["shard", "digits", "--out", str(tmp_path / "e"), "--shards", "2", *flag]
+        with pytest.raises(Exception, match=f"{flag[0]}: it is for imagefolder"):
+            main(words, Comm())
+
+
+def test_layouts_that_will_not_do(tmp_path: Path) -> None:
+    with refused("nowhere", "not a folder"):
+        read(tmp_path / "nowhere", 2, 2)
+    with refused(str(tmp_path), "0 class folders (none)"):
+        read(tmp_path, 2, 2)
+    with refused("1 class folders (only)"):
+        read(tree(tmp_path / "one", "only"), 2, 2)
+    with refused("train", "1 class folders (a)"):
+        read(tree(tmp_path / "splits", "train/a", "test/a"), 2, 2)
+    shutil.rmtree(tmp_path / "one")
+    shutil.rmtree(tmp_path / "splits")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with refused(str(tmp_path), "no images"):
+        read(tmp_path, 2, 2)
+    save(tmp_path / "a" / "0.png", picture())
+    with refused(str(tmp_path / "b"), "no images", "remove the folder"):
+        read(tmp_path, 2, 2)
+    with refused("--channels 2"):
+        read(tmp_path, 2, 2, channels=2)
+    with refused("imagefolder", "--from"):
+        load_source("imagefolder", size=(2, 2))
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+
+def bomb(side: int) -> bytes:
+    """A PNG that claims to be of that size, and has a row."""
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(3 * side + 1))
+    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    return start + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    "kind", ["cut", "empty", "text", "turned", "bomb", "large bomb", "deep", "script"]
+)
+def test_images_that_are_damaged_or_huge(folder: Path, kind: str) -> None:
+    path = folder / "cat" / "3.png"
+    good, word = path.read_bytes(), "cannot be decoded"
+    if kind == "cut":
+        path.write_bytes(good[: len(good) // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind == "turned":
+        path.write_bytes(good[:60] + b"\xff\xff" + good[62:])
+    elif kind == "deep":
+        Image.fromarray(np.full((6, 8), 70_000, np.int32)).save(path.with_suffix(".tif"))
+        path, word = path.with_suffix(".tif"), "8 bits a channel"
+    elif kind == "script":  # which Pillow hands to another program, where it may
+        path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n%%EndComments\n")
+    else:
+        path.write_bytes(bomb(10_000 if kind == "bomb" else 60_000))
+        word = "is too large"
+    with refused(str(path), word):
+        read(folder, 6, 8)
+
+
+def test_without_pillow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with refused("Pillow", "pip install pillow"):
+        read(folder, 6, 8)
+
+
+def tree(root: Path, *folders: str, count: int = 4) -> Path:
+    for folder in folders:
+        for k in range(count):
+            save(root / folder / f"{k}.png", picture())
+    return root
+
+
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "dev", "holdout"])
+def test_folders_of_splits(tmp_path: Path, val: str) -> None:
+    root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", val, "test") for name in "ab"))
+    source = load_source("imagefolder", path=root, size=(6, 8))
+    assert source.classes == ("a", "b")
+    assert source.y_val is not None
+    for split in ("train", "val", "test"):
+        assert source.columns(split)["y"].tolist() == [0] * 4 + [1] * 4
+    kept = np.asarray(Image.open(root / val / "b" / "1.png")).transpose(2, 0, 1)
+    assert np.array_equal(np.asarray(source.x_val)[5], kept)
+    with refused(str(root), "--test-fraction"):
+        load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.2)
+
+
+def test_a_validation_folder_alone_is_the_test(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ImageNet comes, whose test images have no classes."""
+    root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", "val") for name in "ab"), "test")
+    source = load_source("imagefolder", path=root, size=(6, 8))
+    assert (len(source.y_train), len(source.y_test), source.y_val) == (8, 8, None)
+    assert "has no class folders and is left out" in caplog.text
+    assert "taken for the test" in caplog.text
+    source = load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.25)
+    sizes = [len(source.columns(split)["y"]) for split in ("train", "val", "test")]
+    assert sizes == [6, 8, 2]
+
+
+@pytest.mark.parametrize("test", ["test", "test/images"])
+def test_a_test_without_classes(
+    tmp_path: Path, test: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tree(tmp_path, "train/a", "train/b", test)
+    words = ["images, but no folder of a class (it has none)", "it has images)"]
+    with refused(str(root / "test"), words["/" in test], "move it away", "--test-fraction"):
+        load_source("imagefolder", path=root, size=(6, 8))
+    tree(root, "val/a", "val/b", "extra/a", "extra/b")
+    assert len(load_source("imagefolder", path=root, size=(6, 8)).y_test) == 8
+    assert "test: has no class folders and is left out" in caplog.text
+    assert "folders not used: extra" in caplog.text
+
+
+def test_images_one_level_deeper(tmp_path: Path) -> None:
+    """As Tiny ImageNet has them, and as archives unpack."""
+    root = tree(tmp_path / "deep", *(f"{s}/{n}/images" for s in ("train", "test") for n in "ab"))
+    source = load_source("imagefolder", path=root, size=(6, 8))
+    assert (source.y_train.tolist(), source.y_test.tolist()) == ([0] * 4 + [1] * 4,) * 2
+    root = tree(tmp_path / "inner", "flowers/a", "flowers/b")
+    assert load_source("imagefolder", path=root, size=(6, 8)).classes == ("a", "b")
+    root = tree(tmp_path / "kaggle", "training_set/a", "training_set/b", "test_set/a", "test_set/b")
+    assert load_source("imagefolder", path=root, size=(6, 8)).classes == ("a", "b")
+
+
+def test_layouts_that_are_ambiguous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Folders of folders may be splits or folds of which nobody knows: no classes are guessed."""
+    with refused("fold1", "no images, but a and b have"):
+        read(tree(tmp_path / "folds", *(f"fold{k}/{name}" for k in (1, 2) for name in "ab")), 2, 2)
+    names = [f"{s}/{name}" for s in ("train", "val", "valid") for name in "ab"]
+    assert len(read(tree(tmp_path / "exact", *names), 2, 2)) == 8
+    names = [f"{s}/{name}" for s in ("train", "valid", "validation") for name in "ab"]
+    with refused("valid and validation", "rename one"):
+        read(tree(tmp_path / "two", *names), 2, 2)
+    with refused("training samples and no others", "--test-fraction"):
+        load_source("imagefolder", path=tree(tmp_path / "one", "train/a", "train/b"), size=(2, 2))
+    with refused("has class 'c'", "not in train"):
+        read(tree(tmp_path / "more", "train/a", "train/b", "val/c", "val/a"), 2, 2)
+    read(tree(tmp_path / "mixed", "a", "a/old", "b"), 2, 2)
+    assert "not from old" in caplog.text

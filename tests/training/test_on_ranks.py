@@ -1,0 +1,57 @@
+"""The methods and their messages on 1 to 8 real ranks, a job for each number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import Finished
+
+MESSAGES = (
+    *("rows_of_scalars", "sums", "exact_on_request", "non_finite"),
+    *("wishes", "traffic", "other_operations"),
+    *("device_memory", "gpu_aware_falls_back"),
+)
+BAD_LUCK = ("lone_bad_step", "all_steps_taken_back", "lone_bad_iterate", "lone_bad_trial")
+ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
+    1: {"mpi": ("fused_sum",), "joining": MESSAGES},
+    2: {
+        "mpi": ("identical_data", "message_counts", "first_batch_empty", "diverged_replicas"),
+        "joining": (
+            *(*MESSAGES, "restored", "rejected"),
+            *("deterministic_as_well", "trained_as_well"),
+        ),
+        "baseline": ("averaged_gradients", "identical_data", "different_networks"),
+        "stochastic": (
+            *("identical_data", "simulated_ranks", "restored_ranks"),
+            *("rank_without_samples", *BAD_LUCK),
+        ),
+        "module": ("unlike_at_the_start", "refused_on_one_rank", "classes_take_rank_zeros"),
+    },
+    3: {
+        "mpi": (
+            *("weighted_loss", "radius_bounds_correction", "lone_non_finite_trial"),
+            *("rank_without_samples", "restored_ranks", "agreement", "different_networks"),
+        ),
+        "joining": MESSAGES,
+        "baseline": (
+            *("averaged_gradients", "local_sgd_of_one_step", "simulated_replicas"),
+            *("one_message", "empty_batches", "non_finite"),
+        ),
+        "stochastic": ("simulated_ranks", "restored_ranks", "rank_without_samples", *BAD_LUCK),
+    },
+    4: {
+        "mpi": ("identical_data", "first_order_consistency"),
+        "stochastic": ("identical_data", "mislabelled_rank", "unlike_losses"),
+    },
+    8: {"mpi": ("fused_sum", "first_order_consistency"), "joining": MESSAGES},
+}
+
+
+@pytest.mark.parametrize("ranks", ON_RANKS)
+def test_holds_on_every_rank(program: Callable[..., Finished], ranks: int) -> None:
+    names = [f"{kind}.{name}" for kind, names in ON_RANKS[ranks].items() for name in names]
+    run = program(ranks, *names, timeout=170)
+    assert run.status == 0, run.out + run.err
+    assert [line for line in run.out.splitlines() if line in names] == names
