@@ -3,7 +3,7 @@
 # runs a copy of them from elsewhere.
 
 limited=0 cancelled=0 # whether Slurm has said that the time limit is near, that the job shall end
-trap 'limited=1' USR1 # it may do so before there is anything to tell it to
+trap 'limited=1' USR1 # it may come before there is anything to pass it on to
 
 cd "$SLURM_SUBMIT_DIR" || exit
 set +u # modules and environments often read what is not set
@@ -13,12 +13,12 @@ set -u
 
 export OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"
 export HDF5_USE_FILE_LOCKING=FALSE # a file has one writer; parallel file systems often lack locks
-export SLURM_EXPORT_ENV=ALL        # for the ranks too, where sbatch was told to export nothing
+export SLURM_EXPORT_ENV=ALL        # for the ranks too, where sbatch is set to export nothing
 export SLURM_NTASKS="${SLURM_NTASKS:-$((SLURM_JOB_NUM_NODES * ${SLURM_NTASKS_PER_NODE:-1}))}"
 
 staged= # folder of the shards on every node's own disk
 
-# Where the job works and writes job.out; files of an earlier job with the same RUN go on.
+# Where the job works and writes job.out; files of an earlier job with the same RUN are continued.
 enter() {
     run="${RUN:-$1}"
     mkdir -p "$run"
@@ -61,7 +61,7 @@ train() {
     enter "$1"
     for word in "${@:2}"; do
         if [[ $word =~ ^--(out|resume)(=|$) ]]; then
-            echo "$word: a job goes on with the run in its folder, RUN=DIR sbatch ... names it"
+            echo "$word: a job resumes the run in its folder, which RUN=DIR sbatch ... names"
             exit 2
         fi
     done
@@ -77,7 +77,7 @@ train() {
         --out "$run" --resume auto --threads "$OMP_NUM_THREADS" "${@:2}" \
         ${staged:+--data "$staged"}
     unstage
-    # Status 3 tells of a checkpoint after an iteration of this start at least, so that a run whose
+    # Status 3 means a checkpoint after at least one iteration of this start, so that a run whose
     # job is queued again and again comes to its end.
     finish $((status == 3)) "checkpoint"
 }
@@ -119,7 +119,7 @@ results() {
 await() {
     local signal=$1 pid='' again
     trap 'again=1 limited=1; [[ -z $pid ]] || kill -s "$signal" "$pid" || true' USR1
-    trap 'again=1 cancelled=1' TERM # Slurm has told the ranks, which may take KillWait to end
+    trap 'again=1 cancelled=1' TERM # Slurm has signalled the ranks, which may take KillWait to end
     if ((limited || cancelled)); then
         status=1 # there may be time to start, but not for more
     else
@@ -151,7 +151,7 @@ finish() {
 
 requeue() {
     echo "$1: queued again"
-    scontrol requeue "$(job)" || echo "it cannot be: go on with RUN=$run sbatch ..."
+    scontrol requeue "$(job)" || echo "it cannot be: resume with RUN=$run sbatch ..."
 }
 
 # This job's name; the number of an array's last task is that of the whole array.
