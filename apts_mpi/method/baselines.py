@@ -29,7 +29,7 @@ from apts_mpi.comm.compression import message_for
 from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.settings.config import SGD_MOMENTUM as MOMENTUM
+from apts_mpi.method.options import SGD_MOMENTUM
 from apts_mpi.trust_region.objective import Draw
 
 
@@ -152,7 +152,7 @@ class GradientAveraging(Baseline):
         self._optimizer: Optimizer = (
             Adam([self.theta], lr=lr, foreach=False)
             if adam
-            else SGD([self.theta], lr=lr, momentum=MOMENTUM, foreach=False)
+            else SGD([self.theta], lr=lr, momentum=SGD_MOMENTUM, foreach=False)
         )
 
     def iterate(self, *draws: Draw) -> Iteration:
@@ -236,7 +236,7 @@ class LocalSGD(LocalSteps):
         *,
         lr: float,
         local_steps: int,
-        momentum: float = MOMENTUM,
+        momentum: float = SGD_MOMENTUM,
     ) -> None:
         super().__init__(flat, comm, lr=lr, local_steps=local_steps)
         self._inner = SGD([self.theta], lr=lr, momentum=momentum, foreach=False)
