@@ -49,9 +49,8 @@ from apts_mpi.method.first_radius import search_radius
 from apts_mpi.method.flat import Closures, FlatParameters
 from apts_mpi.method.iteration import Iteration, require_options
 from apts_mpi.method.joined_loss import JoinedLoss, Part
-from apts_mpi.method.options import JOINS, NORMS
+from apts_mpi.method.options import DETERMINISTIC, JOINS, NORMS
 from apts_mpi.method.signs import FailureSigns
-from apts_mpi.settings.config import DETERMINISTIC
 from apts_mpi.trust_region.local import (
     LOSS_NOISE,
     FirstOrder,
@@ -209,7 +208,14 @@ class APTS(interface.NoTorchOptimizer):
         self._subdomains = [
             _Subdomain(
                 part,
-                LocalSolver(flat, self._model(memory), self.rule, norm=norm, steps=local_steps),
+                LocalSolver(
+                    flat.vector,
+                    flat.gradient,
+                    self._model(memory),
+                    self.rule,
+                    norm=norm,
+                    steps=local_steps,
+                ),
             )
             for part in self._joined.parts
         ]

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +17,6 @@ from torch import Tensor, nn
 from apts_mpi.method.interface import loss_of
 from apts_mpi.method.randomness import Generators, Repeated
 from apts_mpi.trust_region.objective import Objective, Pending
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("apts_mpi")
 

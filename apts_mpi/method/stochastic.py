@@ -173,7 +173,9 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         self._subdomains = [
             _Subdomain(
                 flat,
-                ScaledSolver(flat, steps=local_steps, kept=kept, waiting=waiting),
+                ScaledSolver(
+                    flat.vector, flat.gradient, steps=local_steps, kept=kept, waiting=waiting
+                ),
                 alone=subdomains == 1,
             )
             for _ in range(subdomains)

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from apts_mpi import networks
 from apts_mpi.checkpoints.folder import COMMON, FOLDER, Checkpoint, holds, newest
-from apts_mpi.checkpoints.forms import (
+from apts_mpi.checkpoints.state_file import REMEDY
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.errors import InputError, fault
+from apts_mpi.files.forms import (
     every,
     is_amount,
     is_count,
@@ -23,9 +26,6 @@ from apts_mpi.checkpoints.forms import (
     is_word,
     misshapen,
 )
-from apts_mpi.checkpoints.state_file import REMEDY
-from apts_mpi.comm.communicator import Comm
-from apts_mpi.errors import InputError, fault
 from apts_mpi.networks.losses import Units
 from apts_mpi.settings.config import AUTO, BASELINES, TrainConfig, with_effect
 from apts_mpi.settings.toml import parse_toml

@@ -13,12 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from apts_mpi.method.flat import FlatParameters
 from apts_mpi.trust_region.lsr1 import LSR1
 from apts_mpi.trust_region.radius import RadiusRule, reduction_ratio
 from apts_mpi.trust_region.subproblem import Step, box_step, first_order_step, lsr1_step
 
-# Loss at the present parameters; with True the gradient is left in FlatParameters.gradient.
+# Loss at the present parameters; with True its gradient is left in the solver's `gradient`.
 Objective = Callable[[bool], float]
 
 # Relative rounding error of a mean of float32 losses that are summed in float64.
@@ -133,22 +132,30 @@ class LocalSolver:
     """At most ``steps`` trust-region steps on ``f_d(theta) + <shift, theta - theta_k>``.
 
     Args:
-        flat: the rank's parameters; its vector is moved and left at the last trial point.
+        vector: (n,) float32, the parameters; they are moved and left at the last trial point.
+        gradient: (n,) float32, where an objective leaves its gradient.
         model: proposes the steps. rule: judges them. norm: of the ball, "2" or "inf".
     """
 
     def __init__(
-        self, flat: FlatParameters, model: Model, rule: RadiusRule, *, norm: str, steps: int
+        self,
+        vector: Tensor,
+        gradient: Tensor,
+        model: Model,
+        rule: RadiusRule,
+        *,
+        norm: str,
+        steps: int,
     ) -> None:
-        self.flat = flat
+        self.vector, self.gradient = vector, gradient
         self.model = model
         self.rule = rule
         self.norm = norm
         self.steps = steps
-        self.correction = torch.zeros_like(flat.vector)
-        self._q = torch.zeros_like(flat.vector)  # gradient of the local objective
-        self._p = torch.zeros_like(flat.vector)
-        self._y = torch.zeros_like(flat.vector) if model.learns else self._q
+        self.correction = torch.zeros_like(vector)
+        self._q = torch.zeros_like(vector)  # gradient of the local objective
+        self._p = torch.zeros_like(vector)
+        self._y = torch.zeros_like(vector) if model.learns else self._q
 
     def run(
         self,
@@ -170,7 +177,7 @@ class LocalSolver:
             shift: (n,) consistency term ``g - g_d``; None leaves it out.
             radius: of the first step. ball: bound on the norm of the correction.
         """
-        flat, d, q, p = self.flat, self.correction, self._q, self._p
+        d, q, p = self.correction, self._q, self._p
         d.zero_()
         q.copy_(gradient)
         value, accepted, tried = loss, 0, 0
@@ -180,7 +187,7 @@ class LocalSolver:
             if not step.predicted > 0.0:
                 break
             tried += 1
-            torch.add(start, d, out=flat.vector).add_(p)
+            torch.add(start, d, out=self.vector).add_(p)
             # The last step's gradient would only serve a model that learns.
             with_gradient = self.model.learns or j + 1 < self.steps
             trial = objective(with_gradient)
@@ -188,7 +195,7 @@ class LocalSolver:
                 trial += _dot(shift, d) + _dot(shift, p)
             rho = reduction_ratio(value, trial, step.predicted, noise=LOSS_NOISE)
             if self.model.learns:
-                _consistent(flat.gradient, shift, self._y)
+                _consistent(self.gradient, shift, self._y)
                 self._y.sub_(q)
                 self.model.learn(p, self._y)
             if self.rule.accepts(rho):
@@ -198,7 +205,7 @@ class LocalSolver:
                 if self.model.learns:
                     q.add_(self._y)
                 elif with_gradient:
-                    _consistent(flat.gradient, shift, q)
+                    _consistent(self.gradient, shift, q)
                 hits_ball = norm_of(d, self.norm) >= 0.99 * ball
             radius = self.rule.update(
                 radius, rho, hits_boundary=step.hits_boundary, length=step.length

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from apts_mpi.method.flat import FlatParameters
 from apts_mpi.trust_region.objective import Draw, Objective, Pending
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
@@ -69,7 +68,8 @@ class ScaledSolver:
     been taken is undone and gone through again step by step. What comes out is the same.
 
     Args:
-        flat: the rank's parameters. steps: local steps an outer iteration.
+        vector: (n,) float32, the parameters. gradient: (n,) float32, where a loss leaves its
+            gradient. steps: local steps per outer iteration.
         kept: three vectors (n,) float32, which several solvers may share, to undo a block from;
             with them steps are taken ahead.
         waiting: a context to wait for a GPU in, the clock's.
@@ -81,20 +81,21 @@ class ScaledSolver:
 
     def __init__(
         self,
-        flat: FlatParameters,
+        vector: Tensor,
+        gradient: Tensor,
         *,
         steps: int,
         kept: Sequence[Tensor] = (),
         waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self._flat, self._waiting = flat, waiting
+        self._vector, self._gradient, self._waiting = vector, gradient, waiting
         self.steps = steps
-        self.m, self.v = torch.zeros_like(flat.vector), torch.zeros_like(flat.vector)
+        self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
         self.learned = 0
         self._learned = torch.zeros((), device="cpu")  # the same, as torch's step wants it
-        self._fused = _has_fused(flat.vector.device)
+        self._fused = _has_fused(vector.device)
         if self._fused:
-            self._learned = self._learned.to(flat.vector.device)
+            self._learned = self._learned.to(vector.device)
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._first = -math.inf  # the rank's first loss
         self._kept = tuple(kept)
@@ -111,7 +112,7 @@ class ScaledSolver:
         Args:
             draw: the rank's next minibatches.
             start: (n,) float32, the parameters here.
-            loss: on the minibatch whose gradient here is in ``flat.gradient``.
+            loss: on the minibatch whose gradient here is in ``gradient``.
             samples: of that minibatch, which may be 0. radius: of every step.
         """
         course = _Course(radius, samples)
@@ -140,7 +141,7 @@ class ScaledSolver:
         course.seen += samples
         course.evaluations += samples
         if course.pending and not -math.inf < loss <= self._limit():
-            self._flat.vector.copy_(start)
+            self._vector.copy_(start)
             course.radius, course.pending, course.accepted = course.radius / 4.0, False, 0
             return
         course.accepted, course.pending = course.accepted + course.pending, False
@@ -154,7 +155,7 @@ class ScaledSolver:
         Returns:
             Nothing where all was well; else the minibatches, with all but the work undone.
         """
-        vectors, learned = (self._flat.vector, self.m, self.v), self.learned
+        vectors, learned = (self._vector, self.m, self.v), self.learned
         for kept, vector in zip(self._kept, vectors, strict=True):
             kept.copy_(vector)
         batches, losses, squares = list[tuple[Objective, int]](), list[float | Pending](), []
@@ -163,7 +164,7 @@ class ScaledSolver:
             batches.append((objective, samples))
             if samples:
                 losses.append(objective(True))
-                squares.append(torch.dot(self._flat.gradient, self._flat.gradient))
+                squares.append(torch.dot(self._gradient, self._gradient))
                 self._learn(course.radius)
         course.evaluations += sum(samples for _, samples in batches)
         noted, first = self._losses.copy(), self._first
@@ -204,7 +205,7 @@ class ScaledSolver:
 
     def _step(self, radius: float) -> bool:
         """Learn from the gradient and take one step; not from one that is not finite."""
-        g = self._flat.gradient
+        g = self._gradient
         if not math.isfinite(float(torch.dot(g, g))):
             return False
         self._learn(radius)
@@ -212,7 +213,7 @@ class ScaledSolver:
 
     def _learn(self, radius: float) -> None:
         self.learned += 1
-        vectors = (self._flat.vector, self._flat.gradient, self.m, self.v, self._learned)
+        vectors = (self._vector, self._gradient, self.m, self.v, self._learned)
         _adam_step(*vectors, radius=radius, fused=self._fused)
 
     def _set_learned(self, learned: int) -> None:

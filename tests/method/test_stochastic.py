@@ -149,7 +149,7 @@ class Given:
         self.flat = FlatParameters([nn.Parameter(torch.zeros(n))])
         self.start = torch.zeros(n)
         kept = [torch.zeros(n) for _ in range(3 if ahead else 0)]
-        self.solver = ScaledSolver(self.flat, steps=steps, kept=kept)
+        self.solver = ScaledSolver(self.flat.vector, self.flat.gradient, steps=steps, kept=kept)
         self.seen: list[Tensor] = []
 
     def run(

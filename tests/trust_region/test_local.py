@@ -60,7 +60,9 @@ class Bench:
             SecondOrder(LSR1(n, device=DEVICE)) if solver == "sr1" else FirstOrder(self.norm)
         )
         rule = rule or RadiusRule()
-        self.solver = LocalSolver(self.flat, model, rule, norm=self.norm, steps=steps)
+        self.solver = LocalSolver(
+            self.flat.vector, self.flat.gradient, model, rule, norm=self.norm, steps=steps
+        )
         self.calls: list[tuple[bool, Tensor]] = []
         self.spoil: Callable[[int, float], float] = lambda _call, value: value
 

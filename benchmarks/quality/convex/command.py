@@ -97,7 +97,14 @@ def minimise(
         return value.item()
 
     loss = objective(True)
-    solver = LocalSolver(flat, method.model(problem.n), rule, norm=method.norm, steps=iterations)
+    solver = LocalSolver(
+        flat.vector,
+        flat.gradient,
+        method.model(problem.n),
+        rule,
+        norm=method.norm,
+        steps=iterations,
+    )
     with contextlib.suppress(AtFloor):
         solver.run(
             objective,

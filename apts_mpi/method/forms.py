@@ -1,0 +1,115 @@
+"""What a saved state of an optimizer may hold, value by value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from apts_mpi.files.forms import every, is_count, is_finite, is_flag, is_real, misshapen
+from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule
+
+_RULE = RadiusRule()
+
+
+def _is_radius(value: Any) -> bool:
+    return is_real(value) and _RULE.minimum <= value <= _RULE.maximum
+
+
+def _is_local_radius(value: Any) -> bool:
+    """NaN before the first step; it may fall below the least one when the ball does."""
+    return is_real(value) and (math.isnan(value) or 0.0 < value <= _RULE.maximum)
+
+
+def _are_pairs(state: Any) -> bool:
+    """Of an L-SR1 model; {} of one that does not learn."""
+    if state == {}:
+        return True
+    if misshapen(state, _PAIRS) is not None or state["s"].dim() != 2:
+        return False
+    order, memory = state["order"], len(state["s"])
+    in_order = len(set(order)) == len(order) and all(slot < memory for slot in order)
+    return in_order and state["gram"].shape == (3, memory, memory)
+
+
+_PAIRS: dict[str, Any] = {
+    "s": is_finite,
+    "gram": is_finite,
+    "order": every(is_count),
+    "gamma": lambda value: is_real(value) and 0.0 < value < math.inf,
+    "skipped": is_count,
+}
+
+
+def _is_of_torch(state: Any) -> bool:
+    """Of a baseline's Adam or SGD, by the names that torch gives."""
+    if not isinstance(state, dict):
+        return False
+    if set(state) == {"step", "exp_avg", "exp_avg_sq"}:
+        tensors = all(isinstance(each, Tensor) for each in state.values())
+        return tensors and is_finite(state["step"]) and bool((state["step"] >= 0).all())
+    buffer = state.get("momentum_buffer")
+    return set(state) <= {"momentum_buffer"} and isinstance(buffer, (Tensor, type(None)))
+
+
+_TORCH = ("optimizer", "inner", "outer")
+# Of a subdomain, of either method.
+_SUBDOMAIN: dict[str, Any] = {
+    "samples": is_count,
+    "loss": is_real,
+    "radius": _is_local_radius,
+    "weight": lambda value: is_real(value) and 0.0 <= value <= 1.0,
+    "local": {"learned": is_count, "first": is_real, "losses": every(is_real)},
+    "model": _are_pairs,
+}
+
+
+def _are_subdomains(states: Any) -> bool:
+    """By their numbers from 0 up."""
+    if not isinstance(states, dict) or set(states) != set(map(str, range(len(states)))):
+        return False
+    forms = (misshapen(state, _SUBDOMAIN, whole=False) for state in states.values())
+    return bool(states) and all(form is None for form in forms)
+
+
+# Of all optimizers together; none has all of it.
+_OPTIMIZER: dict[str, Any] = {
+    **dict.fromkeys(("iterations", "accepted"), is_count),
+    **dict.fromkeys(("radius", "reach", "global_radius"), _is_radius),
+    "subdomains": _are_subdomains,
+    "relaxation": lambda value: is_real(value) and 1.0 <= value <= RelaxationRule().maximum,
+    "loss": is_real,
+    **dict.fromkeys(("ready", "known", "moving"), is_flag),
+    **dict.fromkeys(("losses", "ratio"), every(is_real)),
+    "signs": {
+        **dict.fromkeys(("rejected", "untrue", "unmoved"), is_count),
+        **dict.fromkeys(("told_floor", "told_rejected", "told_untrue", "told_unmoved"), is_flag),
+    },
+    "lost": every(is_finite, dict),
+    "global_model": _are_pairs,
+    **dict.fromkeys(_TORCH, _is_of_torch),
+}
+
+
+def require_sound(state: dict[str, Any], *, iterations: int, n: int) -> None:
+    """See that all of a saved state is what an iteration can continue from.
+
+    Args:
+        iterations: that it has to have done. n: number of parameters.
+
+    Raises:
+        ValueError: it is not.
+    """
+    name = misshapen(state, _OPTIMIZER, whole=False)
+    if name is not None:
+        raise ValueError(f"the optimizer's {name} cannot be")
+    done = state["iterations"]
+    if done != iterations or state.get("accepted", 0) > done:
+        raise ValueError(f"the optimizer has done {done} iterations")
+    if "known" in state and not state["losses"]:
+        raise ValueError("the optimizer knows no losses")
+    for name in _TORCH:
+        for key, value in state.get(name, {}).items():
+            if isinstance(value, Tensor) and value.shape != (() if key == "step" else (n,)):
+                raise ValueError(f"the optimizer's {name}.{key} has shape {tuple(value.shape)}")
