@@ -11,15 +11,15 @@ import argparse
 from pathlib import Path
 
 from benchmarks.harness import figures
-from benchmarks.report import accuracy as report_accuracy
-from benchmarks.report import micro as report_micro
-from benchmarks.report import network as report_network
-from benchmarks.report import project as report_project
-from benchmarks.report import scaling as report_scaling
+from benchmarks.messages.micro import page as micro_page
+from benchmarks.messages.network import page as network_page
+from benchmarks.project import page as project_page
+from benchmarks.quality.compare import page as compare_page
 from benchmarks.report import setup as report_setup
 from benchmarks.report import write as report_write
 from benchmarks.report.page import Page
 from benchmarks.report.rows import Rows, read
+from benchmarks.scaling import page as scaling_page
 
 TITLE = "Communication against compute"
 
@@ -46,13 +46,13 @@ def run(parsed: argparse.Namespace) -> int:
 def page(rows: Rows) -> Page:
     """The report on these rows."""
     found = [
-        report_scaling.section("strong", rows["strong"], rows["prediction"], rows["split"]),
-        report_scaling.section("weak", rows["weak"], rows["prediction"]),
-        report_micro.section(rows["micro"]),
-        report_network.section(rows["network"]),
-        report_accuracy.section(rows["compare"]),
-        report_project.proof(rows["prediction"]),
-        report_project.projections(rows["projection"]),
+        scaling_page.section("strong", rows["strong"], rows["prediction"], rows["split"]),
+        scaling_page.section("weak", rows["weak"], rows["prediction"]),
+        micro_page.section(rows["micro"]),
+        network_page.section(rows["network"]),
+        compare_page.section(rows["compare"]),
+        project_page.proof(rows["prediction"]),
+        project_page.projections(rows["projection"]),
     ]
     lead = [
         "Data-parallel training over MPI, measured: where the time of ranks goes, what more of "

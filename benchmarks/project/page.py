@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, percent, seconds
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Picture, Section, Table, Text, slug
 
 AIM = 0.15  # median error that the model is held to
 HALF = 0.5  # efficiency below which more ranks no longer pay

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from benchmarks.harness.phase_runs import points, runs
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Part, Picture, Section, Text, slug
 from benchmarks.harness.statistics import Estimate
-from benchmarks.report import scaling_figures as figures
-from benchmarks.report import scaling_findings as findings
-from benchmarks.report import scaling_tables as tables
-from benchmarks.report.page import Finding, Part, Picture, Section, Text, slug
-from benchmarks.report.runs import points, runs
-from benchmarks.report.series import Network, networks
+from benchmarks.scaling import page_figures as figures
+from benchmarks.scaling import page_findings as findings
+from benchmarks.scaling import page_tables as tables
+from benchmarks.scaling.series import Network, networks
 
 TITLES = {"strong": "Strong scaling", "weak": "Weak scaling"}
 WHAT = {

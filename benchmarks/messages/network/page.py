@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, seconds, times
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Part, Picture, Section, Table, Text, slug
 
 OUTSIDE = "ddp-adam"  # what ours is held against
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "": 1.0}

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures, hockney
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.statistics import Estimate, median
 from benchmarks.harness.units import digits, percent, seconds, size, times
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Part, Picture, Section, Table, Text, slug
 
 _WAYS = {
     "comm": draw.Style(draw.INK, "o", "-"),

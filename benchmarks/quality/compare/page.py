@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Picture, Section, Table, Text, slug
 from benchmarks.harness.statistics import Array
 from benchmarks.harness.units import digits, times
 from benchmarks.quality.compare.plan import AVERAGING, accuracy
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Picture, Section, Table, Text, slug
 
 _BELOW = 6.0  # points under the least final accuracy that are shown
 
