@@ -16,10 +16,10 @@ import os
 from collections.abc import Callable, Mapping
 
 import torch
-from mpi4py import MPI
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.message import synchronize
+from apts_mpi.comm.mpi import MPI
 from apts_mpi.errors import InputError
 
 _PROBE = 1024  # numbers
