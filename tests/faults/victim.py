@@ -26,8 +26,8 @@ import torch
 from apts_mpi import __main__ as program
 from apts_mpi.checkpoints import folder as checkpoint
 from apts_mpi.cli import main as cli
-from apts_mpi.comm import job
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.job import MPI
 from apts_mpi.errors import AgreedError
 from apts_mpi.files import sealed
 from apts_mpi.training import flat_network, run_directory, subdomain
@@ -256,7 +256,7 @@ def main() -> int:
     if sys.argv[1:2] == ["finish"]:
         return program.guarded(finish)
     planted = os.environ.get("PLANTED")
-    rank, _ = job.world()
+    rank = MPI.COMM_WORLD.Get_rank()
     if planted:
         fault = Fault(**json.loads(planted))
         if fault.rank == rank:
