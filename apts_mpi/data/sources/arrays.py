@@ -25,8 +25,8 @@ from apts_mpi.data.sources.checks import (
 )
 from apts_mpi.data.sources.hdf5 import H5
 from apts_mpi.data.sources.labels import numbered, plain_shape, read_labels
+from apts_mpi.data.sources.moments import Precision
 from apts_mpi.data.sources.npy import Npy, Npz
-from apts_mpi.data.sources.precision import Precision
 from apts_mpi.data.sources.stored import Stored
 from apts_mpi.errors import InputError, fault
 

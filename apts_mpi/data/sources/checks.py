@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.errors import InputError, fault
+from apts_mpi.errors import fault
 from apts_mpi.files.hdf5 import DAMAGE
 
 # deflate cannot pack tighter than about 1032 to 1: a file claiming more is no honest file.
@@ -150,10 +150,3 @@ def check_names(
             raise fault(where, what, "give each class its own")
         names[text] = None
     return tuple(names)
-
-
-def generator(seed: int) -> np.random.Generator:
-    """The random generator of `seed`, a whole number >= 0."""
-    if seed < 0:
-        raise InputError(f"seed {seed}: give a whole number from 0 up")
-    return np.random.default_rng(seed)
