@@ -94,14 +94,16 @@ def parser(command: str) -> Parser:
             continue
         module = import_module(f"benchmarks.{MODULES[name]}")
         one.description = module.__doc__
-        module.add_arguments(one)
-        one.add_argument(
-            "--out",
-            default=RESULTS,
-            metavar="DIR",
-            help="folder of the results (default benchmarks/results of the checkout)",
-        )
-        one.set_defaults(run=module.run)
+        found = getattr(module, "COMMAND", module)
+        found.add_arguments(one)
+        if found is module:
+            one.add_argument(
+                "--out",
+                default=RESULTS,
+                metavar="DIR",
+                help="folder of the results (default benchmarks/results of the checkout)",
+            )
+        one.set_defaults(run=found.run)
     return whole
 
 

@@ -25,11 +25,10 @@ from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.sources.checks import looks_channels_last
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.files.streams import write_error
-from apts_mpi.method.baselines import warm_up
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion, balanced, criterion
-from apts_mpi.settings.config import AUTO, BASELINES, TrainConfig
+from apts_mpi.settings.config import AUTO, TrainConfig
 from apts_mpi.training import local_steps as pacing
 from apts_mpi.training import resuming, run_state
 from apts_mpi.training.batch_norm import RunningStatistics
@@ -91,8 +90,6 @@ class Training:
         resumed: Checkpoint | None = None,
         signals: StopSignals | None = None,
     ) -> None:
-        if config.optimizer in BASELINES:
-            warm_up()  # as torch's own import, no part of the run's time
         self.started = time.perf_counter()  # less what the run took before it was resumed
         self._born = time.monotonic()
         self.comm = comm

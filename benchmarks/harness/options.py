@@ -1,18 +1,99 @@
-"""What the benchmarks of many MPI runs share: their options, their folder, their end."""
+"""Options of the commands: declarations, parsers of values, and the folder of a command's jobs."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 from apts_mpi.errors import InputError
+
+Option = Callable[[argparse.ArgumentParser], object]
+Number = TypeVar("Number", int, float)
+
+
+def option(*names: str, **settings: Any) -> Option:
+    """Declare an option with the arguments of ``ArgumentParser.add_argument``."""
+    return lambda parser: parser.add_argument(*names, **settings)
+
+
+def timeout(default: float, text: str = "seconds per run") -> Option:
+    """--timeout S."""
+    return option(
+        "--timeout",
+        type=number(float, 1e-9, 1e6),
+        default=default,
+        metavar="S",
+        help=f"{text} (default {default:g})",
+    )
+
+
+MNIST = option(
+    "--mnist",
+    type=Path,
+    metavar="DIR",
+    help="folder of the four IDX files, gzipped or not (default $APTS_MPI_TEST_DATA/mnist, or "
+    "shared/data/mnist beside the checkout)",
+)
+WORK = option(
+    "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
+)
+
+
+def number(kind: type[Number], least: Number, most: float = math.inf) -> Callable[[str], Number]:
+    """A parser of one number of a range."""
+    what = f"{'whole ' if kind is int else ''}number from {least:g}"
+    what += f" to {most:g}" if math.isfinite(most) else " up"
+
+    def parse(text: str) -> Number:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what}") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what}")
+        return value
+
+    return parse
+
+
+def numbers(least: int = 0) -> Callable[[str], tuple[int, ...]]:
+    """A parser of 0,1,2."""
+
+    def parse(text: str) -> tuple[int, ...]:
+        try:
+            found = tuple(int(part) for part in text.split(","))
+        except ValueError:
+            found = ()
+        if not found or min(found) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is not like {least},{least + 1}")
+        return found
+
+    return parse
+
+
+def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """A parser of A,B that are known."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        found = names(text)
+        for name in found or ("",):
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return found
+
+    return parse
+
+
+whole_numbers, positive = numbers(0), number(int, 1)
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +140,13 @@ def names(text: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def job_folder(work: Path | None) -> Iterator[Path]:
-    """A folder for shards and runs; within, SIGTERM is like Ctrl-C: the MPI jobs end too.
+def job_folder(work: Path | None, *, within: Path | str | None = None) -> Iterator[Path]:
+    """A folder for data and jobs; meanwhile SIGTERM is like Ctrl-C: the MPI jobs end too.
 
     Args:
-        work: the folder, which is kept; None makes a temporary one.
+        work: the folder, which is kept; None makes a temporary one. within: where to make that.
     """
-    with _terminable(), tempfile.TemporaryDirectory() as temporary:
+    with _terminable(), tempfile.TemporaryDirectory(dir=within) as temporary:
         folder = (work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
@@ -86,15 +167,10 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Parse 0,1,2 for argparse."""
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not like 0,1,2")
-    return numbers
+def shared_folder(out: Path) -> Path | None:
+    """A folder that all nodes of an allocation see; None where this machine's own is enough."""
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    return None if nodes == "1" else out / "work"
 
 
 def in_allocation() -> int | None:
@@ -110,14 +186,3 @@ def in_allocation() -> int | None:
         return int(tasks)
     except ValueError:
         raise InputError(f"SLURM_NTASKS={tasks}: is no number; give --ranks") from None
-
-
-def positive(text: str) -> int:
-    """Parse a whole number from 1 up for argparse."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return value

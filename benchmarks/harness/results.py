@@ -79,7 +79,7 @@ class Results:
         InputError: the file cannot be read or written, or is not of this form.
     """
 
-    def __init__(self, path: Path, *, fresh: bool) -> None:
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
         self.path = path
         self._rows: dict[str, Row] = {}
         try:

@@ -29,6 +29,17 @@ def span(values: Sequence[float], form: str = ".1f") -> str:
     return f"{fmean(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
 
 
+def quartiles(values: Sequence[float]) -> str:
+    """Median and, in brackets, quartiles: ``94.3 [93.1, 95.0]``."""
+    low, middle, high = values
+    return f"{middle:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def met(good: bool) -> str:
+    """Whether a goal is."""
+    return "met" if good else "missed"
+
+
 def setup(rows: Sequence[dict[str, Any]]) -> str:
     """One paragraph: versions, cores, commits and dates of the runs behind a table."""
 
@@ -37,7 +48,7 @@ def setup(rows: Sequence[dict[str, Any]]) -> str:
 
     versions = sorted({f"{k} {v}" for row in rows for k, v in row["versions"].items()})
     return (
-        f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}, threads a rank "
+        f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}, threads per rank "
         f"{all_of('threads_per_rank')}; commit {all_of('commit')}; {all_of('date')}."
     )
 

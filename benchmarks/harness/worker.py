@@ -1,7 +1,10 @@
-"""Several of the program's command lines in one MPI job: ranks start slowly, runs are short.
+"""The rank side of every benchmark: a task over several pieces in one MPI job, as starts are slow.
 
-``mpirun -n N python -m benchmarks.harness.worker FILE``; FILE is a JSON list of argument lists.
-Rank 0 says ``ended NUMBER`` after each, with the error, if any, behind it; the others go on.
+``mpirun -n N python -m benchmarks.harness.worker FILE``; FILE is JSON of a ``task``, named like
+``module:function``, and of ``pieces``, the keyword arguments of its calls. Every rank calls
+``task(comm, folder, **arguments)`` for each piece in turn, with a communicator of its own and a
+folder that all ranks share, and leaves what it returns there as ``rank-R.json``. Then rank 0 prints
+``ended NUMBER``, with the error behind it where all ranks raised one; the other pieces go on.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,28 +21,43 @@ from apts_mpi.__main__ import guarded
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
 
+PROGRAM = "benchmarks.harness.programs:program"
+ENDED = re.compile(r"ended (\d+)(?: (.*))?$")
 
-def leave(folder: Path, values: dict[str, Any], comm: Comm) -> None:
+
+def leave(folder: Path, value: Any, comm: Comm) -> None:
     """Every rank writes what it has measured to ``rank-R.json``; all return when all have."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".rank-{comm.rank}"
-    beside.write_text(json.dumps(values), encoding="utf-8")
+    beside.write_text(json.dumps(value), encoding="utf-8")
     beside.replace(folder / f"rank-{comm.rank}.json")
     comm.agree(None)
 
 
+def collect(folder: Path, ranks: int) -> list[Any]:
+    """What the ranks have left, by rank."""
+    paths = [folder / f"rank-{rank}.json" for rank in range(ranks)]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
 def work(path: Path) -> int:
-    """Run the command lines of a file in turn, on every rank."""
-    from apts_mpi.cli.main import main
+    """Make the pieces of a file in turn, on every rank."""
     from apts_mpi.comm.communicator import Comm
     from apts_mpi.errors import AgreedError
 
-    for number, arguments in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-        comm, failure = Comm(), ""
+    asked = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(asked, list):  # command lines of the program
+        asked = {"task": PROGRAM, "pieces": [{"lines": [line]} for line in asked]}
+    module, name = asked["task"].split(":")
+    task = getattr(import_module(module), name)
+    for number, arguments in enumerate(asked["pieces"]):
+        comm, failure, folder = Comm(), "", path.parent / str(number)
         try:
-            main(arguments, comm)
+            value = task(comm, folder, **arguments)
         except (FloatingPointError, AgreedError) as error:  # raised by all ranks together
-            failure = f" {error}"
+            failure = " " + " ".join(str(error).split())
+        else:
+            leave(folder, value, comm)
         if comm.rank == 0:
             print(f"ended {number}{failure}", flush=True)
     return 0
@@ -46,6 +65,3 @@ def work(path: Path) -> int:
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda: work(Path(sys.argv[1]))))
-
-
-ENDED = re.compile(r"ended (\d+)(?: (.*))?$")

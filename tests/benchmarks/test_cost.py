@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,21 @@ import torch
 from apts_mpi.comm.communicator import Comm
 from benchmarks.__main__ import main
 from benchmarks.cost.overhead import command as cost
-from benchmarks.cost.overhead import worker as cost_worker
-from benchmarks.cost.overhead.cases import METHODS, NETWORKS, SOLVERS, Network
-from benchmarks.cost.overhead.measure import Contest, measure, replay
+from benchmarks.cost.overhead.command import (
+    METHODS,
+    NETWORKS,
+    SOLVERS,
+    Network,
+    section,
+    vectors_allowed,
+    verdicts,
+)
+from benchmarks.cost.overhead.measure import Contest, measure, replay, task
 from benchmarks.cost.overhead.memory import PeakVectors, bytes_held
-from benchmarks.cost.overhead.report import report, vectors_allowed, verdicts
-from benchmarks.harness.results import Row
-from tests.benchmarks.test_benchmarks import cells_of, rows_of
+from benchmarks.harness.measure import Job, Session
+from benchmarks.harness.results import Results, Row
+from benchmarks.harness.sections import to_markdown
+from tests.benchmarks.test_benchmarks import cells_of
 
 TINY = Network(6, (5,), 15.0, 2)
 SMALL = Network(100, (200, 100), 15.0, 2)  # beside whose vectors a message's scalars are little
@@ -139,49 +147,55 @@ def test_verdicts() -> None:
     assert verdicts([row_of(small, "adam"), row_of(small, "scaled", ranks=2)]) == []
 
 
-def test_report(tmp_path: Path) -> None:
+def markdown(rows: list[Row]) -> str:
+    return "\n\n".join(to_markdown(section(rows, Namespace())))
+
+
+def test_the_table_has_a_line_per_row() -> None:
     rows = [row_of(name, method) for name in NETWORKS for method in METHODS]
-    report(tmp_path, [None, *rows])
-    text = (tmp_path / "cost.md").read_text(encoding="utf-8")
-    lines = {tuple(line[:3]): line for line in cells_of(text)}
+    lines = {tuple(line[:3]): line for line in cells_of(markdown(rows))}
     assert lines["784-128-128-10", "default (scaled)", "1"][3:] == [
         *("42 + 1", "100.0", "110.0", "99.0 [8.0, 110.0]", "9.0 [8.0, 12.0]", "6.0", "8.0")
     ]
-    assert "disturbed" not in text
-    report(tmp_path, [{**rows[0], "load": 7.0}])
-    assert "disturbed" in (tmp_path / "cost.md").read_text(encoding="utf-8")
 
 
-def test_what_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, asked = next(iter(NETWORKS)), list[list[str]]()
-
-    def measured(ranks: int, line: list[str], timeout: float) -> dict[str, Row]:
-        asked.append([str(ranks), *line])
-        rows = {name: row_of(small, name) for name in (line[1], "adam")}
-        return {
-            name: {k: v for k, v in row.items() if k != "settings"} for name, row in rows.items()
-        }
-
-    monkeypatch.setattr(cost, "_measure", measured)
-    options = ["cost", "--out", str(tmp_path), "--ranks", "1,2", "--networks", small]
-    assert main(options) == 0
-    assert asked[0] == ["2", small, "scaled", "60"]
-    assert len(asked) == 6
-    assert len(rows_of(tmp_path / "cost.jsonl")) == 8
-    assert main(options) == 0
-    assert len(asked) == 6
-    assert main([*options, "--fresh", "--repetitions", "3"]) == 0
-    assert asked[-1] == ["1", small, "first-order", "3"]
-    assert len(rows_of(tmp_path / "cost.jsonl")) == 8
-    for bad in (["--repetitions", "1"], ["--ranks", "0"], ["--networks", "7-7"]):
-        assert main([*options, *bad]) == 2
+@pytest.mark.parametrize(("load", "disturbed"), [(1.0, False), (7.0, True)])
+def test_load_is_reported(load: float, disturbed: bool) -> None:
+    row = row_of(next(iter(NETWORKS)), "scaled")
+    assert ("disturbed" in markdown([{**row, "load": load}])) == disturbed
 
 
-def test_the_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "rows.json"
+def planned(tmp_path: Path, **options: object) -> list[Job]:
+    given = Namespace(
+        **{"ranks": (1, 2), "networks": (SMALL_NAME,), "repetitions": None, **options}
+    )
+    (jobs,) = cost.plan(Session(given, Results(tmp_path / "cost.jsonl"), tmp_path))
+    return list(jobs)
+
+
+SMALL_NAME = next(iter(NETWORKS))
+
+
+def test_a_piece_per_solver_with_adam_beside_the_default(tmp_path: Path) -> None:
+    job = planned(tmp_path)[1]
+    assert job.ranks == 2
+    methods = [[row["method"] for row in piece.settings] for piece in job.pieces]
+    assert methods == [["scaled", "adam"], ["sr1"], ["first-order"]]
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 60), (3, 3)])
+def test_repetitions(tmp_path: Path, given: int | None, used: int) -> None:
+    (piece, *_), _ = (job.pieces for job in planned(tmp_path, repetitions=given))
+    assert piece.arguments == {"network": SMALL_NAME, "solver": "scaled", "repetitions": used}
+
+
+@pytest.mark.parametrize("bad", [["--repetitions", "1"], ["--ranks", "0"], ["--networks", "7-7"]])
+def test_options_out_of_range_are_refused(tmp_path: Path, bad: list[str]) -> None:
+    assert main(["cost", "--out", str(tmp_path), *bad]) == 2
+
+
+def test_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NETWORKS, "tiny", TINY)
-    monkeypatch.setattr("sys.argv", ["worker", "tiny", "first-order", "2", str(path)])
-    assert cost_worker.main() == 0
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = task(Comm(), tmp_path, "tiny", "first-order", 2)
     assert rows["first-order"]["gradients"] >= 1
     assert rows["first-order"]["parameters"] == 6 * 5 + 5 + 5 * 10 + 10

@@ -138,3 +138,16 @@ def test_flags_an_optimizer_has_not_are_refused(launch: Launch) -> None:
         assert done.status == 2
         assert len(done.told) == 1
         assert " ".join(flags[-2:]) in done.told[0]
+
+
+def test_no_optimizer_imports_torchs_compiler(launch: Launch) -> None:
+    """Which would take seconds of every rank's start."""
+    lines = (
+        "import sys\n"
+        "from apts_mpi.cli.main import main\n"
+        "for name in ('apts', 'adam', 'diloco'):\n"
+        "    main(['--optimizer', name, '--iterations', '2', '--out', name])\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = launch(0, "-c", lines)
+    assert done.out.split()[-1] == "False", done.err

@@ -1,85 +1,90 @@
 """What the method adds to the evaluations it makes: time of an iteration, and memory.
 
 An outer iteration against a bare loop of the same evaluations of loss and gradient, without any
-optimizer, in turns; torch's Adam over the same loop beside it. Random data, batch 250, one thread a
-rank. Writes cost.md and cost.jsonl; what is in cost.jsonl is not measured again.
+optimizer, in turns; torch's Adam over the same loop beside it. Random data, batch 250, one thread
+per rank. Writes cost.md and cost.jsonl; what is in cost.jsonl is not measured again.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import apts_mpi
-from apts_mpi.errors import InputError
-from benchmarks.cost.overhead.cases import METHODS, NETWORKS, SOLVERS
-from benchmarks.cost.overhead.report import report
-from benchmarks.harness.jobs import RunFailed, mpirun
-from benchmarks.harness.options import names, whole_numbers
-from benchmarks.harness.progress import Progress
-from benchmarks.harness.results import Results, Row, origin
+from benchmarks.harness import tables
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.measure import Job, Outcome, Piece, Session
+from benchmarks.harness.options import number, numbers, option, some_of, timeout
+from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Part, Section, Table, bullets
+
+SOLVERS = ("scaled", "sr1", "first-order")
+METHODS = (*SOLVERS, "adam")
+VECTORS = 6.0  # besides parameters and gradient; L-SR1 two more per pair
+TITLES = {
+    "scaled": "default (scaled)",
+    "sr1": "L-SR1",
+    "first-order": "first order",
+    "adam": "torch's Adam, same loop",
+}
+HEADER = [
+    *("network", "method", "N", "gradients + losses", "bare, ms", "with, ms"),
+    *("added, % of time", "added, % of processor", "vectors", "at most"),
+]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--ranks", type=whole_numbers, default=(1,), help="numbers of ranks, like 1,2 (default 1)"
-    )
-    parser.add_argument(
-        "--networks", type=names, default=tuple(NETWORKS), help="of these widths (default both)"
-    )
-    parser.add_argument(
-        "--repetitions", type=int, metavar="N", help="of each (default 60, large network 15)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=1800.0, metavar="S", help="seconds each (default 1800)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="measure again what is done")
+@dataclass(frozen=True)
+class Network:
+    """Widths of a network but for the outputs.
+
+    Attributes:
+        goal: percent of time that the default may add. repetitions: of each measurement.
+    """
+
+    inputs: int
+    hidden: tuple[int, ...]
+    goal: float
+    repetitions: int
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Measure what is missing, write all that is there."""
-    repetitions = parsed.repetitions
-    if (
-        min(parsed.ranks) < 1
-        or not 0 < parsed.timeout < 1e6
-        or not 2 <= (repetitions or 2) <= 10**4
-    ):
-        raise InputError("--ranks and --timeout must be positive, --repetitions 2 to 10000")
-    for name in parsed.networks:
-        if name not in NETWORKS:
-            raise InputError(f"--networks {name}: is none of {', '.join(NETWORKS)}")
-    out = Path(parsed.out)
-    results = Results(out / "cost.jsonl", fresh=False)
-    todo = [
-        (ranks, network, solver)
-        for ranks in sorted(parsed.ranks, reverse=True)  # mpirun before MPI starts in here
-        for network in parsed.networks
-        for solver in SOLVERS
-        if parsed.fresh or results.get(settings(ranks, network, solver)) is None
+NETWORKS = {
+    "784-128-128-10": Network(784, (128, 128), 15.0, 60),
+    "3072-512-256-10": Network(3072, (512, 256), 10.0, 15),
+}
+
+
+def plan(session: Session) -> Rounds:
+    """A job for every number of ranks; a piece for every network and local solver."""
+    yield [
+        Job(
+            task="benchmarks.cost.overhead.measure:task",
+            ranks=ranks,
+            pieces=[
+                _piece(ranks, network, solver, session.options.repetitions)
+                for network in session.options.networks
+                for solver in SOLVERS
+            ],
+        )
+        for ranks in session.options.ranks
     ]
-    progress, failures = Progress(len(todo)), 0
-    for ranks, network, solver in todo:
-        told = f"N = {ranks}, {network}, {solver}"
-        line = [network, solver, str(repetitions or NETWORKS[network].repetitions)]
-        try:
-            rows = _measure(ranks, line, parsed.timeout)
-        except RunFailed as error:
-            failures += 1
-            progress.say(f"{told}: failed: {error}")
-            continue
-        for method, row in rows.items():
-            if method == solver or solver == SOLVERS[0]:  # Adam over the default's loop
-                wanted = settings(ranks, network, method)
-                results.forget([wanted])
-                results.add(wanted, {**row, **origin()})
-        progress.say(f"{told}: {rows[solver]['overhead'][1]:+.1f} %")
-    every = sorted({1, 2, *parsed.ranks})
-    report(out, [results.get(s) for s in _everything(every)])
-    return 1 if failures else 0
+
+
+def _piece(ranks: int, network: str, solver: str, repetitions: int | None) -> Piece:
+    # Adam's loop is measured with each solver's, and kept from the default's.
+    methods = [solver, "adam"] if solver == SOLVERS[0] else [solver]
+
+    def keep(outcome: Outcome) -> tuple[list[Row], str]:
+        rows = outcome.values[0]
+        return [rows[name] for name in methods], f"{rows[solver]['overhead'][1]:+.1f} %"
+
+    times = repetitions or NETWORKS[network].repetitions
+    return Piece(
+        settings=[settings(ranks, network, method) for method in methods],
+        words=f"N = {ranks}, {network}, {solver}",
+        arguments={"network": network, "solver": solver, "repetitions": times},
+        keep=keep,
+    )
 
 
 def settings(ranks: int, network: str, method: str) -> Row:
@@ -88,18 +93,89 @@ def settings(ranks: int, network: str, method: str) -> Row:
     return {"apts_mpi": version, "ranks": ranks, "network": network, "method": method}
 
 
-def _everything(ranks: Sequence[int]) -> list[Row]:
-    return [settings(n, name, method) for name in NETWORKS for n in ranks for method in METHODS]
+def vectors_allowed(row: Row) -> float:
+    """What a method may hold besides parameters and gradient, in vectors."""
+    return VECTORS + (2.0 * row["memory"] if row["settings"]["method"] == "sr1" else 0.0)
 
 
-def _measure(ranks: int, line: list[str], timeout: float) -> dict[str, Row]:
-    """Rows by method of a network and a solver; on one rank in this process."""
-    if ranks == 1:
-        from benchmarks.cost.overhead.worker import measured  # starts MPI
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """A sentence per goal: time of the default on one rank, by the processor's; memory of all."""
+    found = []
+    for row in rows:
+        s = row["settings"]
+        name = f"{TITLES[s['method']]}, {s['network']}"
+        if s["ranks"] == 1 and s["method"] == "scaled":
+            added, goal = row["overhead_processor"][1], NETWORKS[s["network"]].goal
+            text = f"{name}: {added:.1f} % of processor time added, goal at most {goal:g} %"
+            found.append(f"{text}: {tables.met(added <= goal)}.")
+        if s["ranks"] == 1 and s["method"] != "adam":
+            held, allowed = round(row["held"], 2), vectors_allowed(row)
+            text = f"{name}: {held:.1f} vectors held, goal at most {allowed:g}"
+            found.append(f"{text}: {tables.met(held <= allowed)}.")
+    return found
 
-        return measured(*line)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.json"
-        mpirun(ranks, ["-m", "benchmarks.cost.overhead.worker", *line, str(path)], timeout=timeout)
-        rows: dict[str, Row] = json.loads(path.read_text(encoding="utf-8"))
-        return rows
+
+def section(rows: list[Row], options: Namespace) -> Section:
+    """What the rows say."""
+    order = {name: k for k, name in enumerate([*NETWORKS, *METHODS])}
+
+    def place(row: Row) -> tuple[int, int, int]:
+        s = row["settings"]
+        return order[s["network"]], s["ranks"], order[s["method"]]
+
+    rows = sorted(rows, key=place)
+    load = max(row["load"] for row in rows)
+    cores = min(row["cores"] for row in rows)
+    parts: list[Part] = [
+        "An outer iteration against a bare loop that makes the same evaluations of loss and "
+        "gradient on the same minibatches through the same kind of network, without any optimizer; "
+        "in turns within one process, random data, batch 250, one thread per rank. Added: median "
+        "[quartiles] of the ratio less one; of the processor's time other load disturbs less. "
+        "With more than one rank the messages, and waiting for them, are included, and the "
+        "processor's time says nothing. Adam: one step per gradient. Vectors: memory beyond "
+        "the network's own two (parameters, gradient), in their length: held between iterations, "
+        "and at most within one, outside the network's evaluations.",
+        Table("", HEADER, list(map(_line, rows)), text=2),
+        bullets(verdicts(rows)),
+        f"Repetitions: {', '.join(sorted({str(row['repetitions']) for row in rows}))}. Load of the "
+        f"machine while measuring: up to {load:.1f} on {cores} cores"
+        + (", **so that times are disturbed.**" if load > cores else "."),
+        tables.setup(rows) + " Repeat: `python -m benchmarks cost --ranks 1,2 --fresh`.",
+    ]
+    return Section("What the method adds to the evaluations it makes", parts)
+
+
+def _line(row: Row) -> list[Any]:
+    s = row["settings"]
+    return [
+        *(s["network"], TITLES[s["method"]], s["ranks"]),
+        f"{row['gradients']:g} + {row['forwards']:g}",
+        *(f"{1000 * row[name]:.1f}" for name in ("seconds_bare", "seconds")),
+        tables.quartiles(row["overhead"]),
+        tables.quartiles(row["overhead_processor"]) if s["ranks"] == 1 else "-",
+        f"{row['held']:.1f}",
+        "-" if row["peak"] is None else f"{row['peak']:.1f}",
+    ]
+
+
+COMMAND = Command(
+    name="cost",
+    options=(
+        option("--ranks", type=numbers(1), default=(1,), help="numbers of ranks (default 1)"),
+        option(
+            "--networks",
+            type=some_of(NETWORKS),
+            default=tuple(NETWORKS),
+            help="of these widths (default both)",
+        ),
+        option(
+            "--repetitions",
+            type=number(int, 2, 10**4),
+            metavar="N",
+            help="of each (default 60, large network 15)",
+        ),
+        timeout(1800.0, "seconds for each"),
+    ),
+    plan=plan,
+    section=section,
+)

@@ -1,6 +1,6 @@
 """Measurements of ``cost``: an outer iteration against the evaluations it makes, and no more.
 
-The calls of the loss that an outer iteration makes are written down and made again by a loop
+The calls of the loss that an outer iteration makes are recorded and made again by a loop
 without optimizer, in turns; the ratio of the two times is what the method adds.
 """
 
@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median, quantiles
 
 import torch
@@ -22,14 +23,13 @@ from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.optimizer import optimizer
 from apts_mpi.training.provenance import versions
-from benchmarks.cost.overhead.cases import Network
+from benchmarks.cost.overhead.command import NETWORKS, Network
 from benchmarks.cost.overhead.memory import PeakVectors, bytes_held
 from benchmarks.harness.results import Row
 
-BATCH, SAMPLES, CLASSES = 250, 60_000, 10  # of a rank; of a training set, for the defaults
+BATCH, SAMPLES, CLASSES = 250, 60_000, 10  # per rank; of a training set, for the defaults
 POOL = 64  # minibatches that are drawn from in turn
 WARM_UP = 3  # iterations: the radius is searched, memory is taken
-
 
 Call = tuple[int, bool]  # minibatch in the pool, and whether the gradient was wanted
 Seconds = tuple[float, float]  # of wall, and of the processor
@@ -46,7 +46,7 @@ class Turn:
 
 
 class Minibatches:
-    """Random minibatches in turn; writes down which of them is evaluated, and how.
+    """Random minibatches in turn; records which of them is evaluated, and how.
 
     Attributes:
         calls: since they were last cleared.
@@ -162,6 +162,11 @@ class Contest:
 
     def _vectors(self, size: int) -> float:
         return size / (4 * self.own.n)
+
+
+def task(comm: Comm, folder: Path, network: str, solver: str, repetitions: int) -> dict[str, Row]:
+    """The rows of a network and a solver, on every rank."""
+    return measure(NETWORKS[network], solver, comm, repetitions)
 
 
 def measure(network: Network, solver: str, comm: Comm, repetitions: int) -> dict[str, Row]:

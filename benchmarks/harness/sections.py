@@ -1,0 +1,170 @@
+"""What results say, apart from how: sections of text, tables, pictures and findings.
+
+A command makes one section of its rows, which serves its Markdown file and the page of ``report``.
+A paragraph that is a ``str`` is Markdown written by hand (code, bold, a list); all other text is
+plain, and is escaped by whoever writes it, but for what is marked as ``Markdown``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.harness import tables
+
+
+class Markdown(str):
+    """Text that has been escaped already, or is Markdown on purpose."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A plain paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence computed from the data.
+
+    Attributes:
+        text: the sentence. warning: it reports something bad. key: it belongs on top of the page.
+    """
+
+    text: str
+    warning: bool = False
+    key: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns with units in their headings; the first ``text`` are words, the others numbers.
+
+    Attributes:
+        caption: above it, if it needs one. folded: long, so that the page shows its caption first.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    text: int = 1
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Image:
+    """A PNG file beside the Markdown; a page that stands alone leaves it out."""
+
+    alt: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        name: of its file, unique. title: above it. caption: below it. alt: what is in it, for those
+            who do not see it. svg: the drawing. findings: what it shows.
+    """
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    svg: str
+    findings: tuple[Finding, ...] = ()
+
+
+Part = str | Text | Finding | Table | Image | Picture
+
+
+@dataclass
+class Section:
+    """A heading with parts, sections a level below, and parts after those.
+
+    Attributes:
+        folded: the page shows its heading first; True or False, None never folds.
+    """
+
+    title: str
+    parts: list[Part] = field(default_factory=list)
+    below: list[Section] = field(default_factory=list)
+    foot: list[Part] = field(default_factory=list)
+    folded: bool | None = None
+
+    def walk(self) -> list[Section]:
+        """This section and all below."""
+        return [self, *(one for section in self.below for one in section.walk())]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All findings in it, in order."""
+        found: list[Finding] = []
+        for section in self.walk():
+            for part in (*section.parts, *section.foot):
+                if isinstance(part, Finding):
+                    found.append(part)
+                elif isinstance(part, Picture):
+                    found += part.findings
+        return found
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list, as a paragraph."""
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def slug(text: str) -> str:
+    """A name for files and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "part"
+
+
+def to_markdown(section: Section, *, level: int = 1, pictures: str = ".") -> Iterator[str]:
+    """Its paragraphs, headings from ``level`` down; pictures are files of a folder beside it."""
+    yield f"{'#' * level} {escaped(section.title)}"
+    for part in section.parts:
+        yield from _paragraphs(part, pictures)
+    for one in section.below:
+        yield from to_markdown(one, level=level + 1, pictures=pictures)
+    for part in section.foot:
+        yield from _paragraphs(part, pictures)
+
+
+def _paragraphs(part: Part, pictures: str) -> Iterator[str]:
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, Text):
+        yield escaped(part.text)
+    elif isinstance(part, Finding):
+        yield said(part)
+    elif isinstance(part, Table):
+        if part.caption:
+            yield f"{escaped(part.caption)}:"
+        rows = [[escaped(cell) for cell in row] for row in part.rows]
+        yield tables.markdown([escaped(cell) for cell in part.header], rows, text=part.text)
+    elif isinstance(part, Image):
+        yield f"![{escaped(part.alt)}]({part.file})"
+    else:
+        yield f"**{escaped(part.title)}**"
+        yield f"![{escaped(part.alt)}]({pictures}/{part.name}.svg)"
+        yield from map(said, part.findings)
+        yield escaped(part.caption)
+
+
+def said(finding: Finding) -> str:
+    """A finding as Markdown."""
+    return f"**Warning:** {escaped(finding.text)}" if finding.warning else escaped(finding.text)
+
+
+def escaped(text: object) -> str:
+    """Text that Markdown takes as text."""
+    if isinstance(text, Markdown):
+        return str(text)
+    found = str(text)
+    for letter in "\\`*|#":
+        found = found.replace(letter, f"\\{letter}")
+    found = found.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
+    return found.replace("~~", "\\~~")
