@@ -43,11 +43,6 @@ def check_size(
         raise fault(where, what, "save the array anew")
 
 
-def looks_channels_last(shape: Sequence[int]) -> bool:
-    """Whether samples of that shape look like images (h, w, channels), not (channels, h, w)."""
-    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
-
-
 def may_be_channels_last(shape: Sequence[int]) -> bool:
     """Whether samples of that shape may be images (h, w, channels) of unusual channels: a square
     before a shorter axis, where channels first would be as many as there are rows."""

@@ -418,7 +418,7 @@ def test_a_killed_write_leaves_no_folder(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "import apts_mpi.data.shards.writing as w\n"
         "from apts_mpi.data import load_source\n"
-        "w._write_index = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "w.write_index = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "w.write_shards(load_source('digits'), sys.argv[1], shards=2)\n"
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "d")], check=False)
