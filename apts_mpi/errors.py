@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _LONGEST, _LONGEST_PLACE = 500, 1000  # characters of a fault, and of where it is
@@ -62,6 +64,16 @@ def _libraries() -> tuple[str, ...]:
 def _standard() -> str:
     """The folder of Python's own modules, which may have that of the installed ones in it."""
     return sysconfig.get_paths()["stdlib"]
+
+
+@contextmanager
+def writing(where: str, remedy: str = "") -> Iterator[None]:
+    """Within, an OSError becomes the InputError `where: cannot be written: why; remedy`."""
+    try:
+        yield
+    except OSError as error:
+        line = f"{where}: cannot be written: {error.strerror}"
+        raise InputError("; ".join(filter(None, (line, remedy)))) from error
 
 
 def fault(where: Path | str, what: str, remedy: str) -> InputError:

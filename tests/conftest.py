@@ -32,8 +32,13 @@ ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(ROOT),  # what ranks import is this checkout, with its tests
 }
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """Of every command; what it imports is this checkout, with its tests."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": path, "APTS_MPI_CACHE": str(cache)}
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
         module: str, arguments: Sequence[str], cwd: Path, cache: Path, limit: float
     ) -> Finished:
         folder = tmp_path_factory.mktemp("alone")
-        environment = {**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)}
-        given = (module, list(arguments), folder, environment)
+        given = (module, list(arguments), folder, environment(cache))
         process = processes.Process(target=_become, args=given)
         before = Path.cwd()
         os.chdir(cwd)  # where multiprocessing starts it
@@ -163,7 +167,7 @@ def launch(
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
-            env={**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)},
+            env=environment(cache),
             start_new_session=True,
         )
         try:
