@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import synchronize
 from apts_mpi.comm.mpi import MPI
 from apts_mpi.errors import InputError
