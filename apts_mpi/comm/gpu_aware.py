@@ -20,7 +20,6 @@ import torch
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import synchronize
-from apts_mpi.comm.mpi import MPI
 from apts_mpi.errors import InputError
 
 _PROBE = 1024  # numbers
