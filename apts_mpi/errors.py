@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-REMEDY = "make the shards again with `python -m apts_mpi shard`"
 _LONGEST, _LONGEST_PLACE = 500, 1000  # characters of a fault, and of where it is
 _LIBRARIES = ("torch", "numpy", "mpi4py", "h5py")  # called by users' code, not written by them
 _INSTALLED = ("site-packages", "dist-packages")
@@ -65,7 +66,17 @@ def _standard() -> str:
     return sysconfig.get_paths()["stdlib"]
 
 
-def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
+@contextmanager
+def writing(where: str, remedy: str = "") -> Iterator[None]:
+    """Within, an OSError becomes the InputError `where: cannot be written: why; remedy`."""
+    try:
+        yield
+    except OSError as error:
+        line = f"{where}: cannot be written: {error.strerror}"
+        raise InputError("; ".join(filter(None, (line, remedy)))) from error
+
+
+def fault(where: Path | str, what: str, remedy: str) -> InputError:
     """The InputError `where: what; remedy`, one printable line whatever the names in it hold."""
     what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
     place = str(where)

@@ -9,8 +9,7 @@ n, the losses and the samples behind it.
 | local-sgd | H steps of SGD on each rank's own minibatches | how far each rank went |
 | diloco | H steps of AdamW on each rank's own minibatches | how far each rank went |
 
-The inner and outer optimizers are torch's own, over one flat parameter. That is their fastest way
-without ``foreach``, which is for many small tensors.
+The inner and outer steps are torch's own (method/descent.py), over one flat parameter.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
 from apts_mpi.comm.replicas import take_rank_zeros
+from apts_mpi.method.descent import SGD, Adam, Step
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import SGD_MOMENTUM
@@ -38,14 +37,12 @@ class Baseline(ABC):
 
     Args:
         flat: the rank's parameters; rank 0's values are broadcast. comm: the ranks.
-        lr: learning rate, for the line that tells of a loss that is not finite.
+        lr: learning rate, for the line about a loss that is not finite.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
 
     Attributes:
-        theta: (n,) float32, one parameter that shares the storage of ``flat.vector``, with
-            ``flat.gradient`` as its gradient: what torch's optimizers work on.
         iterations: done so far.
     """
 
@@ -54,8 +51,6 @@ class Baseline(ABC):
 
     def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float) -> None:
         self.flat, self.comm, self.lr = flat, comm, lr
-        self.theta = nn.Parameter(flat.vector)
-        self.theta.grad = flat.gradient
         self.iterations = 0
         self._message = message_for("none", flat.n, 2, flat.vector.device, comm)
         comm.require_same("a network", flat.describe())
@@ -101,8 +96,8 @@ class Baseline(ABC):
         return nullcontext()
 
     @abstractmethod
-    def _optimizers(self) -> dict[str, Optimizer]:
-        """torch's optimizers, by their names in a state."""
+    def _steps(self) -> dict[str, Step]:
+        """The steps with their states, by their names in a saved state."""
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
@@ -110,11 +105,7 @@ class Baseline(ABC):
         Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
         the same on all of them.
         """
-        states = {
-            # There is one parameter, and no state before the first step.
-            name: dict(optimizer.state_dict()["state"].get(0, {}))
-            for name, optimizer in self._optimizers().items()
-        }
+        states = {name: step.state_dict() for name, step in self._steps().items()}
         return {"rank": [self.comm.rank, self.comm.size], "iterations": self.iterations, **states}
 
     def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
@@ -129,31 +120,29 @@ class Baseline(ABC):
         own = [self.comm.rank, self.comm.size]
         if not resized and state["rank"] != own:
             raise ValueError(f"the state is of rank and ranks {state['rank']}, not {own}")
-        for name, optimizer in self._optimizers().items():
+        device = self.flat.vector.device
+        for name, step in self._steps().items():
+            kept = {}
             for key, value in state[name].items():
-                if isinstance(value, torch.Tensor) and value.numel() not in (1, self.flat.n):
-                    raise ValueError(f"the state's {key} has {value.numel()} numbers")
-            groups = optimizer.state_dict()["param_groups"]
-            kept = {0: state[name]} if state[name] else {}
-            optimizer.load_state_dict({"state": kept, "param_groups": groups})
+                if isinstance(value, Tensor):
+                    if value.numel() not in (1, self.flat.n):
+                        raise ValueError(f"the state's {key} has {value.numel()} numbers")
+                    value = value.to("cpu" if key == "step" else device, copy=True)
+                kept[key] = value
+            step.load_state_dict(kept)
         self.iterations = int(state["iterations"])
 
 
 class GradientAveraging(Baseline):
-    """One step of a torch optimizer on the joined minibatch: gradients averaged over all samples.
+    """One step on the joined minibatch: gradients averaged over all samples.
 
     Args:
-        flat, comm, lr: as ``Baseline``'s.
-        adam: Adam with torch's defaults; otherwise SGD with momentum 0.9.
+        flat, comm, lr: as ``Baseline``'s. step: SGD or Adam.
     """
 
-    def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float, adam: bool) -> None:
+    def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float, step: Step) -> None:
         super().__init__(flat, comm, lr=lr)
-        self._optimizer: Optimizer = (
-            Adam([self.theta], lr=lr, foreach=False)
-            if adam
-            else SGD([self.theta], lr=lr, momentum=SGD_MOMENTUM, foreach=False)
-        )
+        self._step = step
 
     def iterate(self, *draws: Draw) -> Iteration:
         """One step; the loss it returns is of the joined minibatch, before the step."""
@@ -161,11 +150,11 @@ class GradientAveraging(Baseline):
         objective, samples = draw()
         losses = samples * float(objective(True)) if samples else 0.0
         result = self._average(losses, samples)
-        self._optimizer.step()
+        self._step.step(self.flat.vector, self.flat.gradient)
         return result
 
-    def _optimizers(self) -> dict[str, Optimizer]:
-        return {"optimizer": self._optimizer}
+    def _steps(self) -> dict[str, Step]:
+        return {"optimizer": self._step}
 
 
 class LocalSteps(Baseline):
@@ -176,20 +165,26 @@ class LocalSteps(Baseline):
 
     Args:
         flat, comm, lr: as ``Baseline``'s. local_steps: H.
-        inner, outer: their optimizers, over ``theta``. The inner ones keep their state, a rank's
-            own, from one iteration to the next.
+        inner: the steps on minibatches, whose state, a rank's own, stays from one iteration to the
+            next. outer: the step along the mean way back.
     """
 
     OWN: ClassVar[tuple[str, ...]] = ("rank", "inner")
 
-    _inner: Optimizer
-    _outer: Optimizer
-
-    def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int) -> None:
+    def __init__(
+        self,
+        flat: FlatParameters,
+        comm: Comm,
+        *,
+        lr: float,
+        local_steps: int,
+        inner: Step,
+        outer: Step,
+    ) -> None:
         if local_steps < 1:
             raise ValueError(f"local_steps {local_steps} must be at least 1")
         super().__init__(flat, comm, lr=lr)
-        self.local_steps = local_steps
+        self.local_steps, self._inner, self._outer = local_steps, inner, outer
         self._start = torch.zeros_like(flat.vector)  # theta_k
 
     def iterate(self, *draws: Draw) -> Iteration:
@@ -207,61 +202,43 @@ class LocalSteps(Baseline):
                 objective, samples = draw()
                 if samples:
                     losses += samples * float(objective(True))
-                    self._inner.step()
+                    self._inner.step(theta, self.flat.gradient)
                     seen += samples
         torch.sub(start, theta, out=self.flat.gradient)
         theta.copy_(start)
         result = self._average(losses, seen)
-        self._outer.step()
+        self._outer.step(theta, self.flat.gradient)
         return result
 
-    def _optimizers(self) -> dict[str, Optimizer]:
+    def _steps(self) -> dict[str, Step]:
         return {"inner": self._inner, "outer": self._outer}
 
 
-class LocalSGD(LocalSteps):
+def local_sgd(
+    flat: FlatParameters,
+    comm: Comm,
+    *,
+    lr: float,
+    local_steps: int,
+    momentum: float = SGD_MOMENTUM,
+) -> LocalSteps:
     """Local SGD (Stich, ICLR 2019, arXiv 1805.09767): the ranks' parameters are averaged.
 
     That is an outer step of length one. The paper's steps have no momentum; here it is as sgd's,
     so that the two differ in their messages alone, and its buffers stay local.
-
-    Args:
-        flat, comm, lr, local_steps: as ``LocalSteps``'s. momentum: of the local steps.
     """
-
-    def __init__(
-        self,
-        flat: FlatParameters,
-        comm: Comm,
-        *,
-        lr: float,
-        local_steps: int,
-        momentum: float = SGD_MOMENTUM,
-    ) -> None:
-        super().__init__(flat, comm, lr=lr, local_steps=local_steps)
-        self._inner = SGD([self.theta], lr=lr, momentum=momentum, foreach=False)
-        self._outer = SGD([self.theta], lr=1.0, foreach=False)
+    inner, outer = SGD(lr=lr, momentum=momentum), SGD(lr=1.0)
+    return LocalSteps(flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer)
 
 
-class DiLoCo(LocalSteps):
+def diloco(flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int) -> LocalSteps:
     """DiLoCo (Douillard et al. 2023, arXiv 2311.08105): AdamW inside, Nesterov's momentum outside.
 
     As published: weight decay 0.1, outer learning rate 0.7, outer momentum 0.9. Unlike there, the
     inner learning rate is constant, without warm-up and decay.
-
-    Args:
-        flat, comm, lr, local_steps: as ``LocalSteps``'s.
     """
-
-    def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int) -> None:
-        super().__init__(flat, comm, lr=lr, local_steps=local_steps)
-        self._inner = AdamW([self.theta], lr=lr, weight_decay=0.1, foreach=False)
-        self._outer = SGD([self.theta], lr=0.7, momentum=0.9, nesterov=True, foreach=False)
-
-
-def warm_up() -> None:
-    """Have torch import what it puts off until its first optimizer is built; takes seconds."""
-    SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    inner, outer = Adam(lr=lr, decay=0.1), SGD(lr=0.7, momentum=0.9, nesterov=True)
+    return LocalSteps(flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer)
 
 
 def baseline(
@@ -273,6 +250,7 @@ def baseline(
         KeyError: no baseline has that name.
     """
     if name in ("sgd", "adam"):
-        return GradientAveraging(flat, comm, lr=lr, adam=name == "adam")
-    kind = {"local-sgd": LocalSGD, "diloco": DiLoCo}[name]
-    return kind(flat, comm, lr=lr, local_steps=local_steps)
+        step: Step = Adam(lr=lr) if name == "adam" else SGD(lr=lr, momentum=SGD_MOMENTUM)
+        return GradientAveraging(flat, comm, lr=lr, step=step)
+    build = {"local-sgd": local_sgd, "diloco": diloco}[name]
+    return build(flat, comm, lr=lr, local_steps=local_steps)

@@ -1,60 +1,38 @@
-"""Networks by name; every rank builds the same one from the same seed."""
+"""Networks by name, what a sample of them costs, and what they are trained for.
+
+Imported on first use, as the settings need the sizes of networks without torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from apts_mpi.networks.cost import activations as activations
+    from apts_mpi.networks.cost import flops as flops
+    from apts_mpi.networks.custom import Loss as Loss
+    from apts_mpi.networks.custom import OwnLoss as OwnLoss
+    from apts_mpi.networks.named import NETWORKS as NETWORKS
+    from apts_mpi.networks.named import build as build
+    from apts_mpi.networks.seeding import seeded as seeded
+    from apts_mpi.networks.task import TASKS as TASKS
+    from apts_mpi.networks.task import Task as Task
 
-from apts_mpi.errors import InputError
-from apts_mpi.networks import custom
-from apts_mpi.networks.cnn import cnn
-from apts_mpi.networks.cost import activations, flops
-from apts_mpi.networks.custom import Loss, OwnLoss
-from apts_mpi.networks.mlp import of_task
-from apts_mpi.networks.resnet import ResNet
-from apts_mpi.networks.seeding import seeded
-from apts_mpi.networks.task import TASKS, Task
-from apts_mpi.networks.transformer import Transformer
-
-__all__ = [
-    "NETWORKS",
-    "TASKS",
-    "Loss",
-    "OwnLoss",
-    "Task",
-    "activations",
-    "build",
-    "flops",
-    "seeded",
-]
-
-# Each takes the task and, by name, the sizes that `config.SIZES` lists for it.
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
-    "mlp": of_task,
-    "cnn": cnn,
-    "resnet": ResNet,
-    "transformer": Transformer,
+_HOME = {
+    "NETWORKS": "named",
+    "TASKS": "task",
+    "Loss": "custom",
+    "OwnLoss": "custom",
+    "Task": "task",
+    "activations": "cost",
+    "build": "named",
+    "flops": "cost",
+    "seeded": "seeding",
 }
 
 
-def build(
-    name: str, task: Task, sizes: Mapping[str, Any], *, seed: int
-) -> tuple[nn.Module, OwnLoss | None]:
-    """A network for a task, and the loss that it brings, if any.
-
-    Args:
-        name: of ``NETWORKS``, or the user's own, ``package.module:function``.
-        sizes: what the network takes besides the task. seed: of the initial parameters.
-
-    Raises:
-        InputError: there is no such network for that task; the line says why.
-    """
-    with seeded(seed):
-        if name not in NETWORKS:
-            return custom.build(name, task)
-        try:
-            return NETWORKS[name](task, **sizes), None
-        except ValueError as error:
-            raise InputError(f"--network {name}: {error}") from error
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apts_mpi.errors import InputError
-from apts_mpi.networks import Loss, OwnLoss, Task
+from apts_mpi.networks.custom import Loss, OwnLoss
+from apts_mpi.networks.task import Task
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:

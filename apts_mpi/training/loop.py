@@ -22,14 +22,13 @@ from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.comm.communicator import CHECKPOINT, STOP, Comm
 from apts_mpi.comm.trace import Trace
 from apts_mpi.data.minibatches.batches import Batches
-from apts_mpi.data.sources.checks import looks_channels_last
-from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files.streams import write_error
-from apts_mpi.method.baselines import warm_up
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion, balanced, criterion
-from apts_mpi.settings.config import AUTO, BASELINES, TrainConfig
+from apts_mpi.networks.task import looks_channels_last
+from apts_mpi.settings.config import AUTO, TrainConfig
 from apts_mpi.training import local_steps as pacing
 from apts_mpi.training import resuming, run_state
 from apts_mpi.training.batch_norm import RunningStatistics
@@ -91,8 +90,6 @@ class Training:
         resumed: Checkpoint | None = None,
         signals: StopSignals | None = None,
     ) -> None:
-        if config.optimizer in BASELINES:
-            warm_up()  # as torch's own import, no part of the run's time
         self.started = time.perf_counter()  # less what the run took before it was resumed
         self._born = time.monotonic()
         self.comm = comm
@@ -176,21 +173,20 @@ class Training:
 
     def _built(self, parts: list[Samples]) -> tuple[nn.Module, Criterion]:
         """The network, on this rank's device, and its criterion."""
-        config, error, module, made = self.config, None, None, None
-        try:
+        config, comm = self.config, self.comm
+        with comm.together():
             module, own = networks.build(config.network, self.task, config.sizes, seed=config.seed)
-        except InputError as caught:
-            error = caught
-        self.comm.agree(error)  # before the classes are counted, which all ranks do together
-        assert module is not None
-        try:
             weights: Sequence[float] | None = config.weights_given()
-            if config.class_weights == "balanced":
-                if self.task.kind != "classification":
-                    raise InputError(
-                        f"--class-weights balanced: {self.task.kind} has no classes to weigh"
-                    )
-                weights = balanced(class_counts(parts, self.task.outputs, self.comm))
+            if config.class_weights == "balanced" and self.task.kind != "classification":
+                raise InputError(
+                    f"--class-weights balanced: {self.task.kind} has no classes to weigh"
+                )
+        counts = None
+        if config.class_weights == "balanced":
+            counts = class_counts(parts, self.task.outputs, comm)
+        with comm.together():
+            if counts is not None:
+                weights = balanced(counts)
             made = criterion(
                 self.task,
                 smoothing=config.label_smoothing,
@@ -199,10 +195,6 @@ class Training:
                 units=self.units,
                 device=self.device,
             )
-        except InputError as caught:
-            error = caught
-        self.comm.agree(error)
-        assert made is not None
         module = module.to(self.device)
         # What is trained, the optimizer takes from rank 0.
         replicas.take_rank_zeros(replicas.untrained(module), self.comm)
@@ -213,8 +205,10 @@ class Training:
 
         Also one of this program's where a minibatch of one sample may be none to it.
         """
-        config, error, told = self.config, None, ""
-        if config.network not in networks.NETWORKS or config.normalization == "batch":
+        config = self.config
+        if config.network in networks.NETWORKS and config.normalization != "batch":
+            return
+        with self.comm.together():
             try:
                 told = try_out(
                     self.network,
@@ -222,29 +216,29 @@ class Training:
                     training=[(each.samples, each.batches.smallest) for each in self.subdomains],
                     evaluation=[*parts, *self.judged.values()],
                 )
-            except InputError as caught:
-                what = str(caught).removeprefix("--network: ")
-                error = InputError(f"--network {config.network}: {what} (rank {self.comm.rank})")
-        self.comm.agree(error)
+            except InputError as error:
+                what = str(error).removeprefix("--network: ")
+                what = f"--network {config.network}: {what} (rank {self.comm.rank})"
+                raise InputError(what) from error
         if told:
             self.console.say(f"warning: --network {config.network}: {told}")
 
     def _cut(self, parts: list[Samples]) -> list[Subdomain]:
         """The subdomains of this rank."""
-        config, comm, error = self.config, self.comm, None
+        config, comm = self.config, self.comm
         shape = self.task.sample_shape
-        if config.augmentations and len(shape) != 3:
-            error = InputError(
-                f"--augment {config.augment}: is for images (channels, height, width), not samples "
-                f"{shape}"
-            )
-        elif config.augmentations and looks_channels_last(shape):
-            error = InputError(
-                f"--augment {config.augment}: is for images (channels, height, width), and samples "
-                f"{shape} look like channels last; make the shards again with `shard arrays "
-                "--channels-last on`"
-            )
-        comm.agree(error)
+        with comm.together():
+            if config.augmentations and len(shape) != 3:
+                raise InputError(
+                    f"--augment {config.augment}: is for images (channels, height, width), not "
+                    f"samples {shape}"
+                )
+            if config.augmentations and looks_channels_last(shape):
+                raise InputError(
+                    f"--augment {config.augment}: is for images (channels, height, width), and "
+                    f"samples {shape} look like channels last; make the shards again with `shard "
+                    "arrays --channels-last on`"
+                )
         largest = np.array([float(max(map(len, parts)))])
         comm.maximum(largest)
         return [
@@ -315,16 +309,11 @@ class Training:
             rows=self.progress.iterations,
         )
         if resumed is not None:
-            error = None
-            try:
-                names = set_aside(path / FOLDER, self.progress.iterations) if not comm.rank else []
-                for name in names:
-                    self.console.say(
-                        f"{path / FOLDER / name}: set aside, as the run goes on before it"
-                    )
-            except OSError as caught:
-                error = InputError(f"{path / FOLDER}: cannot be written: {caught.strerror}")
-            comm.agree(error)
+            with comm.together(), writing(str(path / FOLDER)):
+                done = self.progress.iterations
+                names = [] if comm.rank else set_aside(path / FOLDER, done)
+            for name in names:
+                self.console.say(f"{path / FOLDER / name}: set aside, as the run goes on before it")
         return directory, Checkpoints(path / FOLDER, comm, keep=config.keep, run=run)
 
     # ---- the loop --------------------------------------------------------------------------

@@ -97,13 +97,13 @@ def settings(
     Raises:
         AgreedError: on every rank, where there is no such checkpoint, or settings contradict it.
     """
-    config, checkpoint, error = TrainConfig(**given), None, None
+    config, checkpoint = TrainConfig(**given), None
     if config.resume is not None:
         auto = config.resume == "auto"
         path = Path(str(config.out if auto else config.resume))
         if not auto or holds(path, comm):
             checkpoint = newest(path, comm, say)
-    try:
+    with comm.together():
         if checkpoint is not None:
             verify(checkpoint)
             config = continued(checkpoint, given, comm.size)
@@ -111,9 +111,6 @@ def settings(
         if checkpoint is not None:
             outline(checkpoint, config, named=given.get("network"))
             ever_given(checkpoint, config)
-    except InputError as caught:
-        error = caught
-    comm.agree(error)
     return config, checkpoint
 
 

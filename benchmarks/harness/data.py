@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from apts_mpi.data import load_source, load_text, write_shards
-from apts_mpi.data.sources.load import Source
+from apts_mpi.data.sources.source import Source
 from apts_mpi.errors import InputError
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.options import option

@@ -116,7 +116,7 @@ def _job(ranks: int, runs: Mapping[str, Sequence[str]]) -> subprocess.Popen[str]
     """Start a job of so many ranks that trains into folders, each with flags of its own."""
     program = (
         "import json, sys\n"
-        "from apts_mpi import cli\n"
+        "from apts_mpi.cli import main as cli\n"
         "from apts_mpi.comm.communicator import Comm\n"
         "for flags in json.loads(sys.argv[1]):\n"
         "    cli.main(flags, Comm())\n"

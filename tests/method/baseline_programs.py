@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError
-from apts_mpi.method.baselines import Baseline, DiLoCo, LocalSGD, baseline
+from apts_mpi.method.baselines import Baseline, baseline, diloco, local_sgd
 from apts_mpi.method.flat import FlatParameters, closure_objective
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.trust_region.objective import Draw, Objective
@@ -136,7 +136,7 @@ def local_sgd_of_one_step() -> None:
     comm = Comm()
     parts = [minibatches(k, comm.size) for k in range(STEPS)]
     module, _ = trained(
-        lambda flat: LocalSGD(flat, comm, lr=LR, local_steps=1, momentum=0.0),
+        lambda flat: local_sgd(flat, comm, lr=LR, local_steps=1, momentum=0.0),
         [p[comm.rank] for p in parts],
         STEPS,
     )
@@ -305,7 +305,7 @@ def different_networks() -> None:
     comm = Comm()
     module = nn.Linear(6, 3 + (comm.rank == 1))
     try:
-        DiLoCo(FlatParameters(module.parameters()), comm, lr=LR, local_steps=1)
+        diloco(FlatParameters(module.parameters()), comm, lr=LR, local_steps=1)
     except AgreedError as caught:
         assert "rank 1" in str(caught)
     else:
