@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -223,3 +223,9 @@ def _limits(grouped: dict[Key, dict[str, dict[int, Row]]], methods: list[str]) -
         rows.append([f"{key[1]:,}", key[0], *cells])
     caption = f"Projection: most ranks with an efficiency of at least {100 * HALF:.0f} percent"
     return Table(caption, ["parameters", "network", *methods], rows, text=2)
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = (proof(rows["prediction"]), projections(rows["projection"]))
+    return [one for one in found if one is not None]

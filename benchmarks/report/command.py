@@ -8,20 +8,25 @@ Sections appear where there are rows for them.
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 from pathlib import Path
 
 from benchmarks.harness import figures
-from benchmarks.messages.micro import page as micro_page
-from benchmarks.messages.network import page as network_page
-from benchmarks.project import page as project_page
-from benchmarks.quality.compare import page as compare_page
-from benchmarks.report import setup as report_setup
-from benchmarks.report import write as report_write
+from benchmarks.harness.sections import Section
+from benchmarks.report import setup
 from benchmarks.report.page import Page
 from benchmarks.report.rows import Rows, read
-from benchmarks.scaling import page as scaling_page
+from benchmarks.report.write import write
 
 TITLE = "Communication against compute"
+# Modules of the commands that have ``sections`` for the page, in its order: functions of the rows.
+PAGES = (
+    "benchmarks.scaling.page",
+    "benchmarks.messages.micro.page",
+    "benchmarks.messages.network.page",
+    "benchmarks.quality.compare.page",
+    "benchmarks.project.page",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,21 +44,12 @@ def run(parsed: argparse.Namespace) -> int:
     """Write the report; returns the exit status."""
     figures.pyplot()
     rows = read(parsed.results)
-    report_write.write(page(rows), Path(parsed.out))
+    write(page(rows), Path(parsed.out))
     return 0
 
 
 def page(rows: Rows) -> Page:
     """The report on these rows."""
-    found = [
-        scaling_page.section("strong", rows["strong"], rows["prediction"], rows["split"]),
-        scaling_page.section("weak", rows["weak"], rows["prediction"]),
-        micro_page.section(rows["micro"]),
-        network_page.section(rows["network"]),
-        compare_page.section(rows["compare"]),
-        project_page.proof(rows["prediction"]),
-        project_page.projections(rows["projection"]),
-    ]
     lead = [
         "Data-parallel training over MPI, measured: where the time of ranks goes, what more of "
         "them bring, and what messages cost. Every sentence with a number is computed from the "
@@ -61,8 +57,10 @@ def page(rows: Rows) -> Page:
     ]
     if rows["projection"]:
         lead.append("Not all of it is measured: what is a projection says so in its heading.")
-    when = report_setup.span(rows.everything)
+    when = setup.span(rows.everything)
     if when:
         lead.append(f"Measured {when}.")
-    sections = [section for section in found if section is not None]
-    return Page(TITLE, lead, [*sections, report_setup.section(rows), report_setup.method()])
+    sections: list[Section] = []
+    for name in PAGES:
+        sections += import_module(name).sections(rows.by_kind)
+    return Page(TITLE, lead, [*sections, setup.section(rows), setup.method()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -273,3 +273,9 @@ def _rivals(rivals: Sequence[Case]) -> list[Part]:
     caption = f"MPI settings, {name}: median time of a call through {way}, µs"
     header = ["settings", *(size(nbytes) for nbytes in shown)]
     return [Finding(text + "."), Table(caption, header, rows)]
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = section(rows["micro"])
+    return [] if found is None else [found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -286,3 +286,9 @@ def _table(case: Case) -> Table:
             ]
         )
     return Table(f"{case.title}: medians [least, most]", header, rows)
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = section(rows["network"])
+    return [] if found is None else [found]
