@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def _standard() -> str:
     return sysconfig.get_paths()["stdlib"]
 
 
+@contextmanager
+def writing(where: str, remedy: str = "") -> Iterator[None]:
+    """Within, an OSError becomes the InputError `where: cannot be written: why; remedy`."""
+    try:
+        yield
+    except OSError as error:
+        line = f"{where}: cannot be written: {error.strerror}"
+        raise InputError("; ".join(filter(None, (line, remedy)))) from error
+
+
 def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
     """The InputError `where: what; remedy`, one printable line whatever the names in it hold."""
     what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
@@ -86,6 +97,6 @@ def did_you_mean(word: Any, words: Iterable[str]) -> str:
     """The end of a line about an unknown word: the known one that is most like it, if any is."""
     from difflib import get_close_matches  # which is for errors alone
 
-    known = {each.lower(): each for each in words}
-    close = get_close_matches(str(word)[:100].lower(), known, n=1)
+    known = {each.lower().lstrip("-"): each for each in words}
+    close = get_close_matches(str(word)[:100].lower().lstrip("-"), known, n=1)
     return f"; did you mean {known[close[0]]}?" if close else ""

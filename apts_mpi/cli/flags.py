@@ -78,10 +78,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """A usage error."""
-        command = "" if self._command == "train" else f"{self._command} "
-        end = "" if message.endswith("?") else ";"
-        line = f"{message.removeprefix('argument ')}{end} see {PROGRAM} {command}--help"
-        raise InputError(line)
+        see = "--help-all" if self._command == "train" else f"{self._command} --help"
+        raise InputError(f"{message.removeprefix('argument ')} (see {PROGRAM} {see})")
 
 
 def one_of(flag: str, words: Sequence[str]) -> dict[str, Any]:

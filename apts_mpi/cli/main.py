@@ -180,11 +180,5 @@ def _look(command: str, parsed: argparse.Namespace, comm: Comm) -> str:
 
 def _alone(work: Callable[[], str], comm: Comm) -> str:
     """One process's work, that of rank 0; all ranks raise what it does."""
-    error, told = None, ""
-    try:
-        if comm.rank == 0:
-            told = work()
-    except InputError as caught:
-        error = caught
-    comm.agree(error)
-    return told
+    with comm.together():
+        return "" if comm.rank else work()

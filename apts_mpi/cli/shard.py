@@ -49,8 +49,8 @@ def shard_parser() -> Parser:
         help="mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
         "version's six files; arrays: a .npz, .h5 or .mat (MATLAB 7.3) file with x and y, or these "
         "of train, val and test (x_train, test_images, val/labels and the like); imagefolder: a "
-        "folder with one folder of images per class, or train, val and test with such; text: a file, "
-        "or a folder, of whose *.txt files, in the order of their names, a newline comes between",
+        "folder with one folder of images per class, or train, val and test with such; text: a "
+        "file, or a folder, whose *.txt files are joined by newlines in the order of their names",
     )
     for flag in NAMED:
         role, _, split = flag.partition("-")

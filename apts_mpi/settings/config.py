@@ -51,11 +51,11 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
         Raises:
             InputError: one has none; the line names it, and where it has.
         """
+        if self.norm == "inf" and self.local_solver != "first-order":
+            self._refuse("norm", "needs --local-solver first-order, which alone has that norm")
         for name, each in SETTINGS.items():
             if getattr(self, name) != each.default:
                 self._require_effect(name)
-        if self.norm == "inf" and self.local_solver != "first-order":
-            self._refuse("norm", "needs --local-solver first-order, which alone has that norm")
         if self.local_steps == AUTO and self._missed(SCALED.missed):
             self._refuse("local_steps", f"auto is for {SCALED}")
         auto, both = self.local_steps == AUTO, None not in (self.batch, self.local_steps)

@@ -245,10 +245,13 @@ class Setting:
         usual = self.usual or ("" if self.default is None else written(self.default))
         span = self.kind.range
         narrow = span is not None and (span.open or span.high <= 2**16) and span.high < math.inf
-        notes = [str(span)] if narrow else []
-        notes += [f"default {usual}" + (f": {self.source}" if self.source else "")] if usual else []
-        where = f"; with {self.where}" if str(self.where) else ""
-        return f"{self.help}{where}" + (f" ({'; '.join(notes)})" if notes else "")
+        source = f" ({self.source})" if self.source else ""
+        parts = {
+            "with ": str(self.where),
+            "": str(span).removeprefix("from ").removeprefix("of ") if narrow else "",
+            "default: ": usual + source if usual else "",
+        }
+        return "; ".join([self.help, *(word + each for word, each in parts.items() if each)])
 
     def read(self, words: str) -> Any:
         """The value that a flag's text gives.

@@ -130,7 +130,7 @@ class Length:
     )
     iterations: int | None = _free(None, whole(1, 2**40), "stop after this many outer iterations")
     max_seconds: float | None = _free(
-        None, number(0, math.inf), "stop with a checkpoint (status 3) after N seconds"
+        None, number(0, math.inf), "stop with a checkpoint (status 3) after X seconds"
     )
     seed: int = setting(
         0, whole(0, 2**62), "seed of the initial parameters and of the minibatches", shown="first"

@@ -27,7 +27,7 @@ _INSTEAD = {
         "use --precision bf16 or tf32 for the network's products, --compress for messages"
     ),
     ("gpus", "gpu", "num-gpus", "n-gpus", "ngpu", "cuda", "no-cuda", "use-cuda"): (
-        "use --device; a rank trains on one GPU, so start as many: mpirun -n GPUS"
+        "use --device cuda or cpu; a rank trains on one GPU, so start as many: mpirun -n GPUS"
     ),
     ("nproc", "nproc-per-node", "np", "n", "nnodes", "num-nodes", "world-size", "ranks"): (
         "ranks are the launcher's: mpirun -n RANKS python -m apts_mpi"

@@ -24,10 +24,9 @@ from apts_mpi.data import (
     windowed,
     write_shards,
 )
-from apts_mpi.errors import InputError
 from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units
-from apts_mpi.settings.config import CONTEXT
+from apts_mpi.settings.defaults import CONTEXT
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ def load(
     Raises:
         AgreedError: on every rank, for what is wrong with the files of any.
     """
-    directory, error = Path(data), None
-    try:
+    directory = Path(data)
+    with comm.together():
         if data == "digits" and not directory.exists():
             shards = shards or comm.size * subdomains
             directory = cache_directory("digits", shards)
@@ -133,11 +132,8 @@ def load(
                 where = str(directory).replace(home, "~", 1) if home != "/" else str(directory)
                 say(f"cutting the digits into {shards} shards in {where}")
                 write_shards(load_source("digits"), directory, shards=shards, exist_ok=True)
-    except InputError as caught:
-        error = caught
-    comm.agree(error)
     parts = dict[str, list[Samples]]()
-    try:
+    with comm.together():
         info = read_info(directory)
         if info.task == "language":
             context = context or CONTEXT
@@ -154,9 +150,6 @@ def load(
                     if stream
                     else Held.of(read_partition(*wanted), device)
                 )
-    except InputError as caught:
-        error = caught
-    comm.agree(error)
     comm.require_same("data", [f"{info.name} {info.digest}"])
     return info, parts
 
