@@ -149,7 +149,7 @@ def inspect_parser() -> Parser:
 
 def evaluate_parser() -> Parser:
     """The flags of ``evaluate``."""
-    from apts_mpi.data.shards.info import SPLITS  # which reads HDF5
+    from apts_mpi.data.sources.splits import SPLITS  # which reads HDF5
 
     parser = Parser(
         "evaluate", description="Loss and accuracy of a checkpoint's network; also under mpirun."

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import apts_mpi
 from apts_mpi.checkpoints.weights import require_suffix
 from apts_mpi.cli.flags import COMMANDS, PARSERS, PROGRAM, Parser, train_parser
-from apts_mpi.comm import launcher
+from apts_mpi.comm import job
 from apts_mpi.errors import AgreedError, InputError, did_you_mean
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.toml import read_toml
+from apts_mpi.version import __version__
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
@@ -32,9 +32,10 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
     arguments = list(arguments)
     named = bool(arguments) and not arguments[0].startswith("-")
     command = arguments.pop(0) if named else "train"
-    wanted = {"-h", "--help", "--help-all", "--version"} & set(arguments)
+    asking = ("-h", "--help", *(("--help-all", "--version") if command == "train" else ()))
+    wanted = set(asking) & set(arguments)
     if wanted and command in COMMANDS:
-        if launcher.speaks(0, 1) if comm is None else comm.rank == 0:
+        if job.speaks(0, 1) if comm is None else comm.rank == 0:
             _print_help(command, wanted)
         return 0
     error, values, parsed = None, dict[str, Any](), argparse.Namespace()
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
     except InputError as caught:
         error = caught
     if comm is None:
-        alone = launcher.launched() is None
+        alone = job.launched() is None
         if alone and error is not None:
             raise AgreedError(str(error))
         comm = _comm(alone=alone and command != "train")
@@ -82,9 +83,9 @@ def _parser(command: str, *, everything: bool = False) -> Parser:
     return train_parser(everything=everything) if command == "train" else PARSERS[command]()
 
 
-def _print_help(command: str, wanted: Container[str]) -> None:
-    if command == "train" and "--version" in wanted and "--help" not in wanted:
-        print(f"apts_mpi {apts_mpi.__version__}")
+def _print_help(command: str, wanted: set[str]) -> None:
+    if wanted == {"--version"}:
+        print(f"apts_mpi {__version__}")
     else:
         _parser(command, everything="--help-all" in wanted).print_help()
 

@@ -15,9 +15,9 @@ from apts_mpi.data import (
     load_text,
     write_shards,
 )
-from apts_mpi.data.shards.moments import NORMALIZE
 from apts_mpi.data.sources.arrays import NAMED
-from apts_mpi.data.sources.load import TASKS
+from apts_mpi.data.sources.moments import NORMALIZE
+from apts_mpi.data.sources.source import TASKS
 from apts_mpi.data.sources.text import LEVELS
 from apts_mpi.errors import InputError
 

@@ -5,8 +5,9 @@ from apts_mpi.data.shards.info import DatasetInfo, windowed
 from apts_mpi.data.shards.inspecting import describe
 from apts_mpi.data.shards.reading import Partition, read_info, read_partition
 from apts_mpi.data.shards.writing import write_shards
-from apts_mpi.data.sources.load import SOURCES, Source, cache_directory, load_source
-from apts_mpi.data.sources.text import TextSource, load_text
+from apts_mpi.data.sources.load import SOURCES, cache_directory, load_source
+from apts_mpi.data.sources.source import Source, TextSource
+from apts_mpi.data.sources.text import load_text
 
 __all__ = [
     "SOURCES",

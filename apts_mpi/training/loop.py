@@ -22,12 +22,12 @@ from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.comm.communicator import CHECKPOINT, STOP, Comm
 from apts_mpi.comm.trace import Trace
 from apts_mpi.data.minibatches.batches import Batches
-from apts_mpi.data.sources.checks import looks_channels_last
 from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files.streams import write_error
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion, balanced, criterion
+from apts_mpi.networks.task import looks_channels_last
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed

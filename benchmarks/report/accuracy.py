@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness.results import Row
+from benchmarks.harness.runs import AVERAGING, accuracy
 from benchmarks.harness.statistics import Array
 from benchmarks.harness.units import digits, times
-from benchmarks.quality.compare.plan import AVERAGING, accuracy
 from benchmarks.report import draw
 from benchmarks.report.page import Finding, Picture, Section, Table, Text, slug
 

@@ -16,9 +16,9 @@ import numpy as np
 from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.harness import figures
-from benchmarks.harness.data import cut, shared_folder
+from benchmarks.harness.data import cut
 from benchmarks.harness.jobs import ENVIRONMENT, ROOT, RunFailed, mpirun
-from benchmarks.harness.options import job_folder, names, positive, whole_numbers
+from benchmarks.harness.options import job_folder, names, positive, shared_folder, whole_numbers
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.results import Results, Row, origin
 from benchmarks.harness.worker import ENDED

@@ -13,8 +13,9 @@ from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.harness import data
-from benchmarks.harness.data import cut, like_mnist, shared_folder
+from benchmarks.harness.data import cut, like_mnist
 from benchmarks.harness.jobs import ROOT, launcher, words
+from benchmarks.harness.options import shared_folder
 from benchmarks.harness.results import Results, Row
 from benchmarks.report.runs import Point, points, runs
 from benchmarks.report.series import Series, networks

@@ -22,8 +22,9 @@ from apts_mpi.data.minibatches.ahead import Ahead, Pair
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.minibatches.chunks import Chunks, locate
 from apts_mpi.data.minibatches.grouped import GROUP, Indices
-from apts_mpi.data.shards.format import read_index
-from apts_mpi.data.shards.reading import cut, located, samples_of
+from apts_mpi.data.shards.format import shard_fault
+from apts_mpi.data.shards.index import read_index
+from apts_mpi.data.shards.partitioning import cut, located, samples_of
 from apts_mpi.data.shards.writing import CHUNK
 from apts_mpi.errors import fault
 
@@ -119,7 +120,7 @@ class Stored:
             finally:
                 os.close(handle)
         except OSError as exc:
-            raise fault(path, f"is missing or out of reach ({exc.strerror})") from exc
+            raise shard_fault(path, f"is missing or out of reach ({exc.strerror})") from exc
 
     def pair(self, found: tuple[NDArray[Any], ...]) -> Pair:
         """(x, y) of samples as stored, as `Partition` has them. Raises InputError."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from apts_mpi.errors import InputError
 
-SPLITS = ("train", "val", "test")  # in the order they are told in; there may be no "val"
 # The format version of each task: an older program refuses the later tasks by their version.
 TASKS = {"classification": 1, "language": 2, "regression": 2}
 # That of any task with a validation split, or with moments of another shape than `plain_moments`.
@@ -48,6 +47,12 @@ class Split:
     def starts(self) -> tuple[int, ...]:
         """K + 1 offsets: shard k holds the global samples starts[k] to starts[k + 1] - 1."""
         return tuple(accumulate(self.sizes, initial=0))
+
+    @property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Of every shard that has samples: its number, first and one-past-last global sample."""
+        edges = enumerate(pairwise(self.starts))
+        return [(shard, start, stop) for shard, (start, stop) in edges if start < stop]
 
 
 @dataclass(frozen=True, eq=False)
