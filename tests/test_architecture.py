@@ -36,9 +36,6 @@ BETWEEN_COMMANDS_STILL = {
     "quality.sensitivity.command: quality.compare.jobs",
     "quality.sensitivity.plan: quality.compare.plan",
     "quality.sensitivity.values: quality.compare.plan",
-    "report.accuracy: quality.compare.plan",
-    "scaling.report: report.runs",
-    "scaling.report: report.series",
 }
 
 Imports = dict[str, set[str]]  # by module, without the package's own name in front of its modules
