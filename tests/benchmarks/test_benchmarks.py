@@ -79,7 +79,7 @@ def cells_of(text: str) -> list[list[str]]:
     [
         (["nope"], "'nope'"),
         ([], "COMMAND"),
-        (["convex", "--iterations", "0"], "--iterations 0"),
+        (["convex", "--iterations", "0"], "--iterations: '0' is not"),
         (["corrections", "--ranks", "two"], "'two' is not like 1,2"),
         (["published", "--iterations", "5"], "'5' is not a whole number from 6 up"),
         (["published", "--mnist", "/nowhere/mnist"], "/nowhere/mnist: no such folder"),
@@ -96,6 +96,7 @@ def test_bad_usage_is_one_line(
     assert len(err.splitlines()) == 1
 
 
+@needs_mpirun
 @pytest.mark.usefixtures("all_cores")
 def test_convex_tells_what_it_measured(tmp_path: Path) -> None:
     assert main(["convex", "--iterations", "60", "--out", str(tmp_path)]) == 0
