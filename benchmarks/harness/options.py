@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,15 +25,31 @@ def option(*names: str, **settings: Any) -> Option:
     return lambda parser: parser.add_argument(*names, **settings)
 
 
+def whole(name: str, default: int, text: str, *, least: int = 1, most: float = math.inf) -> Option:
+    """An option of one whole number."""
+    help = f"{text} (default {default})".strip()
+    return option(name, type=number(int, least, most), default=default, metavar="N", help=help)
+
+
+def real(
+    name: str, default: float, text: str, *, unit: str = "X", least: float, most: float
+) -> Option:
+    """An option of one number."""
+    help = f"{text} (default {default:g})".strip()
+    return option(name, type=number(float, least, most), default=default, metavar=unit, help=help)
+
+
+def several(
+    name: str, default: Sequence[int], text: str = "numbers of ranks", *, least: int = 1
+) -> Option:
+    """An option of whole numbers."""
+    help = f"{text} (default {','.join(map(str, default))})".strip()
+    return option(name, type=numbers(least), default=tuple(default), help=help)
+
+
 def timeout(default: float, text: str = "seconds per run") -> Option:
     """--timeout S."""
-    return option(
-        "--timeout",
-        type=number(float, 1e-9, 1e6),
-        default=default,
-        metavar="S",
-        help=f"{text} (default {default:g})",
-    )
+    return real("--timeout", default, text, unit="S", least=1e-9, most=1e6)
 
 
 MNIST = option(
@@ -46,6 +62,17 @@ MNIST = option(
 WORK = option(
     "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
 )
+
+
+def config(default: Path, text: str) -> Option:
+    """--config FILE."""
+    return option(
+        "--config",
+        type=Path,
+        default=default,
+        metavar="FILE",
+        help=f"{text} (default benchmarks/{default.name})",
+    )
 
 
 def number(kind: type[Number], least: Number, most: float = math.inf) -> Callable[[str], Number]:
@@ -94,44 +121,14 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 whole_numbers, positive = numbers(0), number(int, 1)
-
-
-def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """What is run of a plan, and how."""
-    parser.add_argument("--ranks", type=whole_numbers, help="run these of the plan (default all)")
-    parser.add_argument("--seeds", type=whole_numbers, help="run these (default those of the plan)")
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="MPI jobs at once (default 1)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=1800.0, metavar="S", help="seconds a run (default 1800)"
-    )
-    parser.add_argument(
-        "--mnist",
-        type=Path,
-        metavar="DIR",
-        help="folder of the four IDX files (default $APTS_MPI_TEST_DATA/mnist, or "
-        "shared/data/mnist beside the checkout)",
-    )
-    parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="forget the selected runs that are done"
-    )
-    parser.add_argument(
-        "--report-only", action="store_true", help="run nothing, write what the runs so far tell"
-    )
-
-
-def check_job_options(parsed: argparse.Namespace) -> None:
-    """Their ranges.
-
-    Raises:
-        InputError: one is outside.
-    """
-    if not 1 <= parsed.jobs <= 64 or not 0 < parsed.timeout < 1e6:
-        raise InputError("--jobs must be 1 to 64, --timeout positive")
+JOB_OPTIONS = (  # of what is run of a plan
+    option("--ranks", type=whole_numbers, help="run these of the plan (default all)"),
+    option("--seeds", type=whole_numbers, help="run these (default those of the plan)"),
+    whole("--jobs", 1, "MPI jobs at once", most=64),
+    timeout(1800.0),
+    MNIST,
+    WORK,
+)
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import apts_mpi
 from apts_mpi.errors import InputError
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.data import SOURCES
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
+from benchmarks.harness.runs import AVERAGING
 
-AVERAGING = ("adam", "sgd")  # N ranks take the steps of one with the joined batch
 LOCAL = ("local-sgd", "diloco")
 OPTIMIZERS = ("apts", *AVERAGING, *LOCAL)
-SOURCES = ("digits", "mnist", "cifar10", "text")
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
@@ -189,12 +189,6 @@ class Group:
         return candidate, done
 
 
-def accuracy(row: Row) -> float:
-    """Final test accuracy, 0 to 1; -1 for a run that diverged."""
-    value = row["test_accuracy"]
-    return -1.0 if value is None else float(value)
-
-
 def groups(data: DataSet) -> list[Group]:
     """All groups of a set: gradient averaging on one rank, the others on all numbers of ranks."""
     return [
@@ -207,34 +201,8 @@ def groups(data: DataSet) -> list[Group]:
 
 # ---- the TOML ------------------------------------------------------------------------------
 
-_METHOD = {
-    "name": str,
-    "optimizer": str,
-    "arguments": [str],
-    "learning_rates": [float],
-    "batches": [int],
-    "samples_per_message": int,
-    "finalists": int,
-    "least_ranks": int,
-}
-_SET = {
-    "name": str,
-    "source": str,
-    "hidden": [int],
-    "network": [str],
-    "only": [str],
-    "simulated": bool,
-    "measured": str,
-    "least": float,
-    "fewer": int,
-    "ranks": [int],
-    "epochs": float,
-    "seeds": [int],
-    "margin": float,
-    "rank_loss": float,
-    "shown": int,
-    "methods": dict,
-}
+_METHOD = fields(Method)
+_SET = {**fields(DataSet), "only": [str], "methods": dict}
 
 
 def read_plan(path: Path) -> tuple[DataSet, ...]:
