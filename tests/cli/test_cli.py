@@ -154,6 +154,13 @@ def test_bad_usage_is_one_line_and_status_2(
     assert "Traceback" not in done.err
 
 
+def test_a_setting_for_other_data_is_refused_by_all_ranks_in_one_line(launch: Launch) -> None:
+    done = train(launch, 2, "--context", "5")
+    assert done.status == 2
+    assert len(done.told) == 1
+    assert "--context 5: is for language" in done.told[0]
+
+
 def damage_truncate(shards: Path) -> str:
     path = shards / "train-00001-of-00002.h5"
     path.write_bytes(path.read_bytes()[:5000])
