@@ -430,7 +430,7 @@ def _gone(directory: Path) -> bool:
 
 
 def test_stopped_and_looping_ranks_are_told_and_ended(launch: Launch, tmp_path: Path) -> None:
-    run = launch(4, PROGRAMS, "faults", timeout=60)
+    run = launch(4, PROGRAMS, "faults")
     assert run.status == 1, run.err
     assert _within(5, lambda: _gone(tmp_path))
     host, times = Comm().host, r"[\d.]+ s"
