@@ -36,9 +36,6 @@ BETWEEN_COMMANDS_STILL = {
     "quality.sensitivity.command: quality.compare.jobs",
     "quality.sensitivity.plan: quality.compare.plan",
     "quality.sensitivity.values: quality.compare.plan",
-    "report.accuracy: quality.compare.plan",
-    "scaling.report: report.runs",
-    "scaling.report: report.series",
 }
 
 Imports = dict[str, set[str]]  # by module, without the package's own name in front of its modules
@@ -208,6 +205,6 @@ def test_a_planted_import_of_mpi_is_found(plant: Plant) -> None:
 
 
 def test_a_planted_import_of_another_command_is_found(plant: Plant) -> None:
-    tree = plant("benchmarks/cost/soak/worker.py", "from benchmarks.scaling import plan")
+    tree = plant("benchmarks/messages/micro/plan.py", "from benchmarks.scaling import plan")
     found = between_commands(imports_of(tree, "benchmarks"), tree)
-    assert "cost.soak.worker: scaling.plan" in found
+    assert "messages.micro.plan: scaling.plan" in found

@@ -24,6 +24,7 @@ from apts_mpi.data.minibatches.chunks import Chunks, locate
 from apts_mpi.data.minibatches.grouped import GROUP, Indices
 from apts_mpi.data.shards.format import shard_fault
 from apts_mpi.data.shards.index import read_index
+from apts_mpi.data.shards.info import DatasetInfo
 from apts_mpi.data.shards.partitioning import cut, located, samples_of
 from apts_mpi.data.shards.writing import CHUNK
 from apts_mpi.errors import fault
@@ -37,9 +38,15 @@ class Stored:
     """Where the samples of a rank's part lie, and how they are read; for any number of threads."""
 
     def __init__(
-        self, directory: Path, split: str, rank: int, ranks: int, context: int | None
+        self,
+        directory: Path,
+        split: str,
+        rank: int,
+        ranks: int,
+        context: int | None,
+        info: DatasetInfo | None,
     ) -> None:
-        self._directory, self._stored = directory, read_index(directory)
+        self._directory, self._stored = directory, info or read_index(directory)
         self.info = samples_of(directory, self._stored, context)
         start, stop, touched = located(directory, self.info, split, rank, ranks)
         self.start, self.samples = start, stop - start
@@ -156,7 +163,7 @@ class Stream:
     `Batches` with this `window`, and call `follow` once they are where the run starts or goes on.
 
     Args:
-        directory, split, rank, ranks, context: as `read_partition` has them.
+        directory, split, rank, ranks, context, info: as `read_partition` has them.
         window: samples of a window; by default what 4 chunks hold. The order depends on it.
 
     Attributes:
@@ -178,8 +185,9 @@ class Stream:
         *,
         context: int | None = None,
         window: int | None = None,
+        info: DatasetInfo | None = None,
     ) -> None:
-        self._part = Stored(Path(directory), split, rank, ranks, context)
+        self._part = Stored(Path(directory), split, rank, ranks, context, info)
         self.info, self.samples = self._part.info, self._part.samples
         self.start, self.total = self._part.start, self._part.total
         features = math.prod(self.info.sample_shape) * np.dtype(self.info.dtype).itemsize

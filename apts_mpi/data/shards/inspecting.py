@@ -26,8 +26,7 @@ def describe(directory: Path) -> str:
     check_virtual(directory, info)
     moments, targets = Moments(info.mean.shape), Moments(info.target_shape)
     tables: dict[str, list[NDArray[Any]]] = {split: [] for split in info.splits}
-    work = [(split, shard) for split in info.splits for shard in range(info.shards)]
-    for split, shard in tqdm(work, desc="verifying", unit="file", disable=None, leave=False):
+    for split, shard in tqdm(info.files, desc="verifying", unit="file", disable=None, leave=False):
         counts = np.zeros(len(info.classes), dtype=np.int64)
 
         def use(

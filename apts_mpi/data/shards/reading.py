@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,28 @@ def read_info(directory: Path) -> DatasetInfo:
     """
     directory = Path(directory)
     info = read_index(directory)
-    for split in info.splits:
-        for shard in range(info.shards):
-            with opened_shard(directory, info, split, shard):
-                pass
+    check_files(directory, info, info.files)
     return info
+
+
+def check_files(directory: Path, info: DatasetInfo, files: Iterable[tuple[str, int]]) -> None:
+    """Check that shards (split, number) are there and belong to `info`. Raises InputError."""
+    for split, shard in files:
+        with opened_shard(directory, info, split, shard):
+            pass
+
+
+def unread(shown: DatasetInfo, splits: Collection[str]) -> list[tuple[str, int]]:
+    """The shards (split, number) that none of the ranks opens that together read `splits`.
+
+    Args:
+        shown: what is read; of a text, its windows.
+    """
+    return [
+        (split, shard)
+        for split, shard in shown.files
+        if split not in splits or not shown.splits[split].sizes[shard]
+    ]
 
 
 def scan_shard(
@@ -151,17 +168,24 @@ def _check_room(directory: Path, info: DatasetInfo, split: str, shard: int) -> N
 
 
 def read_partition(
-    directory: Path, split: str, rank: int, ranks: int, context: int | None = None
+    directory: Path,
+    split: str,
+    rank: int,
+    ranks: int,
+    context: int | None = None,
+    *,
+    info: DatasetInfo | None = None,
 ) -> Partition:
     """Read one rank's part of `split` ("train", "val" or "test") and nothing else.
 
     With as many ranks as shards, part r is shard r; otherwise the parts are equal to within one
     sample. A part of the validation or test data may be empty; more ranks than training samples is
     an InputError, as is everything wrong with the files. A text is read as windows of `context`
-    tokens (`windowed`), and only a text (else ValueError).
+    tokens (`windowed`), and only a text (else ValueError). `info` is what the index says; it is
+    read where that is not given.
     """
     directory = Path(directory)
-    info = read_index(directory)
+    info = info or read_index(directory)
     shown = samples_of(directory, info, context)
     start, stop, touched = located(directory, shown, split, rank, ranks)
     for shard, _, _ in touched:

@@ -187,8 +187,9 @@ def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
 
 
 def _write_all(folder: Path, info: DatasetInfo, shards: Shards) -> None:
-    work = [(split, shard) for split in info.splits for shard in range(info.shards)]
-    for split, shard in tqdm(work, desc="writing shards", unit="file", disable=None, leave=False):
+    for split, shard in tqdm(
+        info.files, desc="writing shards", unit="file", disable=None, leave=False
+    ):
         own = shards[split][shard]
         path = folder / info.filename(split, shard)
         with h5py.File(path, "w", libver=LIBVER) as file:
