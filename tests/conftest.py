@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +160,18 @@ def launch(
             command = [MPIRUN, "-n", str(ranks), *command]
         with cores() if ranks > 1 else nullcontext():
             return finished(command, tmp_path, environment(cache), timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def alone(python: str) -> Callable[..., Finished]:
+    """Run ``python -m MODULE ARGS`` without mpirun in a folder."""
+
+    def run(
+        module: str, arguments: Sequence[str], cwd: Path, cache: Path, limit: float = LIMIT
+    ) -> Finished:
+        return finished([python, "-m", module, *arguments], cwd, environment(cache), limit)
 
     return run
 

@@ -153,7 +153,6 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     assert rows(run) == rows(tmp_path / "never-stopped")
 
 
-@pytest.mark.usefixtures("cores")  # with ranks started plainly, as one of them is stopped
 def test_a_second_signal_ends_at_once(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     slow = Run(2, cache, run, *LONG, "--local-steps", "1000", "--batch", "1")
