@@ -75,7 +75,7 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
     assert trained is not None
     network = trained.parameters
     alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
-    method = optimizer(alone, network, comm, whole=False)
+    method = optimizer(alone, network, comm)
     try:
         method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():

@@ -16,6 +16,7 @@ from apts_mpi.method.options import (
     DETERMINISTIC,
     JOINS,
     LOCAL_SOLVERS,
+    MOMENTUM,
     NORMS,
     OPTIMIZERS,
     SGD_MOMENTUM,
@@ -51,7 +52,7 @@ AUGMENTATIONS = ("crop", "flip")
 # What these settings are where they are not given; an optimizer not named here has none of them.
 LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
-MOMENTUM = 0.5  # of the family as published
+
 BASELINE_BATCH = 500  # samples of all ranks together
 AUTO = -1  # local steps that the program measures before it trains
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it

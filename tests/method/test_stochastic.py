@@ -31,6 +31,7 @@ from apts_mpi.trust_region.objective import Pending
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledSolver
 from tests.devices import DEVICE
+from tests.method.driving import driven
 
 torch.set_num_threads(1)
 repeatable = settings(max_examples=200, deadline=None, derandomize=True)
@@ -172,7 +173,9 @@ class Given:
             return objective, 2
 
         self.flat.gradient.copy_(gradients[0])
-        result = self.solver.run(draw, start=self.start, loss=losses[0], samples=2, radius=radius)
+        result = driven(
+            self.solver.run(start=self.start, loss=losses[0], samples=2, radius=radius), draw
+        )
         self.seen.append(self.flat.vector.clone())
         assert next(rest, None) is None
         return result
@@ -350,9 +353,10 @@ class Script:
 
         problem.solver.steps = min(length, len(self.losses) - first)
         problem.flat.gradient.copy_(self.gradients[first])
-        return problem.solver.run(
-            draw, start=problem.start, loss=self.losses[first], samples=2, radius=0.01
+        course = problem.solver.run(
+            start=problem.start, loss=self.losses[first], samples=2, radius=0.01
         )
+        return driven(course, draw)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
@@ -388,13 +392,8 @@ def test_steps_taken_ahead_wait_for_no_loss_of_their_own() -> None:
 def test_minibatches_that_are_empty_are_passed_over() -> None:
     problem = Given(3, steps=3)
     draws = iter([0, 0])
-    result = problem.solver.run(
-        lambda: (lambda _with_gradient: math.nan, next(draws)),
-        start=problem.start,
-        loss=0.0,
-        samples=0,
-        radius=0.1,
-    )
+    course = problem.solver.run(start=problem.start, loss=0.0, samples=0, radius=0.1)
+    result = driven(course, lambda: (lambda _with_gradient: math.nan, next(draws)))
     assert (result.samples, result.accepted, result.tried, result.evaluations) == (0, 0, 0, 0)
     assert problem.solver.learned == 0
     assert torch.equal(problem.flat.vector, problem.start)
@@ -589,7 +588,7 @@ def test_the_parabola_promises_what_the_slope_does(noise: float) -> None:
         else:
             actuals, bounded = [], []  # a rejection forgets
             assert result.rho == pytest.approx(actual / max(promised, abs(actual)), rel=1e-3)
-    assert problem.optimizer.accepted > 10
+    assert problem.optimizer.now.accepted > 10
     assert noise > 0.0 or result.loss < 30.0
 
 
@@ -605,7 +604,7 @@ def test_a_correction_that_overshoots_shrinks_the_radius_to_the_minimum_along_it
             assert result.accepted
             losses.append(result.loss + actual)
         start_loss = result.loss
-        problem.optimizer.reach = problem.optimizer.radius = radius
+        problem.optimizer.now.reach = problem.optimizer.now.radius = radius
         before = problem.x.detach().clone()
         result, actual, promised, slope, minimum = problem.step()
         known = [*losses, start_loss][-window:]
@@ -686,7 +685,7 @@ def test_the_search_doubles_a_step_along_the_gradients_signs_until_the_loss_rise
     assert torch.allclose(steps.abs(), lengths[:, None].expand_as(steps), atol=1e-6)
     assert torch.allclose(steps[-1] / lengths[-1], steps[-2] / lengths[-2], atol=1e-2)
     assert torch.allclose(lengths[1:], 2.0 * lengths[:-1], rtol=1e-2)
-    reach = run.optimizer.reach
+    reach = run.optimizer.now.reach
     bounded = 2.0 * float(lengths[-1]) >= largest  # as large as the weights: no further
     last = float(lengths[-1 if bounded else -2])
     assert reach == pytest.approx(last, rel=1e-3), "the last that lowered it"
@@ -714,7 +713,7 @@ def test_a_rejected_correction_leaves_everything_as_it_was(how: str) -> None:
         return loss + (50.0 if how == "higher" else float(how))  # the gradient as it was
 
     theta, average, radius = run.theta.clone(), run.optimizer.average.clone(), run.optimizer.radius
-    accepted = run.optimizer.accepted
+    accepted = run.optimizer.now.accepted
     assert float(run.optimizer.state_dict()["moved"].abs().max()) > 0
     assert not torch.equal(theta, average)
     run.spoil = spoil
@@ -725,7 +724,7 @@ def test_a_rejected_correction_leaves_everything_as_it_was(how: str) -> None:
     assert torch.equal(run.optimizer.average, average)
     assert not run.optimizer.state_dict()["moved"].any()
     assert run.optimizer.state_dict()["ratio"] == [0.0, 0.0]
-    assert run.optimizer.accepted == accepted
+    assert run.optimizer.now.accepted == accepted
     assert 0.1 * radius <= run.optimizer.radius == result.radius <= 0.5 * radius
     assert math.isfinite(result.loss)
     assert math.isnan(result.rho) if how != "higher" else result.rho < 0.0
@@ -843,7 +842,7 @@ def test_promises_that_do_not_come_true_are_nothing_special(
 def test_the_radius_grows_up_to_twice_the_reach() -> None:
     slope = Downhill()
     radii = [slope.step().radius]
-    limit, grow = 2.0 * slope.optimizer.reach, slope.optimizer.rule.grow
+    limit, grow = 2.0 * slope.optimizer.now.reach, slope.optimizer.rule.grow
     assert radii[0] < limit
     while radii[-1] < limit and len(radii) < 100:
         radii.append(slope.step().radius)
@@ -874,7 +873,7 @@ def test_a_cliff_is_rejected_however_steep(power: int, height: float) -> None:
         return (2.3 - x + height * x.abs() ** power).sum()
 
     optimizer.step(lambda: (loss, 1))
-    optimizer.reach = optimizer.radius = 1.0
+    optimizer.now.reach = optimizer.now.radius = 1.0
     before = x.detach().clone()
     result = optimizer.step(lambda: (loss, 1))
     assert not result.accepted
@@ -928,7 +927,7 @@ def test_the_first_loss_is_no_blow_up_later() -> None:
 
     first, _ = draw()
     start = optimizer.flat.vector.clone()
-    done = solver.run(draw, start=start, loss=first(True), samples=1, radius=1e-3)
+    done = driven(solver.run(start=start, loss=first(True), samples=1, radius=1e-3), draw)
     assert done.accepted == done.tried == 60
 
 
@@ -938,7 +937,7 @@ def test_a_radius_far_too_large_is_cut(radius: float) -> None:
     first = run.loss()
     run.step()
     searched.step()
-    assert run.optimizer.radius == searched.optimizer.radius <= run.optimizer.reach
+    assert run.optimizer.radius == searched.optimizer.radius <= run.optimizer.now.reach
     assert torch.equal(run.theta, searched.theta)
     for _ in range(25):
         run.step()
@@ -1011,7 +1010,7 @@ def test_the_average_is_lent_to_the_network_and_taken_back() -> None:
 def test_momentum_is_nesterovs_as_far_as_the_corrections_agree(cosine: float) -> None:
     run, plain = Run(momentum=0.6).warm(), Run(momentum=0.6).warm()
     theta = run.theta.double().clone()
-    plain.optimizer.momentum = 0.0
+    plain.optimizer.options = replace(plain.optimizer.options, momentum=0.0)
     plain.step()
     d = plain.calls[-1].theta.double() - theta
     # What was taken before, half as long as d, at a given angle to it.
