@@ -13,8 +13,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from apts_mpi.checkpoints.state_file import (
     write_state,
 )
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.errors import InputError, fault
+from apts_mpi.errors import AgreedError, InputError, fault
 from apts_mpi.files import sealed
 
 VERSION = 1
@@ -91,42 +91,39 @@ class Checkpoints:
         comm, path = self._comm, self.folder / f"{iteration:08d}"
         partial = path.with_name(f".{path.name}.partial")
         head = {"version": VERSION, "run": self.run, "iteration": iteration, "ranks": comm.size}
-        error: OSError | Unwritable | None = None
         try:
-            # By every rank: to make a folder is surer than to wait for another host's to appear.
-            partial.mkdir(parents=True, exist_ok=True)
-            if comm.rank == 0:
-                write_state(partial / COMMON, {**head, "state": common})
-            write_state(partial / rank_file(comm.rank), {**head, "rank": comm.rank, "state": own})
-        except (OSError, Unwritable) as caught:
-            error = caught
-        failed = comm.first_error(self._told(error, partial))
-        if failed is None:
-            if comm.rank == 0:
-                try:
+            with comm.together(), self._writing(partial):
+                # By every rank: to make a folder is surer than to wait for another host's.
+                partial.mkdir(parents=True, exist_ok=True)
+                if comm.rank == 0:
+                    write_state(partial / COMMON, {**head, "state": common})
+                rank = {"rank": comm.rank, "state": own}
+                write_state(partial / rank_file(comm.rank), {**head, **rank})
+            with comm.together(), self._writing(path):
+                if comm.rank == 0:
                     self._publish(partial, path)
-                except OSError as caught:
-                    error = caught
-            failed = comm.first_error(self._told(error, path))
-        if failed is not None:
+        except AgreedError as failed:
             if comm.rank == 0:
                 shutil.rmtree(partial, ignore_errors=True)
                 with suppress(OSError):  # it has checkpoints in it
                     self.folder.rmdir()
-            return failed
+            return str(failed)
         self.last = path
         if comm.rank == 0:
             self._prune()
         return None
 
-    def _told(self, error: OSError | Unwritable | None, path: Path) -> InputError | None:
-        if error is None:
-            return None
-        comm = self._comm
-        who = f"rank {comm.rank} on {comm.host}"
-        if isinstance(error, Unwritable):
-            return InputError(f"{error} ({who})")
-        return InputError(f"{error.filename or path}: {error.strerror or error} ({who})")
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Within, what cannot be written is an InputError that names the rank."""
+        who = f"rank {self._comm.rank} on {self._comm.host}"
+        try:
+            yield
+        except Unwritable as error:
+            raise InputError(f"{error} ({who})") from error
+        except OSError as error:
+            what = f"{error.filename or path}: {error.strerror or error} ({who})"
+            raise InputError(what) from error
 
     def _publish(self, partial: Path, path: Path) -> None:
         for rank in range(self._comm.size):
@@ -214,31 +211,28 @@ def newest(path: Path, comm: Comm, warn: Callable[[str], object]) -> Checkpoint:
     Raises:
         AgreedError: on every rank, where there is none.
     """
-    error, names = None, ""
-    if comm.rank == 0:
+    names = ""
+    with comm.together():
         try:
-            names = "\n".join(map(str, find(path)))
+            names = "" if comm.rank else "\n".join(map(str, find(path)))
         except OSError as caught:
-            error = InputError(f"{path}: cannot be read ({caught.strerror}); name a run directory")
-    comm.agree(error)
+            what = f"{path}: cannot be read ({caught.strerror}); name a run directory"
+            raise InputError(what) from caught
     paths = [Path(name) for name in comm.broadcast_text(names).split("\n") if name]
     failures = []
     for candidate in paths:
-        found = None
         try:
-            found, caught_error = read(candidate, comm.rank, comm.size), None
-        except InputError as caught_input:
-            caught_error = caught_input
-        failed = comm.first_error(caught_error)
-        if failed is None:
-            assert found is not None
+            with comm.together():
+                found = read(candidate, comm.rank, comm.size)
             return found
-        failures.append(failed)
-        if candidate is not paths[-1]:
-            warn(f"warning: {failed.split(';')[0]}; going back to an older checkpoint")
-    what = failures[0] if failures else f"{path}: has no checkpoint; name a run directory that has"
-    comm.agree(InputError(what))
-    raise AssertionError("agreed on an error")
+        except AgreedError as error:
+            failures.append(error)
+            if candidate is not paths[-1]:
+                line = str(error).split(";")[0]
+                warn(f"warning: {line}; going back to an older checkpoint")
+    if failures:
+        raise failures[0]
+    raise AgreedError(f"{path}: has no checkpoint; name a run directory that has")
 
 
 def read(path: Path, rank: int, ranks: int) -> Checkpoint:

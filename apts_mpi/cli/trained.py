@@ -18,18 +18,19 @@ from apts_mpi.checkpoints.weights import packed
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import DatasetInfo
 from apts_mpi.data.shards.info import all_moments
-from apts_mpi.errors import InputError
+from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
+from apts_mpi.method.options import BASELINES
 from apts_mpi.networks import Task, flops
 from apts_mpi.networks.losses import Criterion, criterion
-from apts_mpi.settings.config import BASELINES, TrainConfig
+from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training import resuming
 from apts_mpi.training.console import JUDGED, judged, shown_loss
 from apts_mpi.training.device import place
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.flat_network import FlatNetwork, flat_network
 from apts_mpi.training.optimizer import optimizer
-from apts_mpi.training.run_state import MISFIT, misfit, optimizer_state
+from apts_mpi.training.run_state import fitting, optimizer_state
 from apts_mpi.training.samples import Held, load, task_of
 
 
@@ -64,26 +65,16 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
     Raises:
         AgreedError: on every rank, where the checkpoint does not fit itself.
     """
-    error, trained = None, None
-    try:
+    with comm.together(), fitting(checkpoint):
         trained = _built(checkpoint, named)
-    except MISFIT as caught:
-        error = misfit(checkpoint, caught)
-    except InputError as caught_input:
-        error = caught_input
-    comm.agree(error)
-    assert trained is not None
     network = trained.parameters
     alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
     method = optimizer(alone, network, comm)
-    try:
+    with comm.together(), fitting(checkpoint):
         method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():
             evaluated = network.vector.clone()
         network.vector.copy_(evaluated)
-    except MISFIT as caught:
-        error = misfit(checkpoint, caught)
-    comm.agree(error)
     return trained
 
 
@@ -113,13 +104,9 @@ def describe(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> str:
     Raises:
         AgreedError: on every rank, where the checkpoint does not fit itself.
     """
-    trained, error, lines = restore(checkpoint, comm, named=named), None, list[str]()
-    try:
-        lines = _lines(trained)
-    except (*MISFIT, OSError) as caught:  # the run that wrote it may remove it
-        error = misfit(checkpoint, caught)
-    comm.agree(error)
-    return "\n".join(lines)
+    trained = restore(checkpoint, comm, named=named)
+    with comm.together(), fitting(checkpoint):
+        return "\n".join(_lines(trained))
 
 
 def _lines(trained: Trained) -> list[str]:
@@ -194,12 +181,13 @@ def score(
         splits=[split],
         context=context,
     )
-    error, task = None, trained.task
-    if task_of(info) != task or info.classes != trained.classes:
-        error = _unlike(name, info, trained)
-    elif not parts[split][0].total:
-        error = InputError(f"--data {name}: has no {split} samples; give --split or other shards")
-    comm.agree(error)
+    task = trained.task
+    with comm.together():
+        if task_of(info) != task or info.classes != trained.classes:
+            raise _unlike(name, info, trained)
+        if not parts[split][0].total:
+            what = f"--data {name}: has no {split} samples; give --split or other shards"
+            raise InputError(what)
     for part in parts[split]:
         assert isinstance(part, Held), "nothing is streamed here"
         _renormalise(part, info, trained)
@@ -281,11 +269,9 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
     }
     state = trained.module.state_dict()
     content, notes = packed(path, state, about)
-    try:
+    with writing(f"--out {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         sealed.write(path, content)
-    except OSError as error:
-        raise InputError(f"--out {path}: cannot be written ({error.strerror})") from error
     tensors = sum(isinstance(each, torch.Tensor) for each in state.values())
     told = (
         f"{trained.parameters.n:,} parameters in {tensors} tensors after iteration "

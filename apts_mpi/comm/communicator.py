@@ -8,29 +8,19 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from apts_mpi.comm.collectives import Collectives, Traffic, library_version
+from apts_mpi.comm.collectives import Collectives
 from apts_mpi.comm.compression import CompressedMessage
+from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.comm.mpi import MPI, abort, world
 from apts_mpi.errors import AgreedError, InputError
-
-__all__ = [
-    "CHECKPOINT",
-    "STOP",
-    "ClockReading",
-    "Comm",
-    "Traffic",
-    "abort",
-    "library_version",
-    "world",
-]
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
@@ -221,15 +211,30 @@ class Comm(Collectives):
         self._leave()
         return [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in everyone]
 
-    def agree(self, error: InputError | None) -> None:
-        """End a step that may have failed on some ranks: all go on, or all raise the same error.
+    @contextmanager
+    def together(self, status: int = 2) -> Iterator[None]:
+        """A step that may fail on some ranks: after it all go on, or all raise the same error.
+
+        Within, no rank may wait for another one: a rank that fails leaves at once.
+
+        Args:
+            status: the program's exit status where the step fails.
 
         Raises:
-            AgreedError: on every rank, with the line of the lowest rank that failed.
+            AgreedError: on every rank, with the line of the lowest rank that raised an InputError.
         """
+        error = None
+        try:
+            yield
+        except InputError as caught:
+            error = caught
+        self.agree(error, status)
+
+    def agree(self, error: InputError | None, status: int = 2) -> None:
+        """The end of such a step, where the error of this rank is at hand."""
         line = self.first_error(error)
         if line is not None:
-            raise AgreedError(line) from error
+            raise AgreedError(line, status) from error
 
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""

@@ -64,7 +64,7 @@ from apts_mpi.trust_region.objective import Batch, Draw
 from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule, reduction_ratio
 
 if TYPE_CHECKING:
-    from apts_mpi.comm.mpi import MPI
+    from apts_mpi.comm.job import MPI
 
 
 class APTS(Method, options=APTSOptions):

@@ -26,7 +26,7 @@ from apts_mpi.method.state import Numbers
 from apts_mpi.method.subdomain import BatchSubdomain, SampledSubdomain
 
 if TYPE_CHECKING:
-    from apts_mpi.comm.mpi import MPI
+    from apts_mpi.comm.job import MPI
 
 _REMEDY = "look for bad samples in the batch or a network that overflows"
 

@@ -29,14 +29,15 @@ def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Plac
     Raises:
         AgreedError: on every rank, where some rank has no such device or the trace no place.
     """
-    error = None
-    if config.trace and comm.rank == 0:  # agreed on below, without a message of its own
-        error = refusal(config.trace, config.out)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        error = InputError(
-            f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
-        )
-    comm.agree(error)
+    with comm.together():
+        if config.device == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                f"--device cuda: rank {comm.rank} on {comm.host} sees no GPU; use --device cpu"
+            )
+        if config.trace and comm.rank == 0:  # here, to save a message of its own
+            error = refusal(config.trace, config.out)
+            if error is not None:
+                raise error
     # All ranks alike: what they compute redundantly must round alike.
     wanted = config.threads or max(comm.host_cores // comm.local_size, 1)
     least = -np.array([wanted, config.device != "cpu" and torch.cuda.is_available()], float)

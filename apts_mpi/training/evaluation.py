@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.data.shards.moments import Moments, is_constant
-from apts_mpi.errors import InputError
+from apts_mpi.data.sources.moments import Moments, is_constant
 from apts_mpi.networks import Loss, Task
 from apts_mpi.networks.losses import Criterion
 from apts_mpi.training.flat_network import CHUNK, FlatNetwork
@@ -22,14 +21,11 @@ from apts_mpi.training.samples import Samples
 
 def class_counts(parts: Sequence[Samples], classes: int, comm: Comm) -> list[int]:
     """Training samples of each class over all ranks; every rank calls it."""
-    counts, error = np.zeros(classes), None
-    try:
+    counts = np.zeros(classes)
+    with comm.together():  # a streamed part may be damaged
         for samples in parts:
             for _, y in samples.blocks(CHUNK):
                 counts += np.bincount(y.cpu().numpy(), minlength=classes)
-    except InputError as caught:  # of a streamed part that is damaged
-        error = caught
-    comm.agree(error)
     comm.allreduce(counts)
     return [int(count) for count in counts]
 

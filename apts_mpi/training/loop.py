@@ -22,13 +22,16 @@ from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.comm.communicator import CHECKPOINT, STOP, Comm
 from apts_mpi.comm.trace import Trace
 from apts_mpi.data.minibatches.batches import Batches
-from apts_mpi.data.sources.checks import looks_channels_last
-from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files.streams import write_error
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion, balanced, criterion
-from apts_mpi.settings.config import AUTO, TrainConfig
+from apts_mpi.networks.task import looks_channels_last
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import local_steps as pacing
 from apts_mpi.training import resuming, run_state
 from apts_mpi.training.batch_norm import RunningStatistics
@@ -95,11 +98,11 @@ class Training:
         self.comm = comm
         self.clock = comm.clock
         self.console = Console(comm)
-        settings = config.to_toml().splitlines()
+        settings = to_toml(config).splitlines()
         facts = {**versions(), "code": code_digest()}
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in facts.items()])
         self.code = facts["code"]
-        self.given = config.to_toml() if resumed is None else resuming.ever_given(resumed, config)
+        self.given = to_toml(config) if resumed is None else resuming.ever_given(resumed, config)
         placement = place(config, comm, self.console.say)
         self.device, self.threads = placement.device, placement.threads
         self.oversubscribed = placement.oversubscribed
@@ -132,9 +135,7 @@ class Training:
         # The splits that the network is judged on, each held as one part.
         self.judged = {name: each[0] for name, each in samples.items() if name != "train"}
         self.task, self.samples = task_of(self.info), samples["train"][0].total
-        self.config = config = config.completed(
-            comm.size, self.samples, language=self.task.kind == "language"
-        )
+        self.config = config = completed(config, comm.size, self.samples, task=self.task.kind)
         self.units = units_of(self.info, self.device)
         if resumed is not None and not resuming.is_standardised(resumed):
             self.units = None  # its network knows the targets as they are
@@ -171,21 +172,20 @@ class Training:
 
     def _built(self, parts: list[Samples]) -> tuple[nn.Module, Criterion]:
         """The network, on this rank's device, and its criterion."""
-        config, error, module, made = self.config, None, None, None
-        try:
+        config, comm = self.config, self.comm
+        with comm.together():
             module, own = networks.build(config.network, self.task, config.sizes, seed=config.seed)
-        except InputError as caught:
-            error = caught
-        self.comm.agree(error)  # before the classes are counted, which all ranks do together
-        assert module is not None
-        try:
             weights: Sequence[float] | None = config.weights_given()
-            if config.class_weights == "balanced":
-                if self.task.kind != "classification":
-                    raise InputError(
-                        f"--class-weights balanced: {self.task.kind} has no classes to weigh"
-                    )
-                weights = balanced(class_counts(parts, self.task.outputs, self.comm))
+            if config.class_weights == "balanced" and self.task.kind != "classification":
+                raise InputError(
+                    f"--class-weights balanced: {self.task.kind} has no classes to weigh"
+                )
+        counts = None
+        if config.class_weights == "balanced":
+            counts = class_counts(parts, self.task.outputs, comm)
+        with comm.together():
+            if counts is not None:
+                weights = balanced(counts)
             made = criterion(
                 self.task,
                 smoothing=config.label_smoothing,
@@ -194,10 +194,6 @@ class Training:
                 units=self.units,
                 device=self.device,
             )
-        except InputError as caught:
-            error = caught
-        self.comm.agree(error)
-        assert made is not None
         module = module.to(self.device)
         # What is trained, the optimizer takes from rank 0.
         replicas.take_rank_zeros(replicas.untrained(module), self.comm)
@@ -208,8 +204,10 @@ class Training:
 
         Also one of this program's where a minibatch of one sample may be none to it.
         """
-        config, error, told = self.config, None, ""
-        if config.network not in networks.NETWORKS or config.normalization == "batch":
+        config = self.config
+        if config.network in networks.NETWORKS and config.normalization != "batch":
+            return
+        with self.comm.together():
             try:
                 told = try_out(
                     self.network,
@@ -217,29 +215,29 @@ class Training:
                     training=[(each.samples, each.batches.smallest) for each in self.subdomains],
                     evaluation=[*parts, *self.judged.values()],
                 )
-            except InputError as caught:
-                what = str(caught).removeprefix("--network: ")
-                error = InputError(f"--network {config.network}: {what} (rank {self.comm.rank})")
-        self.comm.agree(error)
+            except InputError as error:
+                what = str(error).removeprefix("--network: ")
+                what = f"--network {config.network}: {what} (rank {self.comm.rank})"
+                raise InputError(what) from error
         if told:
             self.console.say(f"warning: --network {config.network}: {told}")
 
     def _cut(self, parts: list[Samples]) -> list[Subdomain]:
         """The subdomains of this rank."""
-        config, comm, error = self.config, self.comm, None
+        config, comm = self.config, self.comm
         shape = self.task.sample_shape
-        if config.augmentations and len(shape) != 3:
-            error = InputError(
-                f"--augment {config.augment}: is for images (channels, height, width), not samples "
-                f"{shape}"
-            )
-        elif config.augmentations and looks_channels_last(shape):
-            error = InputError(
-                f"--augment {config.augment}: is for images (channels, height, width), and samples "
-                f"{shape} look like channels last; make the shards again with `shard arrays "
-                "--channels-last on`"
-            )
-        comm.agree(error)
+        with comm.together():
+            if config.augmentations and len(shape) != 3:
+                raise InputError(
+                    f"--augment {config.augment}: is for images (channels, height, width), not "
+                    f"samples {shape}"
+                )
+            if config.augmentations and looks_channels_last(shape):
+                raise InputError(
+                    f"--augment {config.augment}: is for images (channels, height, width), and "
+                    f"samples {shape} look like channels last; make the shards again with `shard "
+                    "arrays --channels-last on`"
+                )
         largest = np.array([float(max(map(len, parts)))])
         comm.maximum(largest)
         return [
@@ -310,16 +308,11 @@ class Training:
             rows=self.progress.iterations,
         )
         if resumed is not None:
-            error = None
-            try:
-                names = set_aside(path / FOLDER, self.progress.iterations) if not comm.rank else []
-                for name in names:
-                    self.console.say(
-                        f"{path / FOLDER / name}: set aside, as the run goes on before it"
-                    )
-            except OSError as caught:
-                error = InputError(f"{path / FOLDER}: cannot be written: {caught.strerror}")
-            comm.agree(error)
+            with comm.together(), writing(str(path / FOLDER)):
+                done = self.progress.iterations
+                names = [] if comm.rank else set_aside(path / FOLDER, done)
+            for name in names:
+                self.console.say(f"{path / FOLDER / name}: set aside, as the run goes on before it")
         return directory, Checkpoints(path / FOLDER, comm, keep=config.keep, run=run)
 
     # ---- the loop --------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.apts import APTS
 from apts_mpi.method.baselines import baseline
 from apts_mpi.method.iteration import Iteration
+from apts_mpi.method.options import BASELINES
 from apts_mpi.method.stochastic import StochasticAPTS
-from apts_mpi.settings.config import BASELINES, TrainConfig
+from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.trust_region.objective import Draw
 from apts_mpi.trust_region.radius import NoisyRule

@@ -26,14 +26,16 @@ from apts_mpi.files.forms import (
     is_word,
     misshapen,
 )
+from apts_mpi.method.options import BASELINES
 from apts_mpi.networks.losses import Units
-from apts_mpi.settings.config import AUTO, BASELINES, TrainConfig, with_effect
-from apts_mpi.settings.toml import parse_toml
+from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.toml import parse_toml, to_toml, with_effect
 
 # Of this run alone, never taken over from the one that goes on.
 _OWN = ("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort")
 FIGURES = ("test_loss", "test_accuracy")  # that every evaluation gives
-_FREE = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata["free"]}
+_FREE = {name for name, each in SETTINGS.items() if each.free}
 
 
 def _is_positive(value: Any) -> bool:
@@ -97,13 +99,13 @@ def settings(
     Raises:
         AgreedError: on every rank, where there is no such checkpoint, or settings contradict it.
     """
-    config, checkpoint, error = TrainConfig(**given), None, None
+    config, checkpoint = TrainConfig(**given), None
     if config.resume is not None:
         auto = config.resume == "auto"
         path = Path(str(config.out if auto else config.resume))
         if not auto or holds(path, comm):
             checkpoint = newest(path, comm, say)
-    try:
+    with comm.together():
         if checkpoint is not None:
             verify(checkpoint)
             config = continued(checkpoint, given, comm.size)
@@ -111,9 +113,6 @@ def settings(
         if checkpoint is not None:
             outline(checkpoint, config, named=given.get("network"))
             ever_given(checkpoint, config)
-    except InputError as caught:
-        error = caught
-    comm.agree(error)
     return config, checkpoint
 
 
@@ -301,7 +300,7 @@ def ever_given(checkpoint: Checkpoint, config: TrainConfig) -> str:
     for name in _FREE.difference(_OWN):
         if getattr(config, name) != getattr(before, name):
             values[name] = getattr(config, name)
-    return TrainConfig(**values).to_toml()
+    return to_toml(TrainConfig(**values))
 
 
 def _settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.toml import to_toml
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 _MOST_PENDING = 100_000  # rows kept where the disk takes none
@@ -112,15 +113,14 @@ class RunDirectory:
         self.path = path
         self._comm = comm
         self._rows: Rows | None = None
-        error = None
-        if comm.rank == 0:
-            try:
+        with comm.together(), writing(f"--out {path}", "name another folder"):
+            if comm.rank == 0:
                 path.mkdir(parents=True, exist_ok=True)
                 same = begun is not None and begun.exists() and path.samefile(begun)
                 if not (same or shared) and any(path.iterdir()):
                     raise InputError(
-                        f"--out {path}: is not empty; name a new folder, remove this one, or go on "
-                        f"with its run: --resume {path}"
+                        f"--out {path}: is not empty; name a new folder, remove this one, or "
+                        f"resume its run: --resume {path}"
                     )
                 kept = _rows_of(begun / METRICS, rows, warn) if begun is not None else b""
                 if shared and not same:
@@ -128,15 +128,8 @@ class RunDirectory:
                         _set_aside(path / name)
                 if same:  # it is of fewer iterations than the run will have
                     _set_aside(path / SUMMARY)
-                sealed.write(path / CONFIG, config.to_toml().encode())
+                sealed.write(path / CONFIG, to_toml(config).encode())
                 self._rows = Rows(path / METRICS, kept, warn)
-            except InputError as caught:
-                error = caught
-            except OSError as caught:
-                error = InputError(
-                    f"--out {path}: cannot be written: {caught.strerror}; name another folder"
-                )
-        comm.agree(error)
 
     def row(self, row: dict[str, Any]) -> None:
         """Append a row to the metrics, at once; what is not finite becomes null."""
@@ -149,19 +142,14 @@ class RunDirectory:
         Raises:
             AgreedError: on every rank, where another run has begun in the same directory.
         """
-        if self._rows is not None:
-            self._rows.sync()
-        self._agree(self._intruder())
+        with self._comm.together(status=1):
+            if self._rows is not None:
+                self._rows.sync()
+                self._require_ours(self._rows)
 
-    def _intruder(self) -> InputError | None:
-        if self._rows is None or not self._rows.taken_over():
-            return None
-        return InputError(f"{self.path}: another run has begun here and goes on; this one ends")
-
-    def _agree(self, error: InputError | None) -> None:
-        failed = self._comm.first_error(error)
-        if failed is not None:
-            raise AgreedError(failed, status=1)
+    def _require_ours(self, rows: Rows) -> None:
+        if rows.taken_over():
+            raise InputError(f"{self.path}: another run has begun here and goes on; this one ends")
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary and close; every rank calls it. What is not finite becomes null.
@@ -169,15 +157,11 @@ class RunDirectory:
         Raises:
             AgreedError: on every rank, where it cannot be written.
         """
-        error = self._intruder()
-        if self._rows is not None and error is None:
-            try:
+        with self._comm.together(status=1), writing(str(self.path)):
+            if self._rows is not None:
+                self._require_ours(self._rows)
                 self._rows.close()
-                text = _json(summary, indent=2) + "\n"
-                sealed.write(self.path / SUMMARY, text.encode())
-            except OSError as caught:
-                error = InputError(f"{self.path}: cannot be written: {caught.strerror}")
-        self._agree(error)
+                sealed.write(self.path / SUMMARY, f"{_json(summary, indent=2)}\n".encode())
 
 
 def _rows_of(path: Path, rows: int, warn: Callable[[str], object]) -> bytes:

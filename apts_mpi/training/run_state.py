@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from apts_mpi.data.minibatches.batches import Leg, Place
 from apts_mpi.errors import InputError, fault, in_one_line
 from apts_mpi.method.state import require_sound
 from apts_mpi.networks.losses import Units
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import resuming
 from apts_mpi.training.provenance import versions
 
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
     from apts_mpi.training.loop import Training
 
 # What a state that is sound but of something else raises where it is taken up.
-MISFIT = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError)
+_MISFIT = (
+    *(KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, OSError),
+)
 
 
 def states(training: Training) -> tuple[State, State]:
@@ -37,7 +42,7 @@ def states(training: Training) -> tuple[State, State]:
     place = t.subdomains[0].batches.place(_subdomains(t))
     return {
         "settings": t.given,
-        "complete": dataclasses.replace(t.config, threads=t.threads).to_toml(),
+        "complete": to_toml(dataclasses.replace(t.config, threads=t.threads)),
         "data": {
             "name": info.name,
             "task": t.task.kind,
@@ -82,27 +87,29 @@ def rehearse(training: Training) -> None:
     Raises:
         AgreedError: on every rank, where that fails; the line names what the network holds.
     """
-    t, error = training, None
-    try:
-        common, own = states(t)
-        if not t.progress.losses:  # none is written before the first evaluation
-            common["progress"]["losses"] = dict.fromkeys(resuming.FIGURES)
-        read = Checkpoint(
-            path=Path("a checkpoint"),
-            run="",
-            iteration=t.progress.iterations,
-            ranks=t.comm.size,
-            common=rehearsed(common),
-            own=rehearsed(own),
-        )
-        resuming.verify(read)
-        extra = {k: v for k, v in read.common["network"].items() if not isinstance(v, Tensor)}
-        t.module.load_state_dict({**common["network"], **extra})
-    except (Unwritable, InputError) as caught:
-        error = InputError(f"--network {t.config.network}: no checkpoint could be used: {caught}")
-    except Exception as caught:  # the user's own get_extra_state and the like
-        error = InputError(f"--network {t.config.network}: its state fails: {in_one_line(caught)}")
-    t.comm.agree(error)
+    t = training
+    with t.comm.together():
+        try:
+            common, own = states(t)
+            if not t.progress.losses:  # none is written before the first evaluation
+                common["progress"]["losses"] = dict.fromkeys(resuming.FIGURES)
+            read = Checkpoint(
+                path=Path("a checkpoint"),
+                run="",
+                iteration=t.progress.iterations,
+                ranks=t.comm.size,
+                common=rehearsed(common),
+                own=rehearsed(own),
+            )
+            resuming.verify(read)
+            extra = {k: v for k, v in read.common["network"].items() if not isinstance(v, Tensor)}
+            t.module.load_state_dict({**common["network"], **extra})
+        except (Unwritable, InputError) as error:
+            what = f"no checkpoint could be used: {error}"
+            raise InputError(f"--network {t.config.network}: {what}") from error
+        except Exception as error:  # the user's own get_extra_state and the like
+            what = f"its state fails: {in_one_line(error)}"
+            raise InputError(f"--network {t.config.network}: {what}") from error
 
 
 def _subdomains(training: Training) -> int:
@@ -122,16 +129,10 @@ def restore(training: Training, resumed: Checkpoint) -> None:
     Raises:
         AgreedError: on every rank, where it does not fit the data, the settings or itself.
     """
-    t, comm, error = training, training.comm, None
-    before: dict[str, str] = {}
-    try:
+    t, comm = training, training.comm
+    with comm.together(), fitting(resumed):
         before = dict(resumed.common["versions"])
         _take_up(training, resumed)
-    except MISFIT as caught:
-        error = misfit(resumed, caught)
-    except InputError as caught_input:
-        error = caught_input
-    comm.agree(error)
     comm.check_replicas(t.network.vector)
     line = f"going on after iteration {resumed.iteration} of {resumed.path}"
     if _is_resized(training, resumed):
@@ -177,10 +178,17 @@ def optimizer_state(checkpoint: Checkpoint, n: int) -> State:
     return state
 
 
-def misfit(resumed: Checkpoint, error: Exception) -> InputError:
-    """What is told of a checkpoint that is sound but of something else."""
-    detail = " ".join(f"{type(error).__name__} {error}".split())[:300]
-    return fault(resumed.path, f"does not fit this run ({detail})", REMEDY)
+@contextmanager
+def fitting(resumed: Checkpoint) -> Iterator[None]:
+    """Within, a checkpoint is taken up; one that is sound but of something else is an InputError.
+
+    Also one that the run that wrote it removes meanwhile.
+    """
+    try:
+        yield
+    except _MISFIT as error:
+        detail = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        raise fault(resumed.path, f"does not fit this run ({detail})", REMEDY) from error
 
 
 def _take_up(training: Training, resumed: Checkpoint) -> None:

@@ -308,14 +308,16 @@ def fused_sum() -> None:
 
 
 def agreement() -> None:
-    """An input error on one rank becomes the same error on all."""
+    """An input error on one rank becomes the same error on all, at the end of the step."""
     comm = Comm()
-    comm.agree(None)
-    error = InputError("the line") if comm.rank == comm.size - 1 else None
+    with comm.together():
+        pass
     try:
-        comm.agree(error)
+        with comm.together(status=1):
+            if comm.rank == comm.size - 1:
+                raise InputError("the line")
     except AgreedError as caught:
-        assert str(caught) == "the line"
+        assert (str(caught), caught.status) == ("the line", 1)
     else:
         raise AssertionError("no error was raised")
 

@@ -76,7 +76,7 @@ def test_help_is_quick_and_importing_starts_nothing() -> None:
     )
     for work, loaded in (
         ("import apts_mpi", ""),
-        ("from apts_mpi import cli; cli.main(['--version'])", ""),
+        ("from apts_mpi.cli.main import main; main(['--version'])", ""),
         ("from apts_mpi import StochasticAPTS, Comm", "torch"),
     ):
         done = subprocess.run(

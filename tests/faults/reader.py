@@ -130,7 +130,7 @@ def serve(subjects: Mapping[str, Subject]) -> None:
 
 def _warm_up() -> None:
     """Import what takes seconds and much memory by itself."""
-    for name in ("trained", "training"):
+    for name in ("cli.trained", "training.loop"):
         importlib.import_module(f"apts_mpi.{name}")
     importlib.import_module("apts_mpi.method.baselines")
 

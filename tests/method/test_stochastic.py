@@ -25,7 +25,8 @@ from apts_mpi.method import stochastic
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.stochastic import StochasticAPTS
-from apts_mpi.settings.config import FEWEST, MINIBATCHES, OUTER_SAMPLES, SHORT, TrainConfig, plan
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import FEWEST, MINIBATCHES, OUTER_SAMPLES, SHORT, completed, plan
 from apts_mpi.trust_region import scaled
 from apts_mpi.trust_region.objective import Pending
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
@@ -1232,7 +1233,7 @@ def test_the_plan_is_in_its_ranges_and_its_work_near_the_aim(ranks: int, samples
         assert work <= OUTER_SAMPLES + ranks * minibatch
     else:
         assert OUTER_SAMPLES * (1 - 1e-9) <= work < OUTER_SAMPLES + ranks * minibatch * (1 + 1e-9)
-    assert TrainConfig().completed(ranks, samples).local_steps == steps
+    assert completed(TrainConfig(), ranks, samples).local_steps == steps
 
 
 @repeatable

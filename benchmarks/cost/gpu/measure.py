@@ -8,8 +8,10 @@ the messages.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -23,13 +25,14 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.networks.losses import criterion
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
 from apts_mpi.training.device import place
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.optimizer import optimizer
 from apts_mpi.training.provenance import versions
 from apts_mpi.training.samples import Held
 from apts_mpi.training.subdomain import Subdomain
-from benchmarks.cost.gpu.cases import CASES, STEPS, Case
+from benchmarks.cost.gpu.command import CASES, STEPS, Case
 from benchmarks.harness.results import Row
 
 WARM_UP = 3  # iterations: the radius is searched, memory is taken, code is compiled
@@ -72,7 +75,7 @@ class Contest:
         self.held_data = self._allocated() - before
         before = self._allocated()
         samples = len(parts[0]) * subdomains * comm.size
-        self._optimizer = optimizer(config.completed(comm.size, samples), network, comm)
+        self._optimizer = optimizer(completed(config, comm.size, samples), network, comm)
         self._draws = [
             Subdomain(
                 network,
@@ -177,6 +180,18 @@ class Contest:
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self.device) if self.gpu else 0
+
+
+def task(
+    comm: Comm, folder: Path, name: str, way: str, subdomains: int, device: str, repeats: int
+) -> Row:
+    """Measure a case on every rank, and leave nothing of it for the next."""
+    row = measure(name, way, subdomains, comm, device, repeats)
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return row
 
 
 def measure(name: str, way: str, subdomains: int, comm: Comm, device: str, repeats: int) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,16 @@ from typing import Any
 
 import apts_mpi
 from apts_mpi.errors import InputError
-from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.defaults import completed
+from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, load, typed
 from benchmarks.harness.results import Row
-from benchmarks.quality.compare.plan import AVERAGING, SOURCES
+from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
-KINDS = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}
+KINDS = {name: each.kind.type for name, each in SETTINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Family:
         """
         given = {**self._given(ranks), **changes}
         config = TrainConfig(optimizer=self.optimizer, epochs=self.epochs, **given)
-        return config.completed(ranks, self.samples)
+        return completed(config, ranks, self.samples)
 
     def settings(self, ranks: int, **changes: Any) -> Row:
-        """Of a run, but for the seed, as ``compare_jobs`` takes them."""
+        """Of a run, but for the seed, as ``runs.command`` takes them."""
         row = {
             "apts_mpi": apts_mpi.__version__,
             "data": self.data,
