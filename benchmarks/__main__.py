@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from apts_mpi.errors import InputError
+from apts_mpi.errors import InputError, did_you_mean
 from apts_mpi.files import streams
 from benchmarks.harness.jobs import RESULTS, RunFailed
 
@@ -110,7 +110,11 @@ def parser(command: str) -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; returns the exit status."""
     try:
-        parsed = parser(next(iter(arguments), "")).parse_args(arguments)
+        command = next(iter(arguments), "")
+        if command and not command.startswith("-") and command not in COMMANDS:
+            why = did_you_mean(command, COMMANDS) or f"; commands are {', '.join(COMMANDS)}"
+            raise InputError(f"{command}: no such command{why} (see python -m benchmarks --help)")
+        parsed = parser(command).parse_args(arguments)
         status: int = parsed.run(parsed)
         return status
     except ModuleNotFoundError as error:

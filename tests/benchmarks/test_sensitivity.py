@@ -22,8 +22,7 @@ from benchmarks.quality.sensitivity.figure import order
 from benchmarks.quality.sensitivity.plan import Plan, Sweep, read_plan, shown, wanted
 from benchmarks.quality.sensitivity.report import spreads, verdicts
 from benchmarks.quality.sensitivity.values import Swept, swept
-from tests.benchmarks.test_benchmarks import cells_of, rows_of
-from tests.benchmarks.test_compare import Done, FakeMpi
+from tests.benchmarks.support import Done, FakeMpi, cells_of, rows_of
 
 SMALL = """
 data = "digits"

@@ -18,7 +18,7 @@ from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, RadiusRule
 from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import number, option
+from benchmarks.harness.options import whole
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.convex.problems import DIMENSION, METHODS, PROBLEMS, RIDGE
@@ -165,15 +165,7 @@ def _body(rows: list[Row]) -> list[list[Any]]:
 
 COMMAND = Command(
     name="convex",
-    options=(
-        option(
-            "--iterations",
-            type=number(int, 1),
-            default=2000,
-            metavar="N",
-            help="most per run (default 2000)",
-        ),
-    ),
+    options=(whole("--iterations", 2000, "most per run"),),
     libraries=("matplotlib",),
     plan=plan,
     section=section,

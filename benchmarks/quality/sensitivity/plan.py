@@ -13,7 +13,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.defaults import completed
 from benchmarks.harness.data import SOURCES
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING
 
@@ -182,17 +182,10 @@ def shown(value: Any) -> str:
 # ---- the TOML ------------------------------------------------------------------------------
 
 _PLAN = {"data": str, "samples": int, "hidden": [int], "seeds": [int], "families": [dict]}
+_NAMED = ("shared", "values", "limits")  # "settings", "parameters" and "most_lost_of" of the file
 _FAMILY = {
-    "name": str,
-    "optimizer": str,
-    "ranks": [int],
-    "epochs": float,
-    "batch": int,
-    "minibatches": int,
-    "most_lost": float,
-    "settings": dict,
-    "parameters": dict,
-    "most_lost_of": dict,
+    **fields(Family, without=("data", "samples", "hidden", *_NAMED)),
+    **dict.fromkeys(("settings", "parameters", "most_lost_of"), dict),
 }
 
 
