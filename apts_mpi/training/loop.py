@@ -158,9 +158,7 @@ class Training:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        # Images that change as they are drawn are another batch each time.
-        whole = self.subdomains[0].batches.whole and not config.augmentations
-        self.optimizer = optimizer(config, self.network, comm, whole=whole)
+        self.optimizer = optimizer(config, self.network, comm)
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
