@@ -69,7 +69,7 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
         trained = _built(checkpoint, named)
     network = trained.parameters
     alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
-    method = optimizer(alone, network, comm, whole=False)
+    method = optimizer(alone, network, comm)
     with comm.together(), fitting(checkpoint):
         method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():

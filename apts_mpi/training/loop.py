@@ -135,7 +135,8 @@ class Training:
         # The splits that the network is judged on, each held as one part.
         self.judged = {name: each[0] for name, each in samples.items() if name != "train"}
         self.task, self.samples = task_of(self.info), samples["train"][0].total
-        self.config = config = completed(config, comm.size, self.samples, task=self.task.kind)
+        with comm.together():
+            self.config = config = completed(config, comm.size, self.samples, task=self.task.kind)
         self.units = units_of(self.info, self.device)
         if resumed is not None and not resuming.is_standardised(resumed):
             self.units = None  # its network knows the targets as they are
@@ -157,9 +158,7 @@ class Training:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        # Images that change as they are drawn are another batch each time.
-        whole = self.subdomains[0].batches.whole and not config.augmentations
-        self.optimizer = optimizer(config, self.network, comm, whole=whole)
+        self.optimizer = optimizer(config, self.network, comm)
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)
