@@ -4,9 +4,9 @@ Every call is counted, its payload added, and its time split in two: a barrier f
 waiting for the slowest rank, then the collective itself, whose time is transfer.
 
 Hierarchical joining goes within a host first, then between the hosts' first ranks, then back: what
-crosses the network is one vector per host, not one per rank. As a host's ranks get copies of what its
-first rank has, and the first ranks' sum is one Allreduce or of identical bits (compression.py), all
-ranks end with the same.
+crosses the network is one vector per host, not one per rank. As a host's ranks get copies of what
+its first rank has, and the first ranks' sum is one Allreduce or of identical bits (compression.py),
+all ranks end with the same.
 """
 
 from __future__ import annotations
