@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from apts_mpi.data import SOURCES
-from apts_mpi.data.sources.arrays import NAMED
+from apts_mpi.data.sources.finding import NAMED
 from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.data.sources.source import TASKS
 from apts_mpi.data.sources.splits import SPLITS

@@ -12,7 +12,7 @@ from apts_mpi.checkpoints.weights import require_suffix
 from apts_mpi.cli.flags import PARSERS
 from apts_mpi.comm import job
 from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
-from apts_mpi.data.sources.arrays import NAMED
+from apts_mpi.data.sources.finding import NAMED
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.toml import read_toml
