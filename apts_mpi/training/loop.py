@@ -28,7 +28,10 @@ from apts_mpi.method.iteration import Iteration
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion, balanced, criterion
 from apts_mpi.networks.task import looks_channels_last
-from apts_mpi.settings.config import AUTO, TrainConfig
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import local_steps as pacing
 from apts_mpi.training import resuming, run_state
 from apts_mpi.training.batch_norm import RunningStatistics
@@ -95,11 +98,11 @@ class Training:
         self.comm = comm
         self.clock = comm.clock
         self.console = Console(comm)
-        settings = config.to_toml().splitlines()
+        settings = to_toml(config).splitlines()
         facts = {**versions(), "code": code_digest()}
         comm.require_same("settings", settings + [f"{k} {v}" for k, v in facts.items()])
         self.code = facts["code"]
-        self.given = config.to_toml() if resumed is None else resuming.ever_given(resumed, config)
+        self.given = to_toml(config) if resumed is None else resuming.ever_given(resumed, config)
         placement = place(config, comm, self.console.say)
         self.device, self.threads = placement.device, placement.threads
         self.oversubscribed = placement.oversubscribed
@@ -132,9 +135,7 @@ class Training:
         # The splits that the network is judged on, each held as one part.
         self.judged = {name: each[0] for name, each in samples.items() if name != "train"}
         self.task, self.samples = task_of(self.info), samples["train"][0].total
-        self.config = config = config.completed(
-            comm.size, self.samples, language=self.task.kind == "language"
-        )
+        self.config = config = completed(config, comm.size, self.samples, task=self.task.kind)
         self.units = units_of(self.info, self.device)
         if resumed is not None and not resuming.is_standardised(resumed):
             self.units = None  # its network knows the targets as they are
@@ -156,9 +157,7 @@ class Training:
             start = time.perf_counter()
             self.config = config = self._paced(config)
             self.seconds_pacing = time.perf_counter() - start
-        # Images that change as they are drawn are another batch each time.
-        whole = self.subdomains[0].batches.whole and not config.augmentations
-        self.optimizer = optimizer(config, self.network, comm, whole=whole)
+        self.optimizer = optimizer(config, self.network, comm)
         self.progress = Progress()
         if resumed is not None:
             run_state.restore(self, resumed)

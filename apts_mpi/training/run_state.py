@@ -17,8 +17,9 @@ from apts_mpi.checkpoints.state_file import REMEDY, State, Unwritable, rehearsed
 from apts_mpi.comm import replicas
 from apts_mpi.data.minibatches.batches import Leg, Place
 from apts_mpi.errors import InputError, fault, in_one_line
-from apts_mpi.method.forms import require_sound
+from apts_mpi.method.state import require_sound
 from apts_mpi.networks.losses import Units
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import resuming
 from apts_mpi.training.provenance import versions
 
@@ -41,7 +42,7 @@ def states(training: Training) -> tuple[State, State]:
     place = t.subdomains[0].batches.place(_subdomains(t))
     return {
         "settings": t.given,
-        "complete": dataclasses.replace(t.config, threads=t.threads).to_toml(),
+        "complete": to_toml(dataclasses.replace(t.config, threads=t.threads)),
         "data": {
             "name": info.name,
             "task": t.task.kind,

@@ -30,7 +30,7 @@ from apts_mpi.data import (
 from apts_mpi.errors import InputError
 from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units
-from apts_mpi.settings.config import CONTEXT
+from apts_mpi.settings.defaults import CONTEXT
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Held:
 
 
 class Streamed:
-    """The same, read from the shards ahead of need; memory is bounded (data/minibatches/streaming.py).
+    """The same, read from the shards ahead of need; memory is bounded (data/minibatches/).
 
     Args:
         stream: of the part. device: where samples are wanted.

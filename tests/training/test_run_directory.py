@@ -16,6 +16,8 @@ from apts_mpi.cli.main import train_settings
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import run_directory
 from apts_mpi.training.resuming import changes, continued, ever_given
 from apts_mpi.training.run_directory import Rows, RunDirectory
@@ -149,7 +151,7 @@ RESUMED = {"resume": "run"}
 def checkpoint(**settings: Any) -> Checkpoint:
     """Of two ranks and 1000 samples."""
     config = TrainConfig(**settings)
-    texts = {"settings": config.to_toml(), "complete": config.completed(2, 1000).to_toml()}
+    texts = {"settings": to_toml(config), "complete": to_toml(completed(config, 2, 1000))}
     return Checkpoint(Path("run/checkpoint/00000007"), "name", 7, 2, texts, {})
 
 
@@ -172,7 +174,7 @@ def test_defaults_follow_another_number_of_ranks_and_what_was_given_does_not() -
     assert config.seed == 3
     assert continued(checkpoint(batch=77), {}, ranks=4).batch == 77
     found = checkpoint()
-    told = changes(found, continued(found, {}, ranks=1).completed(1, 1000), ranks=1)
+    told = changes(found, completed(continued(found, {}, ranks=1), 1, 1000), ranks=1)
     assert any(line.startswith("local_steps is ") for line in told)
     assert told[-1] == "the state of rank 1 is dropped"
 
