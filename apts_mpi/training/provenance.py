@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -14,9 +14,6 @@ import torch
 
 import apts_mpi
 from apts_mpi.comm.communicator import library_version
-
-if TYPE_CHECKING:
-    pass
 
 
 def versions() -> dict[str, str]:
@@ -32,6 +29,12 @@ def versions() -> dict[str, str]:
         "mpi": library_version(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+@functools.cache
+def facts() -> dict[str, str]:
+    """Versions and the digest of the code, which all ranks must have alike."""
+    return {**versions(), "code": code_digest()}
 
 
 def code_digest() -> str:

@@ -95,17 +95,17 @@ def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
     training.run(record.heard)
     return {
         **record.values(),
-        "dataset": training.info.name,
-        "samples": training.samples,
-        "parameters": training.network.n,
+        "dataset": training.built.info.name,
+        "samples": training.built.samples,
+        "parameters": training.built.network.n,
         "host": comm.host,
         "host_cores": comm.host_cores,
-        "threads": training.threads,
+        "threads": training.built.placement.threads,
         "binding": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "device": training.device.type,
-        "oversubscribed": training.oversubscribed,
-        "optimizer": training.config.optimizer,
-        "local_steps": training.config.local_steps,
+        "device": training.built.placement.device.type,
+        "oversubscribed": training.built.placement.oversubscribed,
+        "optimizer": training.built.config.optimizer,
+        "local_steps": training.built.config.local_steps,
         "versions": versions(),
     }
 

@@ -36,7 +36,7 @@ def work(hidden: str, repetitions: int, folder: Path) -> int:
         if row["iteration"] % 2 == 0:
             comm.agree(None)  # so that all ranks begin together
             start = time.perf_counter()
-            comm.check_replicas(training.network.vector)  # goes with every checkpoint
+            comm.check_replicas(training.built.network.vector)  # goes with every checkpoint
             failed = training.checkpoint()
             checkpoints.append(time.perf_counter() - start)
             if failed is not None:
@@ -50,8 +50,8 @@ def work(hidden: str, repetitions: int, folder: Path) -> int:
             "checkpoints": checkpoints[WARM_UP:],
             "iterations": iterations[2 * WARM_UP :],
             "bytes": sum(path.stat().st_size for path in newest.iterdir()),
-            "parameters": training.network.n,
-            "threads_per_rank": training.threads,
+            "parameters": training.built.network.n,
+            "threads_per_rank": training.built.placement.threads,
             "versions": versions(),
         },
         comm,
