@@ -170,10 +170,10 @@ def plant(fault: Fault) -> None:
         sys.argv += ["--seed", "5"]
     elif fault.action == "other code":
         real = build.facts()
-        build.facts = lambda: {**real, "code": "0123456789abcdef"}
+        build.facts = lambda: {**real, "code": "0123456789abcdef"}  # type: ignore[assignment]
     elif fault.action == "other version":
         real = build.facts()
-        build.facts = lambda: {**real, "torch": "1.0.0"}
+        build.facts = lambda: {**real, "torch": "1.0.0"}  # type: ignore[assignment]
     elif fault.action == "NaN":
         _intercept(fault, after=_nan)
     elif fault.action == "parameter lost":
