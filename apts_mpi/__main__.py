@@ -11,11 +11,11 @@ from collections.abc import Callable
 def guarded(program: Callable[[], int | None]) -> int:
     """Run a program on this rank; returns its exit status, also where it fails.
 
-    An error all ranks have agreed on is told by rank 0, with the same status everywhere. Any other
-    leaves ranks that wait for messages that never come: its traceback, every line with rank and
-    host, is written at once and the whole job is ended.
+    An error all ranks have agreed on is reported by rank 0, with the same status everywhere. Any
+    other leaves ranks waiting for messages that never come: its traceback, with rank and host in
+    every line, is written at once and the whole job is ended.
     """
-    from apts_mpi.comm import launcher, mpi
+    from apts_mpi.comm import job
     from apts_mpi.errors import AgreedError, InputError, in_one_line, own_line
     from apts_mpi.files import streams
 
@@ -27,12 +27,12 @@ def guarded(program: Callable[[], int | None]) -> int:
             return 1
         return status
     except AgreedError as error:
-        if launcher.speaks(*mpi.world(), error):
+        if job.speaks(*job.world(), error):
             print(f"apts_mpi: {error}", file=sys.stderr, flush=True)
         return error.status
     except BaseException as error:
-        rank, size = mpi.world()
-        found = launcher.launched() if size == 1 else None
+        rank, size = job.world()
+        found = job.launched() if size == 1 else None
         who = f"rank {rank if found is None else found.rank} on {socket.gethostname()}"
         status = 2 if isinstance(error, InputError) else 1
         if isinstance(error, KeyboardInterrupt):
@@ -47,7 +47,7 @@ def guarded(program: Callable[[], int | None]) -> int:
         sys.stdout.flush()
         streams.write_error(text)
         if size > 1:
-            mpi.abort(status)
+            job.abort(status)
         return status
 
 
@@ -58,7 +58,7 @@ def _summary(error: BaseException) -> str:
     what = " ".join(str(error).split())[:300]
     what = f"{type(error).__name__}{': ' * bool(what)}{what}"
     if isinstance(error, MemoryError) or "out of memory" in what.lower():
-        what += "; this needs more memory: fewer ranks a node, a smaller --batch, or --stream on"
+        what += "; this needs more memory: fewer ranks per node, a smaller --batch, or --stream on"
     place = own_line(error)
     place = f"in {place}" if place else "a fault of apts_mpi, to be reported with the lines above"
     return f"apts_mpi: {what} ({place})"

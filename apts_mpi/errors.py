@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-REMEDY = "make the shards again with `python -m apts_mpi shard`"
 _LONGEST, _LONGEST_PLACE = 500, 1000  # characters of a fault, and of where it is
 _LIBRARIES = ("torch", "numpy", "mpi4py", "h5py")  # called by users' code, not written by them
 _INSTALLED = ("site-packages", "dist-packages")
@@ -77,7 +76,7 @@ def writing(where: str, remedy: str = "") -> Iterator[None]:
         raise InputError("; ".join(filter(None, (line, remedy)))) from error
 
 
-def fault(where: Path | str, what: str, remedy: str = REMEDY) -> InputError:
+def fault(where: Path | str, what: str, remedy: str) -> InputError:
     """The InputError `where: what; remedy`, one printable line whatever the names in it hold."""
     what = what if len(what) <= _LONGEST else f"{what[:_LONGEST]}..."
     place = str(where)

@@ -34,7 +34,7 @@ COMMANDS = {
 }
 
 MODULES = {
-    "checkpoint": "cost.checkpoint.command",
+    "checkpoint": "cost.checkpoint",
     "compare": "quality.compare.command",
     "convex": "quality.convex.command",
     "corrections": "quality.corrections.command",
@@ -48,7 +48,7 @@ MODULES = {
     "published": "quality.published.command",
     "report": "report.command",
     "sensitivity": "quality.sensitivity.command",
-    "soak": "cost.soak.command",
+    "soak": "cost.soak",
     "streaming": "cost.streaming.command",
     "strong": "scaling.strong",
     "weak": "scaling.weak",

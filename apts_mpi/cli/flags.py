@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from apts_mpi.data import SOURCES
-from apts_mpi.data.shards.info import SPLITS
-from apts_mpi.data.shards.moments import NORMALIZE
 from apts_mpi.data.sources.arrays import NAMED
-from apts_mpi.data.sources.load import TASKS
+from apts_mpi.data.sources.moments import NORMALIZE
+from apts_mpi.data.sources.source import TASKS
+from apts_mpi.data.sources.splits import SPLITS
 from apts_mpi.data.sources.text import LEVELS
 from apts_mpi.errors import InputError
 from apts_mpi.networks.sizes import SIZE_NAMES

@@ -8,15 +8,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import apts_mpi
 from apts_mpi.checkpoints.weights import require_suffix
 from apts_mpi.cli.flags import PARSERS
-from apts_mpi.comm import launcher
+from apts_mpi.comm import job
 from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
 from apts_mpi.data.sources.arrays import NAMED
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.toml import read_toml
+from apts_mpi.version import __version__
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
@@ -37,14 +37,14 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
     if arguments and arguments[0] in PARSERS:
         command = arguments.pop(0)
     parser = PARSERS[command]()
-    speaks = launcher.speaks(0, 1) if comm is None else comm.rank == 0
+    speaks = job.speaks(0, 1) if comm is None else comm.rank == 0
     if {"-h", "--help"} & set(arguments):
         if speaks:
             parser.print_help()
         return 0
     if command == "train" and "--version" in arguments:
         if speaks:
-            print(f"apts_mpi {apts_mpi.__version__}")
+            print(f"apts_mpi {__version__}")
         return 0
     error, values, parsed = None, dict[str, Any](), argparse.Namespace()
     try:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
     except InputError as caught:
         error = caught
     if comm is None:
-        alone = launcher.launched() is None
+        alone = job.launched() is None
         if alone and error is not None:
             raise AgreedError(str(error))
         comm = _comm(alone=alone and command != "train")

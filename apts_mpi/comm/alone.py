@@ -10,7 +10,7 @@ from torch import Tensor
 from apts_mpi.comm.communicator import Comm
 
 if TYPE_CHECKING:
-    from apts_mpi.comm.mpi import MPI
+    from apts_mpi.comm.job import MPI
 
 
 class Alone(Comm):

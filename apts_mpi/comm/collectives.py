@@ -14,20 +14,30 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from apts_mpi.comm import launcher, mpi
+from apts_mpi.comm import job
 from apts_mpi.comm.clock import Clock
 from apts_mpi.comm.compression import CompressedMessage
+from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import MOST_RANKS
-from apts_mpi.comm.mpi import MPI
 from apts_mpi.errors import InputError
 
-if TYPE_CHECKING:
-    from apts_mpi.comm.watch import Watch
+
+class Watcher(Protocol):
+    """What is notified of calls that wait for other ranks: ``watch.Watch``."""
+
+    directory: Path | None
+
+    def enter(self, call: str) -> None:
+        """A call begins that returns only when other ranks have arrived, too."""
+
+    def leave(self) -> None:
+        """It has returned."""
 
 
 @dataclass
@@ -89,11 +99,11 @@ class Collectives:
                 f"comm is {given}: give a communicator of mpi4py such as MPI.COMM_WORLD, or leave "
                 "it out for all ranks"
             )
-        if mpi.is_loaded() and isinstance(communicator, MPI.Comm):  # not that of one process alone
+        if job.is_loaded() and isinstance(communicator, MPI.Comm):  # not that of one process alone
             if communicator == MPI.COMM_NULL or communicator.Is_inter():
                 raise ValueError("comm is MPI.COMM_NULL or between groups: give one of all ranks")
             if communicator == MPI.COMM_WORLD:
-                launcher.check(communicator.Get_size(), library_version())
+                job.check(communicator.Get_size(), job.library_version())
         self._mpi: MPI.Comm = communicator
         self.rank: int = self._mpi.Get_rank()
         self.size: int = self._mpi.Get_size()
@@ -102,7 +112,7 @@ class Collectives:
         self.host = socket.gethostname()
         self.clock = Clock(on=timed)
         self.traffic = Traffic()
-        self.watch: Watch | None = None
+        self.watch: Watcher | None = None
         node = self._split(host_number)
         self.local_rank: int = node.Get_rank()
         self.local_size: int = node.Get_size()
@@ -239,11 +249,6 @@ class Collectives:
             buffer[:] = data
         self.broadcast(buffer, root)
         return buffer.tobytes().decode(errors="surrogatepass")
-
-
-def library_version() -> str:
-    """The MPI library's own name and version, one line."""
-    return MPI.Get_library_version().split("\n")[0].split(", package")[0].strip("\x00 ")
 
 
 def _cores_of_host(node: MPI.Comm) -> int:

@@ -16,22 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apts_mpi.comm.collectives import Collectives, Traffic, library_version
+from apts_mpi.comm.collectives import Collectives
 from apts_mpi.comm.compression import CompressedMessage
+from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.comm.mpi import MPI, abort, world
 from apts_mpi.errors import AgreedError, InputError
-
-__all__ = [
-    "CHECKPOINT",
-    "STOP",
-    "ClockReading",
-    "Comm",
-    "Traffic",
-    "abort",
-    "library_version",
-    "world",
-]
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 

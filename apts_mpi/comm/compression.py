@@ -23,16 +23,13 @@ goes along. Scalars and flags are summed exactly: they go to all as they are, 12
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from apts_mpi.comm.message import DIGIT_BITS, DIGITS, FLAGS, DeviceMessage, FusedMessage
-
-if TYPE_CHECKING:
-    from apts_mpi.comm.collectives import Collectives
 
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 COMPRESSIONS = ("none", *FORMATS)
@@ -43,6 +40,14 @@ _MASK = (1 << DIGIT_BITS) - 1
 _WIDTH = DIGITS + 1  # numbers a scalar; the last one takes what the sum of a rank's rows has above
 _NAN = -(2**15)  # in place of a number: the scalar is none
 _TOP = DIGIT_BITS * (DIGITS - 1)  # bits below the highest digit of a message
+
+
+class Exchange(Protocol):
+    """What a message depends on of a ``Collectives``."""
+
+    parts: int
+    takes_part: bool
+    gpu_aware: bool
 
 
 class CompressedMessage(FusedMessage):
@@ -246,7 +251,7 @@ def _as_digits(numbers: list[int], poisoned: bool) -> list[float]:
 
 
 def message_for(
-    compress: str, n: int, scalars: int, device: torch.device, comm: Collectives
+    compress: str, n: int, scalars: int, device: torch.device, comm: Exchange
 ) -> FusedMessage:
     """The message of a vector that these ranks join, ``compress`` one of COMPRESSIONS.
 

@@ -16,9 +16,9 @@ import os
 from collections.abc import Callable, Mapping
 
 import torch
-from mpi4py import MPI
 
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import synchronize
 from apts_mpi.errors import InputError
 

@@ -15,10 +15,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-import apts_mpi
 from apts_mpi.comm.clock import Span
 from apts_mpi.comm.communicator import ClockReading, Comm
 from apts_mpi.errors import InputError
+from apts_mpi.version import __version__
 
 _PIECE = 4096  # events of a message, some 500 kB
 _OWN = ("config.toml", "metrics.jsonl", "summary.json", "checkpoint")  # of a run directory
@@ -113,7 +113,7 @@ class Trace:
         comm.maximum(error)
         kept, lost = comm.sum_scalars((len(spans), dropped))
         about = {
-            "program": f"apts_mpi {apts_mpi.__version__}",
+            "program": f"apts_mpi {__version__}",
             "ranks": comm.size,
             "spans": int(kept),
             "spans_dropped": int(lost),

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
 
-from apts_mpi.comm.communicator import abort as abort_job
+from apts_mpi.comm import job
 from apts_mpi.comm.status_board import Errands, Status, StatusBoard, lines_of
 from apts_mpi.files.streams import write_error
 
@@ -342,7 +342,7 @@ class Watch:
         faulthandler.dump_traceback_later(seconds, exit=True, file=self._end)
 
     def _end_job(self) -> None:
-        abort_job(1)
+        job.abort(1)
 
 
 def _rounded(seconds: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from apts_mpi.errors import REMEDY, fault
+from apts_mpi.errors import fault
 
 LIBVER = ("v110", "v110")
 
@@ -19,7 +19,7 @@ DAMAGE = (OSError, KeyError, ValueError, TypeError, RuntimeError, OverflowError,
 
 
 @contextmanager
-def opened(path: Path, remedy: str = REMEDY) -> Iterator[h5py.File]:
+def opened(path: Path, remedy: str) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading; all damage met inside becomes one InputError."""
     try:
         # Asked before opening: to open a pipe would wait for a writer.

@@ -70,7 +70,7 @@ from apts_mpi.trust_region.radius import (
 )
 
 if TYPE_CHECKING:
-    from apts_mpi.comm.mpi import MPI
+    from apts_mpi.comm.job import MPI
 
 # Attributes that a restart needs, each a plain number.
 _NUMBERS = (

@@ -55,7 +55,7 @@ from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
 if TYPE_CHECKING:
-    from apts_mpi.comm.mpi import MPI
+    from apts_mpi.comm.job import MPI
 
 log = logging.getLogger("apts_mpi")
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from apts_mpi.data.sources.checks import looks_channels_last
 from apts_mpi.networks.mlp import mlp
-from apts_mpi.networks.task import Task
+from apts_mpi.networks.task import Task, looks_channels_last
 
 
 def cnn(task: Task, *, channels: Sequence[int], hidden: Sequence[int]) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 TASKS = ("classification", "language", "regression")
@@ -26,3 +27,8 @@ class Task:
     def output_shape(self) -> tuple[int, ...]:
         """Of a sample's outputs."""
         return (*self.sample_shape, self.outputs) if self.kind == "language" else (self.outputs,)
+
+
+def looks_channels_last(shape: Sequence[int]) -> bool:
+    """Whether samples of that shape look like images (h, w, channels), not (channels, h, w)."""
+    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4

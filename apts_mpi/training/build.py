@@ -15,9 +15,9 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.trace import Trace
 from apts_mpi.data import DatasetInfo
 from apts_mpi.data.minibatches.batches import Batches
-from apts_mpi.data.sources.checks import looks_channels_last
 from apts_mpi.errors import InputError
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
+from apts_mpi.networks.task import looks_channels_last
 from apts_mpi.settings.config import AUTO, TrainConfig
 from apts_mpi.training import local_steps
 from apts_mpi.training.batch_norm import RunningStatistics

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.data.shards.moments import Moments, is_constant
+from apts_mpi.data.sources.moments import Moments, is_constant
 from apts_mpi.networks import Loss, Task
 from apts_mpi.networks.losses import Criterion
 from apts_mpi.training.flat_network import CHUNK, FlatNetwork

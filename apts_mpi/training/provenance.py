@@ -12,14 +12,14 @@ import h5py
 import numpy as np
 import torch
 
-import apts_mpi
-from apts_mpi.comm.communicator import library_version
+from apts_mpi.comm.job import library_version
+from apts_mpi.version import __version__
 
 
 def versions() -> dict[str, str]:
     """Versions of all that a result depends on."""
     return {
-        "apts_mpi": apts_mpi.__version__,
+        "apts_mpi": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -39,7 +39,7 @@ def facts() -> dict[str, str]:
 
 def code_digest() -> str:
     """SHA-256 of the package's own source, so that ranks that run another one are noticed."""
-    root, digest = Path(apts_mpi.__file__).parent, hashlib.sha256()
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
@@ -50,7 +50,7 @@ def git_commit() -> str | None:
 
     Read from the files: to start a process from an MPI rank is not safe on every network.
     """
-    git = Path(apts_mpi.__file__).resolve().parent.parent / ".git"
+    git = Path(__file__).resolve().parents[2] / ".git"
     try:
         head = (git / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ from apts_mpi.data import (
     Partition,
     Stream,
     cache_directory,
+    check_files,
     load_source,
-    read_info,
+    read_index,
     read_partition,
+    unread,
     windowed,
     write_shards,
 )
+from apts_mpi.errors import InputError
 from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units
 from apts_mpi.settings.config import CONTEXT
@@ -132,26 +136,49 @@ def load(
                 where = str(directory).replace(home, "~", 1) if home != "/" else str(directory)
                 say(f"cutting the digits into {shards} shards in {where}")
                 write_shards(load_source("digits"), directory, shards=shards, exist_ok=True)
-    parts = dict[str, list[Samples]]()
+    found = None
     with comm.together():
-        info = read_info(directory)
-        if info.task == "language":
-            context = context or CONTEXT
-            info = windowed(info, context)
-        else:
-            context = None
-        for split in splits or info.splits:
+        if comm.rank == 0:
+            found = read_index(directory)
+    text = comm.broadcast_text("" if found is None else found.to_text())
+    info = shown = DatasetInfo.from_text(text)
+    context = (context or CONTEXT) if info.task == "language" else None
+    parts = dict[str, list[Samples]]()
+    with comm.together(), _like_rank_zero(directory, info, comm):
+        if context is not None:
+            shown = windowed(info, context)
+        wanted = splits or tuple(info.splits)
+        # Every shard is checked by whoever reads it; what nobody reads is shared out.
+        check_files(directory, info, unread(shown, wanted)[comm.rank :: comm.size])
+        for split in wanted:
             many = subdomains if split == "train" else 1
             parts[split] = []
             for k in range(many):
-                wanted = (directory, split, comm.rank * many + k, comm.size * many, context)
+                part = (directory, split, comm.rank * many + k, comm.size * many)
                 parts[split].append(
-                    Streamed(Stream(*wanted[:4], context=context), device)
+                    Streamed(Stream(*part, context=context, info=info), device)
                     if stream
-                    else Held.of(read_partition(*wanted), device)
+                    else Held.of(read_partition(*part, context, info=info), device)
                 )
-    comm.require_same("data", [f"{info.name} {info.digest}"])
-    return info, parts
+    return shown, parts
+
+
+@contextmanager
+def _like_rank_zero(directory: Path, info: DatasetInfo, comm: Comm) -> Iterator[None]:
+    """Within, shards are compared with rank 0's index, `info`.
+
+    Where one does not fit, this rank's own index may not either: its folder may be another one.
+    """
+    try:
+        yield
+    except InputError:
+        own = read_index(directory)
+        if own == info:
+            raise
+        raise InputError(
+            f"rank {comm.rank} on {comm.host} has data unlike rank 0's: {own.name} {own.digest} "
+            f"against {info.name} {info.digest}; start all ranks alike"
+        ) from None
 
 
 def units_of(info: DatasetInfo, device: torch.device) -> Units | None:

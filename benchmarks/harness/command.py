@@ -79,7 +79,8 @@ class Command:
     def _measure(self, options: Namespace, results: Results, out: Path) -> int:
         """Work off the plan; returns how many pieces failed."""
         assert self.plan is not None
-        work = getattr(options, "work", None) or shared_folder(out)
+        given = getattr(options, "work", None)
+        work = given if isinstance(given, Path) else shared_folder(out)
         with job_folder(work, within=getattr(options, "folder", None)) as folder:
             session = Session(options, results, folder)
             with closing(self.plan(session)) as rounds:

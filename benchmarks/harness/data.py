@@ -8,9 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from apts_mpi.data import load_source, load_text, write_shards
-from apts_mpi.data.sources.load import Source
+from apts_mpi.data.sources.source import Source
 from apts_mpi.errors import InputError
-from benchmarks.harness.jobs import ROOT, mpirun
+from benchmarks.harness.jobs import ROOT
+from benchmarks.harness.options import option
+
+SOURCES = ("digits", "mnist", "cifar10", "text")
+CIFAR = option(
+    "--cifar",
+    type=Path,
+    metavar="DIR",
+    help="folder of CIFAR-10's binary files, or the one above (default "
+    "$APTS_MPI_TEST_DATA/cifar10, or shared/data/cifar10 beside the checkout)",
+)
 
 
 def find_cifar10(given: Path | None) -> Path:
@@ -55,10 +65,12 @@ class Shards:
     """Data sets cut for numbers of ranks, made once in a folder.
 
     Args:
-        folder: of the shards. mnist, cifar: folders of the original files; None looks for them.
+        folder: of the shards. mnist, cifar: folders of the original files; None finds them.
     """
 
-    def __init__(self, folder: Path, *, mnist: Path | None, cifar: Path | None) -> None:
+    def __init__(
+        self, folder: Path, *, mnist: Path | None = None, cifar: Path | None = None
+    ) -> None:
         self.folder, self._given = folder, {"mnist": mnist, "cifar10": cifar}
 
     def path(self, source: str, ranks: int) -> Path:
@@ -111,18 +123,6 @@ def find_mnist(given: Path | None) -> Path:
             "shard mnist --download --from DIR --out DIR-2 --shards 2, then give --mnist DIR"
         )
     return folder
-
-
-def shard_mnist(mnist: Path, out: Path, shards: int) -> None:
-    """Cut MNIST into shards."""
-    command = ["-m", "apts_mpi", "shard", "mnist", "--from", str(mnist), "--out", str(out)]
-    mpirun(1, [*command, "--shards", str(shards)], timeout=300)
-
-
-def shared_folder(out: Path) -> Path | None:
-    """A folder that all nodes of an allocation see; None where this machine's own is enough."""
-    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-    return None if nodes == "1" else out / "work"
 
 
 def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:

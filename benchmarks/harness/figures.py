@@ -72,4 +72,5 @@ def save(figure: Any, path: Path) -> None:
     figure.savefig(drawn, dpi=110, metadata={"Software": None})
     # A palette is enough for lines, and a third of the size.
     Image.open(drawn).convert("RGB").quantize(64).save(path, optimize=True)
+    pyplot().close(figure)
     print(f"written: {path}")

@@ -71,13 +71,14 @@ class Job:
 
     Attributes:
         task: function that every rank calls, as ``module:function``; see ``worker``.
-        start: starts the ranks; None is mpirun.
+        start: starts the ranks; None is mpirun. timeout: seconds per piece; None is the option's.
     """
 
     task: str
     ranks: int
     pieces: Sequence[Piece]
     start: Start | None = None
+    timeout: float | None = None
 
 
 class Session:
@@ -204,7 +205,8 @@ class _Queue:
 
             words = ["-m", "benchmarks.harness.worker", str(folder / "pieces.json")]
             try:
-                start(words, timeout=START + self._timeout, heard=heard)
+                limit = START + (job.timeout or self._timeout)
+                start(words, timeout=limit, heard=heard)
             except RunFailed as error:
                 if ended < len(job.pieces) and not self._stopped.is_set():
                     self._failed(job.pieces[ended], str(error))

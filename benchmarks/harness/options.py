@@ -48,6 +48,17 @@ WORK = option(
 )
 
 
+def config(default: Path, text: str) -> Option:
+    """--config FILE."""
+    return option(
+        "--config",
+        type=Path,
+        default=default,
+        metavar="FILE",
+        help=f"{text} (default benchmarks/{default.name})",
+    )
+
+
 def number(kind: type[Number], least: Number, most: float = math.inf) -> Callable[[str], Number]:
     """A parser of one number of a range."""
     what = f"{'whole ' if kind is int else ''}number from {least:g}"
@@ -94,44 +105,20 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
 
 
 whole_numbers, positive = numbers(0), number(int, 1)
-
-
-def add_job_options(parser: argparse.ArgumentParser) -> None:
-    """What is run of a plan, and how."""
-    parser.add_argument("--ranks", type=whole_numbers, help="run these of the plan (default all)")
-    parser.add_argument("--seeds", type=whole_numbers, help="run these (default those of the plan)")
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="MPI jobs at once (default 1)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=1800.0, metavar="S", help="seconds a run (default 1800)"
-    )
-    parser.add_argument(
-        "--mnist",
-        type=Path,
-        metavar="DIR",
-        help="folder of the four IDX files (default $APTS_MPI_TEST_DATA/mnist, or "
-        "shared/data/mnist beside the checkout)",
-    )
-    parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
-    )
-    parser.add_argument(
-        "--fresh", action="store_true", help="forget the selected runs that are done"
-    )
-    parser.add_argument(
-        "--report-only", action="store_true", help="run nothing, write what the runs so far tell"
-    )
-
-
-def check_job_options(parsed: argparse.Namespace) -> None:
-    """Their ranges.
-
-    Raises:
-        InputError: one is outside.
-    """
-    if not 1 <= parsed.jobs <= 64 or not 0 < parsed.timeout < 1e6:
-        raise InputError("--jobs must be 1 to 64, --timeout positive")
+JOB_OPTIONS = (  # of what is run of a plan
+    option("--ranks", type=whole_numbers, help="run these of the plan (default all)"),
+    option("--seeds", type=whole_numbers, help="run these (default those of the plan)"),
+    option(
+        "--jobs",
+        type=number(int, 1, 64),
+        default=1,
+        metavar="N",
+        help="MPI jobs at once (default 1)",
+    ),
+    timeout(1800.0),
+    MNIST,
+    WORK,
+)
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,30 @@ KEPT = (
 )
 
 
-CURVES = ("epoch", "loss", "test_accuracy")  # by iteration, where there is one for each
-
-
 Row = dict[str, Any]
 
 
-def outcome(directory: Path) -> Row:
-    """What is kept of a run directory: its summary's figures, and its curves by iteration."""
-    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
-    curves = {
-        name: [float(f"{row[name]:.5g}") for row in rows]
-        for name in CURVES
-        if all(row.get(name) is not None for row in rows)
-    }
-    return {**{name: summary[name] for name in KEPT}, "curves": curves, **origin()}
+def metrics(folder: Path) -> list[Row]:
+    """The rows of a run by outer iteration."""
+    lines = (folder / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def summary(folder: Path, names: Sequence[str]) -> Row:
+    """Some figures of a run's summary."""
+    found = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
+    return {name: found[name] for name in names}
+
+
+def curve(rows: Sequence[Row], name: str) -> list[float]:
+    """A column of the metrics, in five digits."""
+    return [float(f"{row[name]:.5g}") for row in rows]
+
+
+def finder(rows: Iterable[Row]) -> Callable[[Row], Row | None]:
+    """Looks rows up by their settings."""
+    found = {_key(row["settings"]): row for row in rows}
+    return lambda settings: found.get(_key(settings))
 
 
 def origin() -> Row:

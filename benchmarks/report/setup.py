@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Section, Table, Text
 from benchmarks.harness.statistics import LEVEL, RESAMPLES
-from benchmarks.report.page import Section, Table, Text
 from benchmarks.report.rows import KINDS, Rows
 
 # Names in rows, in the order of the table; those that no row has are left out.

@@ -8,9 +8,21 @@ from itertools import groupby
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks.harness import tables
-from benchmarks.report import draw as report_draw
-from benchmarks.report.page import Finding, Page, Part, Picture, Section, Table, Text, slug
+from benchmarks.harness import drawing, tables
+from benchmarks.harness.sections import (
+    Finding,
+    Image,
+    Part,
+    Picture,
+    Section,
+    Table,
+    Text,
+    bullets,
+    escaped,
+    said,
+    to_markdown,
+)
+from benchmarks.report.page import Page
 from benchmarks.report.style import STYLE
 
 FIGURES = "report_figures"  # folder of the Markdown's pictures, beside it
@@ -26,32 +38,17 @@ def write(page: Page, out: Path) -> None:
         (out / FIGURES).mkdir(parents=True, exist_ok=True)
         for picture in page.pictures:
             path = out / FIGURES / f"{picture.name}.svg"
-            path.write_text(report_draw.alone(picture.svg), encoding="utf-8")
+            path.write_text(drawing.alone(picture.svg), encoding="utf-8")
         (out / "report.html").write_text(to_html(page), encoding="utf-8")
         print(f"written: {out / 'report.html'}")
-        tables.write(out / "report.md", *to_markdown(page))
+        tables.write(out / "report.md", *_markdown(page))
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to: {error}") from None
 
 
-def anchors(page: Page) -> dict[int, str]:
-    """A name of its own for every section, by its id()."""
-    named: dict[int, str] = {}
-    for section in page.sections:
-        for one in section.walk():
-            name, number = slug(one.title), 2
-            while name in named.values():
-                name, number = f"{slug(one.title)}-{number}", number + 1
-            named[id(one)] = name
-    return named
-
-
-# ---- HTML ----------------------------------------------------------------------------------
-
-
 def to_html(page: Page) -> str:
     """The page, with everything it needs within."""
-    named = anchors(page)
+    named = page.anchors()
     escape = html.escape
     contents = "\n".join(
         f'<li><a href="#{named[id(one)]}">{escape(one.title)}</a></li>' for one in page.sections
@@ -104,13 +101,14 @@ def _glance(page: Page, named: dict[int, str]) -> Iterator[str]:
 
 def _section(section: Section, named: dict[int, str], level: int) -> str:
     parts = "\n".join(_parts(section.parts))
+    foot = "".join(f"\n{part}" for part in _parts(section.foot)) + "\n"
     below = "\n".join(_section(one, named, level + 1) for one in section.below)
     title = html.escape(section.title)
     heading = f'<h{level} id="{named[id(section)]}">{title}</h{level}>'
     if section.folded is not None:
         opened = "" if section.folded else " open"
-        return f"<details{opened}>\n<summary>{heading}</summary>\n{parts}\n{below}\n</details>"
-    return f"<section>\n{heading}\n{parts}\n{below}\n</section>"
+        return f"<details{opened}>\n<summary>{heading}</summary>\n{parts}\n{below}{foot}</details>"
+    return f"<section>\n{heading}\n{parts}\n{below}{foot}</section>"
 
 
 def _parts(parts: list[Part]) -> Iterator[str]:
@@ -123,16 +121,18 @@ def _parts(parts: list[Part]) -> Iterator[str]:
 
 
 def _part(part: Part) -> str:
-    if isinstance(part, Text):
-        return f"<p>{html.escape(part.text)}</p>"
+    if isinstance(part, str | Text):
+        return f"<p>{html.escape(part if isinstance(part, str) else part.text)}</p>"
+    if isinstance(part, Image):
+        return ""  # the page stands alone
     if isinstance(part, Finding):
         return _finding(part)
     if isinstance(part, Table):
         return _table(part)
-    drawing = report_draw.inline(part.svg, part.name, html.escape(part.alt))
+    drawn = drawing.inline(part.svg, part.name, html.escape(part.alt))
     told = "\n".join(map(_finding, part.findings))
     return (
-        f'<figure id="{part.name}">\n<p class="title">{html.escape(part.title)}</p>\n{drawing}\n'
+        f'<figure id="{part.name}">\n<p class="title">{html.escape(part.title)}</p>\n{drawn}\n'
         f'<figcaption>{told}\n<p class="caption">{html.escape(part.caption)}</p></figcaption>\n'
         "</figure>"
     )
@@ -158,7 +158,7 @@ def _table(table: Table) -> str:
         return f"<tr>{''.join(done)}</tr>"
 
     head = row("th", list(table.header))
-    body = "\n".join(row("td", list(cells)) for cells in table.rows)
+    body = "\n".join(row("td", list(map(str, cells))) for cells in table.rows)
     caption = html.escape(table.caption)
     # The box scrolls, not the page; with a tabindex the keyboard scrolls it too.
     drawn = (
@@ -171,50 +171,12 @@ def _table(table: Table) -> str:
     return f"<details><summary>{caption}</summary>\n{drawn}\n</details>"
 
 
-# ---- Markdown ------------------------------------------------------------------------------
-
-
-def to_markdown(page: Page) -> list[str]:
+def _markdown(page: Page) -> Iterator[str]:
     """Its paragraphs."""
-    parts = [f"# {_plain(page.title)}", *map(_plain, page.lead)]
+    yield f"# {escaped(page.title)}"
+    yield from map(escaped, page.lead)
     if page.glance:
-        told = "\n".join(f"- {_said(one)}" for _, one in page.glance)
-        parts += ["## At a glance", told]
+        yield "## At a glance"
+        yield bullets([said(one) for _, one in page.glance])
     for section in page.sections:
-        parts += _markdown(section, 2)
-    return parts
-
-
-def _markdown(section: Section, level: int) -> list[str]:
-    parts = [f"{'#' * level} {_plain(section.title)}"]
-    for part in section.parts:
-        if isinstance(part, Text):
-            parts.append(_plain(part.text))
-        elif isinstance(part, Finding):
-            parts.append(_said(part))
-        elif isinstance(part, Table):
-            rows = [[_plain(cell) for cell in row] for row in part.rows]
-            header = list(map(_plain, part.header))
-            parts += [f"{_plain(part.caption)}:", tables.markdown(header, rows, text=part.text)]
-        else:
-            parts += [
-                f"**{_plain(part.title)}**",
-                f"![{_plain(part.alt)}]({FIGURES}/{part.name}.svg)",
-                *map(_said, part.findings),
-                _plain(part.caption),
-            ]
-    for one in section.below:
-        parts += _markdown(one, level + 1)
-    return parts
-
-
-def _said(finding: Finding) -> str:
-    return f"**Warning:** {_plain(finding.text)}" if finding.warning else _plain(finding.text)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown takes as text."""
-    for letter in "\\`*|#":
-        text = text.replace(letter, f"\\{letter}")
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "]\\(")
-    return text.replace("~~", "\\~~")
+        yield from to_markdown(section, level=2, pictures=FIGURES)

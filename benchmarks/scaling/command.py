@@ -16,13 +16,13 @@ import numpy as np
 from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.harness import figures
-from benchmarks.harness.data import cut, shared_folder
+from benchmarks.harness.data import cut
 from benchmarks.harness.jobs import ENVIRONMENT, ROOT, RunFailed, mpirun
-from benchmarks.harness.options import job_folder, names, positive, whole_numbers
+from benchmarks.harness.options import job_folder, names, positive, shared_folder, whole_numbers
 from benchmarks.harness.progress import Progress
 from benchmarks.harness.results import Results, Row, origin
 from benchmarks.harness.worker import ENDED
-from benchmarks.scaling import report as scaling_report
+from benchmarks.scaling import table as scaling_table
 from benchmarks.scaling.plan import SPLIT, Run, jobs, ranks_of, read_plan
 
 
@@ -101,7 +101,7 @@ def run(parsed: argparse.Namespace, kind: str) -> int:
                 if (batch := [one for one in runs if not is_done(one, results)])
             ]
             failed = make(todo, shards, folder, results, parsed.timeout, parsed.launch)
-    scaling_report.write(out / f"{kind}.md", results.rows(), kind)
+    scaling_table.write(out / f"{kind}.md", results.rows(), kind)
     return 1 if failed else 0
 
 
@@ -201,7 +201,7 @@ def record(run: Run, folder: Path, results: Results) -> str:
         ]
         on, off = (list(column) for column in zip(*pairs, strict=True))
         results.add(run.settings, {"on": on, "off": off, **own, **made})
-        cost = scaling_report.shown(scaling_report.overhead(on, off), ".2f")
+        cost = scaling_table.shown(scaling_table.overhead(on, off), ".2f")
         return f"the clock costs {cost} %"
     name = uuid.uuid4().hex[:12]
     for rank in reversed(ranks):  # rank 0's last

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
-from benchmarks.harness import tables
+from benchmarks.harness import data, tables
 from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, mpirun
 from benchmarks.harness.results import Results
 from benchmarks.quality.published.authors import ADAM, EXTRACT, read_reference
@@ -28,18 +28,17 @@ needs_mpirun = pytest.mark.skipif(launcher() is None, reason=MPIRUN_MISSING)
 SMALL_MNIST = """
 import sys
 import numpy as np
-from apts_mpi.data import Source, write_shards
+from apts_mpi.data import Source
 from benchmarks import __main__
-from benchmarks.quality.published import command as published
+from benchmarks.harness import data
 
-def shard(folder, out, shards):
+def load(name, path):
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 255, (120, 1, 28, 28)).astype(np.uint8), np.arange(120) % 10
     classes = tuple("0123456789")
-    source = Source("mnist", x, y, x[:40], y[:40], classes=classes)
-    write_shards(source, out, shards=shards)
+    return Source("mnist", x, y, x[:40], y[:40], classes=classes)
 
-published.shard_mnist = shard
+data.load_source = load
 sys.exit(__main__.main(sys.argv[1:]))
 """
 
@@ -81,8 +80,8 @@ def cells_of(text: str) -> list[list[str]]:
         (["nope"], "'nope'"),
         ([], "COMMAND"),
         (["convex", "--iterations", "0"], "--iterations 0"),
-        (["corrections", "--ranks", "two"], "'two' is not like 0,1,2"),
-        (["published", "--iterations", "5"], "at least 6"),
+        (["corrections", "--ranks", "two"], "'two' is not like 1,2"),
+        (["published", "--iterations", "5"], "'5' is not a whole number from 6 up"),
         (["published", "--mnist", "/nowhere/mnist"], "/nowhere/mnist: no such folder"),
         (["published", "--reference", "/nowhere.csv"], "/nowhere.csv: cannot be read"),
     ],
@@ -225,8 +224,8 @@ def test_large_n_trains_alike_on_one_rank_and_on_many(
     from benchmarks.quality import large_n
 
     monkeypatch.setattr(large_n, "ITERATIONS", 2)
-    monkeypatch.setattr(large_n, "find_mnist", lambda _given: None)
-    monkeypatch.setattr(large_n, "load_source", lambda _name, path: load_source("digits"))
+    monkeypatch.setattr(data, "find_mnist", lambda _given: None)
+    monkeypatch.setattr(data, "load_source", lambda _name, path: load_source("digits"))
     assert main(["large_n", "--ranks", "3", "--out", str(tmp_path)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "large_n.jsonl").read_text().splitlines()]
     assert [(row["settings"]["ranks"], len(row["losses"])) for row in rows] == [(1, 2), (3, 2)]

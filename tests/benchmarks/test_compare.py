@@ -15,13 +15,12 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
-from benchmarks.harness import data
+from benchmarks.harness import data, measure
 from benchmarks.harness.jobs import RunFailed, mpirun
-from benchmarks.harness.results import Results, Row
+from benchmarks.harness.results import KEPT, Results, Row
+from benchmarks.harness.runs import batches, command
 from benchmarks.quality.compare import command as compare
-from benchmarks.quality.compare import jobs as compare_jobs
 from benchmarks.quality.compare.figure import joined
-from benchmarks.quality.compare.jobs import batches, command
 from benchmarks.quality.compare.plan import MEASURES, Group, groups, read_plan
 from benchmarks.quality.compare.report import entries, fewer, rank_losses, verdicts
 from tests.benchmarks.test_benchmarks import cells_of, needs_mpirun, rows_of, run
@@ -132,7 +131,7 @@ def test_command_lines(tmp_path: Path) -> None:
 
 def test_batches_of_runs_share_data_and_ranks() -> None:
     todo = [{"data": "d", "ranks": ranks, "n": n} for n in range(25) for ranks in (1, 2)]
-    made = batches(todo, 1)
+    made = list(batches(todo, 1))
     assert [len(batch) for batch in made] == [10, 10, 5] * 2
     assert all(len({settings["ranks"] for settings in batch}) == 1 for batch in made)
     assert max(len(batch) for batch in batches(todo, 2)) == 7
@@ -250,8 +249,9 @@ class FakeMpi:
         heard: Callable[[str], object] = lambda line: None,
     ) -> None:
         assert timeout > 0
-        lines = json.loads(Path(arguments[-1]).read_text(encoding="utf-8"))
-        for number, line in enumerate(lines):
+        path = Path(arguments[-1])
+        pieces = json.loads(path.read_text(encoding="utf-8"))["pieces"]
+        for number, (line,) in enumerate(piece["lines"] for piece in pieces):
             told = " ".join(line)
             with self._lock:
                 self.ran.append(line)
@@ -262,12 +262,14 @@ class FakeMpi:
             elif self.fails_at and self.fails_at in told:
                 heard(f"ended {number} --lr: unknown")
             else:
-                self._write(Path(line[line.index("--out") + 1]), told)
+                self._write(path.parent / str(number) / "run", told)
+                for rank in range(ranks):
+                    path.parent.joinpath(str(number), f"rank-{rank}.json").write_text("null")
                 heard(f"ended {number}")
 
     def _write(self, folder: Path, told: str) -> None:
         folder.mkdir()
-        names: dict[str, Any] = dict.fromkeys(compare_jobs.KEPT, 1)
+        names: dict[str, Any] = dict.fromkeys(("epochs", *KEPT), 1)
         accuracy = 0.9 if "--lr 0.01 " in told else 0.7
         summary = {**names, "test_accuracy": accuracy, "vector_allreduces": 6}
         summary |= {"outer_iterations": 3, "versions": {"torch": "2"}}
@@ -282,7 +284,7 @@ class FakeMpi:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMpi:
     made = FakeMpi()
-    monkeypatch.setattr(compare_jobs, "mpirun", made)
+    monkeypatch.setattr(measure, "mpirun", made)
     return made
 
 
@@ -398,7 +400,7 @@ def test_where_cifar_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_many_write_to_one_file(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    files = [Results(path, fresh=False) for _ in range(4)]
+    files = [Results(path) for _ in range(4)]
 
     def add(number: int) -> None:
         for i in range(50):
@@ -413,7 +415,7 @@ def test_many_write_to_one_file(tmp_path: Path) -> None:
     files[0].read()
     assert files[0].get({"file": 3, "run": 0}) is not None
     files[0].forget({"file": 3, "run": i} for i in range(50))
-    again = Results(path, fresh=False)
+    again = Results(path)
     assert again.get({"file": 3, "run": 0}) is None
     assert again.get({"file": 2, "run": 49}) is not None
     assert len(rows_of(path)) == 150

@@ -23,18 +23,18 @@ from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.harness import statistics, units
 from benchmarks.harness.jobs import RESULTS
+from benchmarks.harness.phase_runs import points, runs
 from benchmarks.harness.results import Row
-from benchmarks.report import accuracy as report_accuracy
+from benchmarks.harness.sections import Section, Table
+from benchmarks.messages.micro import page as micro_page
+from benchmarks.messages.network import page as network_page
+from benchmarks.project import page as project_page
+from benchmarks.quality.compare import page as compare_page
 from benchmarks.report import command as report
-from benchmarks.report import micro as report_micro
-from benchmarks.report import network as report_network
-from benchmarks.report import project as report_project
-from benchmarks.report import scaling as report_scaling
 from benchmarks.report import write as report_write
-from benchmarks.report.page import Section, Table
 from benchmarks.report.rows import read
-from benchmarks.report.runs import points, runs
-from benchmarks.report.series import Network, Series, networks
+from benchmarks.scaling import page as scaling_page
+from benchmarks.scaling.series import Network, Series, networks
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SAMPLES = 60_000
@@ -236,7 +236,7 @@ def tables_of(section: Section | None) -> list[Table]:
 
 
 def cell(table: Table, row: int, heading: str) -> str:
-    return table.rows[row][list(table.header).index(heading)]
+    return str(table.rows[row][list(table.header).index(heading)])
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ def test_what_is_lost_adds_up() -> None:
 
 
 def test_strong_findings() -> None:
-    section = report_scaling.section("strong", strong_pair(), [])
+    section = scaling_page.section("strong", strong_pair(), [])
     lines = told(section)
     assert "apts-scaled takes 100 s an epoch at N = 1, 62.5 s at N = 2: 1.60 times faster" in lines
     assert "Efficiency is 80.0 [80.0, 80.0] percent at N = 2 (apts-scaled)." in lines
@@ -367,7 +367,7 @@ def test_weak_efficiency() -> None:
     found = series.efficiency(series.points[1])
     assert found is not None
     assert found.value == pytest.approx(0.8)
-    lines = told(report_scaling.section("weak", rows, []))
+    lines = told(scaling_page.section("weak", rows, []))
     assert (
         "1.67 ms of a rank a sample gradient at N = 1, 2.08 ms at N = 2: 25.0 percent more" in lines
     )
@@ -377,7 +377,7 @@ def test_warning_where_communication_exceeds_compute() -> None:
     rows = strong_pair() + scaling(method="sgd", spent={"gradient": 1.0})
     spent = {"gradient": 0.4, "allreduce": 0.5, "wait": 0.1}
     rows += scaling(method="sgd", ranks=2, spent=spent)
-    lines = told(report_scaling.section("strong", rows, []))
+    lines = told(scaling_page.section("strong", rows, []))
     assert "WARNING Communication exceeds compute at N = 2 (sgd): 50.0 against 40.0" in lines
     assert lines.count("WARNING") == 1
 
@@ -387,7 +387,7 @@ def test_nothing_is_drawn_from_oversubscribed_ranks() -> None:
     series = one_series(rows)
     assert series.efficiency(series.points[1]) is None
     assert series.lost(series.points[1]) is None
-    section = report_scaling.section("strong", rows, [])
+    section = scaling_page.section("strong", rows, [])
     lines = told(section)
     assert "times faster" not in lines
     assert "Efficiency is" not in lines
@@ -400,12 +400,12 @@ def test_nothing_is_drawn_from_oversubscribed_ranks() -> None:
 
 def test_without_one_rank_no_efficiency() -> None:
     rows = scaling(ranks=2, spent={"gradient": 1.0}) + scaling(ranks=4, spent={"gradient": 0.5})
-    assert "N = 1 was not measured" in told(report_scaling.section("strong", rows, []))
+    assert "N = 1 was not measured" in told(scaling_page.section("strong", rows, []))
 
 
 def test_incomplete_run_is_left_out() -> None:
     rows = strong_pair()[:-1]
-    assert "WARNING 1 run is left out" in told(report_scaling.section("strong", rows, []))
+    assert "WARNING 1 run is left out" in told(scaling_page.section("strong", rows, []))
 
 
 def test_a_line_is_what_stays_the_same() -> None:
@@ -426,14 +426,14 @@ def test_a_line_is_what_stays_the_same() -> None:
 def test_model_beside_the_measurement() -> None:
     rows = strong_pair()
     of = {k: v for k, v in rows[0]["settings"].items() if k not in ("rank", "phase", "repetition")}
-    lines = told(report_scaling.section("strong", rows, [prediction(of, 1.0, 1.1)]))
+    lines = told(scaling_page.section("strong", rows, [prediction(of, 1.0, 1.1)]))
     assert "The model is off by 10.0 percent (median, 1 point)." in lines
 
 
 def test_cost_of_the_clock() -> None:
     settings = {"benchmark": "split", "method": "apts-scaled", "ranks": 2}
     row = {"settings": settings, "on": [1.0, 1.01, 3.0], "off": [1.0, 1.0, 1.0]}
-    lines = told(report_scaling.section("strong", strong_pair(), [], [row]))
+    lines = told(scaling_page.section("strong", strong_pair(), [], [row]))
     assert "Measuring the phases costs 1.00 percent (95 percent interval 0.00 to 200.00)" in lines
 
 
@@ -441,7 +441,7 @@ def test_cost_of_the_clock() -> None:
 
 
 def test_messages() -> None:
-    section = report_micro.section(micro(slower=1.25))
+    section = micro_page.section(micro(slower=1.25))
     lines = told(section)
     assert "Allreduce, 2 ranks on one host: latency 1.25 µs, bandwidth 800 MB/s" in lines
     assert "comm-untimed (without barriers and clocks): at least 80.0 percent of the bare" in lines
@@ -451,15 +451,15 @@ def test_messages() -> None:
 def test_time_to_target() -> None:
     rows = network({"apts": 2.0, "ddp-adam": 12.8}) + network({"ddp-adam": 10.0}, lr=3e-3)
     rows += network({"ddp-adam": None}, lr=1e-1)
-    lines = told(report_network.section(rows))
+    lines = told(network_page.section(rows))
     assert "apts reaches 97 percent in 2.00 s, ddp-adam in 10.0 s: 5.00 times sooner." in lines
-    table = tables_of(report_network.section(rows))[0]
+    table = tables_of(network_page.section(rows))[0]
     assert cell(table, 1, "rate") == "0.003 (best of 3)"
 
 
 def test_later_than_the_reference_is_a_warning() -> None:
     rows = network({"apts": 5.0, "ddp-adam": 4.0}, "unlimited") + network({"apts": None}, "1gbit")
-    lines = told(report_network.section(rows))
+    lines = told(network_page.section(rows))
     assert "WARNING Over unlimited" in lines
     assert "1.25 times later" in lines
     assert "WARNING Over 1gbit, ours never reached 97 percent." in lines
@@ -470,8 +470,8 @@ def test_diverged_over_a_link() -> None:
     settings = row["settings"]
     rows = network({"apts": 2.0})
     rows.append({"settings": settings, "seconds_to_target": None, "diverged": "not finite"})
-    assert "2.00 s" in told(report_network.section(rows))
-    assert report_network.section(rows[1:]) is None, "nothing to tell of a target"
+    assert "2.00 s" in told(network_page.section(rows))
+    assert network_page.section(rows[1:]) is None, "nothing to tell of a target"
 
 
 def test_model_proof() -> None:
@@ -479,14 +479,14 @@ def test_model_proof() -> None:
     rows = [
         prediction({**of, "batch": k}, 1.0, 1 + error) for k, error in enumerate((0.1, -0.2, 0.3))
     ]
-    lines = told(report_project.proof(rows))
+    lines = told(project_page.proof(rows))
     assert "WARNING The model is off by 20.0 percent (median of 3 points" in lines
     assert "Furthest off: +30.0 percent" in lines
 
 
 def test_projections_say_so_everywhere() -> None:
     rows = projection("apts-scaled", {2: 0.9, 4: 0.8, 8: 0.4}) + projection("adam", {2: 0.3})
-    section = report_project.projections(rows)
+    section = project_page.projections(rows)
     assert section is not None
     for one in section.walk():
         assert one.title.startswith("Projection")
@@ -503,16 +503,14 @@ def test_accuracy_against_work_and_payload() -> None:
     rows = [compared("apts", a, 58, seed) for seed, a in enumerate((0.98, 0.99))]
     rows += [compared("adam", 0.975, 1160, ranks=1, lr=1e-3)]
     rows += [compared("adam", None, 0, ranks=1, lr=9.0)]
-    lines = told(report_accuracy.section(rows))
+    lines = told(compare_page.section(rows))
     assert "apts ends at 98.50 percent, the best tuned other (adam) at 97.50" in lines
     assert "20.0 times as many messages" in lines
 
 
 def test_committed_comparison_can_be_read() -> None:
     rows = read([RESULTS / "compare.jsonl"])
-    found = report_accuracy.entries(
-        [r for r in rows["compare"] if r["settings"]["data"] == "mnist"]
-    )
+    found = compare_page.entries([r for r in rows["compare"] if r["settings"]["data"] == "mnist"])
     assert {"apts", "adam", "sgd", "local-sgd", "diloco"} <= {entry.method for entry in found}
     assert all(entry.mean > 0.95 for entry in found)
 

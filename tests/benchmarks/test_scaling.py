@@ -13,11 +13,11 @@ from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.harness import data
-from benchmarks.harness.data import cut, like_mnist, shared_folder
+from benchmarks.harness.data import cut, like_mnist
 from benchmarks.harness.jobs import ROOT, launcher, words
+from benchmarks.harness.options import shared_folder
+from benchmarks.harness.phase_runs import Point, points, runs
 from benchmarks.harness.results import Results, Row
-from benchmarks.report.runs import Point, points, runs
-from benchmarks.report.series import Series, networks
 from benchmarks.scaling import command
 from benchmarks.scaling.command import how, is_done, record
 from benchmarks.scaling.plan import (
@@ -31,7 +31,8 @@ from benchmarks.scaling.plan import (
     read_plan,
     run_of,
 )
-from benchmarks.scaling.report import overhead
+from benchmarks.scaling.series import Series, networks
+from benchmarks.scaling.table import overhead
 
 TINY = """
 data = "digits"

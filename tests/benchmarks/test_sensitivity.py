@@ -13,9 +13,9 @@ from apts_mpi.cli import main as cli
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
 from benchmarks.__main__ import main
+from benchmarks.harness import measure
 from benchmarks.harness.results import Row
-from benchmarks.quality.compare import jobs as compare_jobs
-from benchmarks.quality.compare.jobs import command
+from benchmarks.harness.runs import command
 from benchmarks.quality.sensitivity import command as sensitivity
 from benchmarks.quality.sensitivity.figure import order
 from benchmarks.quality.sensitivity.plan import Plan, Sweep, read_plan, shown, wanted
@@ -225,7 +225,7 @@ def test_met_and_missing(tmp_path: Path) -> None:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMpi:
     made = FakeMpi()
-    monkeypatch.setattr(compare_jobs, "mpirun", made)
+    monkeypatch.setattr(measure, "mpirun", made)
     return made
 
 

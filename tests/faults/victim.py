@@ -26,7 +26,9 @@ import torch
 from apts_mpi import __main__ as program
 from apts_mpi.checkpoints import folder as checkpoint
 from apts_mpi.cli import main as cli
-from apts_mpi.comm import communicator as comm
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.job import MPI
+from apts_mpi.errors import AgreedError
 from apts_mpi.files import sealed
 from apts_mpi.training import build, flat_network, run_directory, subdomain
 from apts_mpi.training import loop as training
@@ -35,7 +37,7 @@ from apts_mpi.training import samples as placement
 # Where a fault strikes: as this function is called.
 PLACES: dict[str, tuple[Any, str]] = {
     "reading shards": (placement, "read_partition"),
-    "message": (comm.Comm, "allreduce"),
+    "message": (Comm, "allreduce"),
     "drawing": (subdomain.Subdomain, "draw"),
     "gradient": (flat_network.FlatNetwork, "start_gradient"),
     "evaluation": (training, "evaluate"),
@@ -235,14 +237,14 @@ def count() -> Counter[str]:
 
 def finish() -> int:
     """Go on with each run; a line for each says how it ended."""
-    ranks = comm.Comm()
+    ranks = Comm()
     between = sys.argv.index("--")
     flags, runs = sys.argv[2:between], sys.argv[between + 1 :]
     for run in runs:
         try:
-            cli.main(["train", *flags, "--out", run, "--resume", "auto"], comm.Comm())
+            cli.main(["train", *flags, "--out", run, "--resume", "auto"], Comm())
             end = "done"
-        except comm.AgreedError as error:
+        except AgreedError as error:
             end = str(error)
         if ranks.rank == 0:
             print(f"finished {run}: {end}", flush=True)
@@ -254,7 +256,7 @@ def main() -> int:
     if sys.argv[1:2] == ["finish"]:
         return program.guarded(finish)
     planted = os.environ.get("PLANTED")
-    rank, _ = comm.world()
+    rank = MPI.COMM_WORLD.Get_rank()
     if planted:
         fault = Fault(**json.loads(planted))
         if fault.rank == rank:

@@ -15,7 +15,7 @@ from apts_mpi.checkpoints.folder import newest
 from apts_mpi.cli import trained
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import Source, write_shards
-from apts_mpi.data.shards.moments import NORMALIZE
+from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.loop import Training
 from tests.conftest import TESTS, Launch

@@ -17,7 +17,7 @@ from torch import nn
 from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import Source, describe, load_source, read_info, read_partition, write_shards
-from apts_mpi.data.shards import format as layout
+from apts_mpi.data.shards import index as layout
 from apts_mpi.errors import AgreedError
 from apts_mpi.files import sealed
 from apts_mpi.networks import Task

@@ -17,12 +17,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.shards.format import check_shard
+from apts_mpi.data.shards.format import chunk_sum, opened_shard, read_sums, shard_fault
 from apts_mpi.data.shards.info import DatasetInfo
 from apts_mpi.data.shards.reading import check_block, damaged
-from apts_mpi.data.shards.sums import chunk_sum, read_sums
-from apts_mpi.errors import fault
-from apts_mpi.files.hdf5 import opened
 
 LARGEST = 32 * 1024 * 1024  # bytes of a chunk; `shard` makes them of 512 KiB or of one sample
 
@@ -71,7 +68,7 @@ class Chunks:
             size = count * math.prod(self.shape) * np.dtype(self.dtype).itemsize
             raw = os.pread(handle, size, int(self.offsets[number - self.number]))
             if len(raw) < size:
-                raise fault(self.path, f"ends within {self.name}[{first + count - 1}]")
+                raise shard_fault(self.path, f"ends within {self.name}[{first + count - 1}]")
             chunk = np.frombuffer(raw, dtype=self.dtype).reshape(count, *self.shape)
             if not np.array_equal(chunk_sum(chunk), self.sums[number - self.number]):
                 raise damaged(self.path, self.name, first, count)
@@ -86,11 +83,10 @@ def locate(
 ) -> list[Chunks]:
     """Where the rows `lo` to `hi` - 1 of the data sets of a shard are. Raises InputError."""
     path = directory / info.filename(split, shard)
-    with opened(path) as file:
-        columns = check_shard(file, path, info, split, shard)
+    with opened_shard(directory, info, split, shard) as (file, columns):
         tables = read_sums(file, path, columns)
         if tables is None:
-            raise fault(path, "has no checksums of its chunks, so that it cannot be streamed")
+            raise shard_fault(path, "has no checksums of its chunks, so that it cannot be streamed")
         return [
             _located(path, info, data, column.shape, sums, lo, hi)
             for data, column, sums in zip(columns, info.columns, tables, strict=True)
@@ -110,13 +106,15 @@ def _located(
     size = math.prod(data.chunks) * data.dtype.itemsize
     sample = math.prod(shape) * data.dtype.itemsize
     if tuple(whole) != shape or size > max(LARGEST, sample):
-        raise fault(path, f"{name} has chunks of shape {data.chunks}, too large to be streamed")
+        raise shard_fault(
+            path, f"{name} has chunks of shape {data.chunks}, too large to be streamed"
+        )
     first, last = lo // rows, math.ceil(hi / rows)
     offsets = np.empty(last - first, dtype=np.int64)
     for number in range(first, last):
         found = data.id.get_chunk_info_by_coord((number * rows,) + (0,) * len(shape))
         if found.byte_offset is None or found.size < size:
-            raise fault(path, f"has no chunk for {name}[{number * rows}]")
+            raise shard_fault(path, f"has no chunk for {name}[{number * rows}]")
         offsets[number - first] = found.byte_offset
     return Chunks(
         path=path,

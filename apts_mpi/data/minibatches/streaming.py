@@ -22,8 +22,10 @@ from apts_mpi.data.minibatches.ahead import Ahead, Pair
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.minibatches.chunks import Chunks, locate
 from apts_mpi.data.minibatches.grouped import GROUP, Indices
-from apts_mpi.data.shards.format import read_index
-from apts_mpi.data.shards.reading import cut, located, samples_of
+from apts_mpi.data.shards.format import shard_fault
+from apts_mpi.data.shards.index import read_index
+from apts_mpi.data.shards.info import DatasetInfo
+from apts_mpi.data.shards.partitioning import cut, located, samples_of
 from apts_mpi.data.shards.writing import CHUNK
 from apts_mpi.errors import fault
 
@@ -36,9 +38,15 @@ class Stored:
     """Where the samples of a rank's part lie, and how they are read; for any number of threads."""
 
     def __init__(
-        self, directory: Path, split: str, rank: int, ranks: int, context: int | None
+        self,
+        directory: Path,
+        split: str,
+        rank: int,
+        ranks: int,
+        context: int | None,
+        info: DatasetInfo | None,
     ) -> None:
-        self._directory, self._stored = directory, read_index(directory)
+        self._directory, self._stored = directory, info or read_index(directory)
         self.info = samples_of(directory, self._stored, context)
         start, stop, touched = located(directory, self.info, split, rank, ranks)
         self.start, self.samples = start, stop - start
@@ -119,7 +127,7 @@ class Stored:
             finally:
                 os.close(handle)
         except OSError as exc:
-            raise fault(path, f"is missing or out of reach ({exc.strerror})") from exc
+            raise shard_fault(path, f"is missing or out of reach ({exc.strerror})") from exc
 
     def pair(self, found: tuple[NDArray[Any], ...]) -> Pair:
         """(x, y) of samples as stored, as `Partition` has them. Raises InputError."""
@@ -155,7 +163,7 @@ class Stream:
     `Batches` with this `window`, and call `follow` once they are where the run starts or goes on.
 
     Args:
-        directory, split, rank, ranks, context: as `read_partition` has them.
+        directory, split, rank, ranks, context, info: as `read_partition` has them.
         window: samples of a window; by default what 4 chunks hold. The order depends on it.
 
     Attributes:
@@ -177,8 +185,9 @@ class Stream:
         *,
         context: int | None = None,
         window: int | None = None,
+        info: DatasetInfo | None = None,
     ) -> None:
-        self._part = Stored(Path(directory), split, rank, ranks, context)
+        self._part = Stored(Path(directory), split, rank, ranks, context, info)
         self.info, self.samples = self._part.info, self._part.samples
         self.start, self.total = self._part.start, self._part.total
         features = math.prod(self.info.sample_shape) * np.dtype(self.info.dtype).itemsize

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from apts_mpi.data.shards.info import DatasetInfo, Split
-from apts_mpi.data.shards.moments import Moments, divisors, moments_shape, target_divisors
-from apts_mpi.data.sources.load import Source
-from apts_mpi.data.sources.spooling import Ordered, Shards
-from apts_mpi.data.sources.text import TextSource
+from apts_mpi.data.shards.spooling import Ordered, Shards
+from apts_mpi.data.sources.moments import Moments, divisors, moments_shape, target_divisors
+from apts_mpi.data.sources.source import Source, TextSource
 
 BLOCK = 512 * 1024  # bytes looked at together; the last digits of the moments depend on it
 

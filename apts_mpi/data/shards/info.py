@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import astuple, dataclass, field, fields, replace
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from apts_mpi.errors import InputError
 
-SPLITS = ("train", "val", "test")  # in the order they are told in; there may be no "val"
 # The format version of each task: an older program refuses the later tasks by their version.
 TASKS = {"classification": 1, "language": 2, "regression": 2}
 # That of any task with a validation split, or with moments of another shape than `plain_moments`.
@@ -48,6 +47,12 @@ class Split:
     def starts(self) -> tuple[int, ...]:
         """K + 1 offsets: shard k holds the global samples starts[k] to starts[k + 1] - 1."""
         return tuple(accumulate(self.sizes, initial=0))
+
+    @property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """Of every shard that has samples: its number, first and one-past-last global sample."""
+        edges = enumerate(pairwise(self.starts))
+        return [(shard, start, stop) for shard, (start, stop) in edges if start < stop]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +116,11 @@ class DatasetInfo:
         return len(self.splits["train"].sizes)
 
     @property
+    def files(self) -> list[tuple[str, int]]:
+        """Every shard file, as its split and its number in that."""
+        return [(split, shard) for split in self.splits for shard in range(self.shards)]
+
+    @property
     def samples(self) -> int:
         """Number of training samples."""
         return self.splits["train"].total
@@ -138,6 +148,25 @@ class DatasetInfo:
         targets = "<f4" if self.task == "regression" else "<i8"
         x = Column("x", self.dtype, self.sample_shape)
         return (x, Column("y", targets, self.target_shape))
+
+    def to_text(self) -> str:
+        """All of it as JSON, for `from_text`; numbers keep every bit."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+        splits = {name: astuple(split) for name, split in self.splits.items()}
+        return json.dumps({**values, "splits": splits}, default=np.ndarray.tolist)
+
+    @classmethod
+    def from_text(cls, text: str) -> DatasetInfo:
+        """What `to_text` wrote."""
+        values = json.loads(text)
+        for name in ("classes", "sample_shape", "target_shape"):
+            values[name] = tuple(values[name])
+        for name in ("mean", "std", "target_mean", "target_std"):
+            if values[name] is not None:
+                values[name] = np.asarray(values[name], dtype=np.float64)
+        for name, (sizes, contents) in values["splits"].items():
+            values["splits"][name] = Split(tuple(sizes), tuple(contents))
+        return cls(**values)
 
     def target_moments(self) -> dict[str, NDArray[np.float64]]:
         """The moments of the targets by the names that the index has for them."""

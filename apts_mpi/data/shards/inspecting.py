@@ -6,17 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from apts_mpi.data.shards.format import INDEX, check_seal
+from apts_mpi.data.shards.format import INDEX, shard_fault
+from apts_mpi.data.shards.index import check_virtual
 from apts_mpi.data.shards.info import DatasetInfo
-from apts_mpi.data.shards.moments import Moments, divisors, nonzero, target_divisors
 from apts_mpi.data.shards.reading import read_info, scan_shard
-from apts_mpi.errors import fault
-from apts_mpi.files.hdf5 import opened
+from apts_mpi.data.sources.moments import Moments, divisors, nonzero, target_divisors
 
 MOST_COLUMNS = 20  # classes shown one by one
 
@@ -25,11 +23,10 @@ def describe(directory: Path) -> str:
     """Verify a sharding completely and describe it in text; InputError on the first fault."""
     directory = Path(directory)
     info = read_info(directory)
-    _check_virtual(directory, info)
+    check_virtual(directory, info)
     moments, targets = Moments(info.mean.shape), Moments(info.target_shape)
     tables: dict[str, list[NDArray[Any]]] = {split: [] for split in info.splits}
-    work = [(split, shard) for split in info.splits for shard in range(info.shards)]
-    for split, shard in tqdm(work, desc="verifying", unit="file", disable=None, leave=False):
+    for split, shard in tqdm(info.files, desc="verifying", unit="file", disable=None, leave=False):
         counts = np.zeros(len(info.classes), dtype=np.int64)
 
         def use(
@@ -76,41 +73,11 @@ def _check_moments(
     found_mean, found_std = found.result()
     # Sums taken in another order differ in their last digits.
     if np.any(np.abs(found_mean - mean) > 1e-6 * std + 1e-12 * np.abs(mean)):
-        raise fault(directory / INDEX, f"the {prefix}mean is not that of the training data")
+        raise shard_fault(directory / INDEX, f"the {prefix}mean is not that of the training data")
     # Earlier shards have 1 for a constant, and rounding as the deviation that it is.
     known = (nonzero(found_std), divided(found_mean, found_std))
     if np.any(np.all([np.abs(each - std) > 1e-6 * std for each in known], axis=0)):
-        raise fault(directory / INDEX, f"the {prefix}std is not that of the training data")
-
-
-def _check_virtual(directory: Path, info: DatasetInfo) -> None:
-    """See that the virtual data sets of the index map every shard to its place."""
-    path = directory / INDEX
-    check_seal(path)
-    with opened(path) as file:
-        for split, table in info.splits.items():
-            expected = [
-                (start, start + size - 1, info.filename(split, shard))
-                for shard, (start, size) in enumerate(
-                    zip(table.starts[:-1], table.sizes, strict=True)
-                )
-                if size
-            ]
-            for name, _, shape in info.columns:
-                data = file.get(f"{split}/{name}")
-                if not (
-                    isinstance(data, h5py.Dataset)
-                    and data.is_virtual
-                    and data.shape == (table.total, *shape)
-                ):
-                    raise fault(path, f"has no virtual data set {split}/{name} of the right shape")
-                mapped = []
-                for source in data.virtual_sources():
-                    first, last = source.vspace.get_select_bounds()
-                    if source.dset_name == name:
-                        mapped.append((first[0], last[0], source.file_name))
-                if sorted(mapped) != expected:
-                    raise fault(path, f"virtual data set {split}/{name} does not map the shards")
+        raise shard_fault(directory / INDEX, f"the {prefix}std is not that of the training data")
 
 
 def heading(info: DatasetInfo) -> list[str]:

@@ -1,14 +1,16 @@
-"""Who gets which samples: train/test splits, shards, and the parts of ranks."""
+"""Who gets which samples: shards, and the parts of ranks."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.sources.checks import generator
+from apts_mpi.data.shards.info import DatasetInfo, windowed
+from apts_mpi.data.sources.splits import SPLITS, apportion, generator
 from apts_mpi.errors import InputError
 
 Indices = NDArray[np.int64]
@@ -27,41 +29,6 @@ def part(sizes: Sequence[int], rank: int, ranks: int) -> tuple[int, int]:
     base, extra = divmod(sum(sizes), ranks)
     start = rank * base + min(rank, extra)
     return start, start + base + (rank < extra)
-
-
-def apportion(total: int, weights: Sequence[float], *, least: int = 0) -> list[int]:
-    """Split `total` into whole numbers in proportion to `weights` (largest remainder).
-
-    Every part gets `least` at least, taken from the largest parts.
-    """
-    share = np.asarray(weights, dtype=np.float64)
-    share = share / share.max()  # so that the sum cannot overflow
-    exact = share / share.sum() * total
-    counts = np.floor(exact).astype(np.int64)
-    order = np.argsort(-(exact - counts), kind="stable")
-    counts[order[: total - int(counts.sum())]] += 1
-    while counts.min() < least:
-        counts[counts.argmax()] -= 1
-        counts[counts.argmin()] += 1
-    return [int(count) for count in counts]
-
-
-def split_indices(y: Indices, test_fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Stratified train and test indices, ceil(n * test_fraction) of them for the test.
-
-    No class goes to the test whole, so a few samples fewer may be taken from tiny classes.
-    """
-    if not 0 < test_fraction < 1:
-        raise InputError(f"--test-fraction {test_fraction}: give a test fraction between 0 and 1")
-    rng = generator(seed)
-    counts = np.bincount(y)
-    test_counts = apportion(math.ceil(len(y) * test_fraction), counts.tolist())
-    is_test = np.zeros(len(y), dtype=bool)
-    for label, (count, wanted) in enumerate(zip(counts, test_counts, strict=True)):
-        if count:
-            chosen = rng.permutation(np.flatnonzero(y == label))[: min(wanted, count - 1)]
-            is_test[chosen] = True
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def spread(y: Indices, rng: np.random.Generator) -> Indices:
@@ -116,3 +83,53 @@ def skewed_indices(y: Indices, shards: int, seed: int, concentration: float) -> 
             donor = max(range(shards), key=lambda j: len(whole[j]))
             whole[k], whole[donor] = whole[donor][:1], whole[donor][1:]
     return whole
+
+
+def samples_of(directory: Path, info: DatasetInfo, context: int | None) -> DatasetInfo:
+    """What is stored as the samples that training counts: of a text, its windows.
+
+    Raises:
+        ValueError: a text without a context, or a context with anything else.
+        InputError: the context is longer than the text of a shard.
+    """
+    if (context is None) == (info.task == "language"):
+        raise ValueError(f"a context of {context} for the task {info.task}")
+    return info if context is None else windowed(info, context, origin=str(directory))
+
+
+def located(
+    directory: Path, info: DatasetInfo, split: str, rank: int, ranks: int
+) -> tuple[int, int, list[tuple[int, int, int]]]:
+    """Where a rank's part lies: its first and one-past-last global sample, and the shards with it.
+
+    A shard is given as its number and the first and one-past-last of its own samples.
+
+    Raises:
+        InputError: more ranks than training samples, or no such split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is not one of {SPLITS}")
+    if split not in info.splits:
+        raise InputError(
+            f"{directory}: has no validation split; make the shards with --val-fraction, or from "
+            "data that have one"
+        )
+    table = info.splits[split]
+    if split == "train" and ranks > table.total:
+        kind = "windows" if info.task == "language" else "samples"
+        raise InputError(
+            f"{directory}: {ranks} ranks for {table.total} training {kind}; "
+            f"use {table.total} ranks at most"
+        )
+    start, stop = part(table.sizes, rank, ranks)
+    touched = [
+        (shard, max(start, first) - first, min(stop, last) - first)
+        for shard, first, last in table.spans
+        if max(start, first) < min(stop, last)
+    ]
+    return start, stop, touched
+
+
+def cut(tokens: NDArray[Any], context: int) -> NDArray[Any]:
+    """The windows (m, context + 1) in a row of m * context + 1 tokens, as a view of it."""
+    return np.lib.stride_tricks.sliding_window_view(tokens, context + 1)[::context]

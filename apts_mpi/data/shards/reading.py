@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.shards.format import check_shard, read_index
-from apts_mpi.data.shards.info import SPLITS, DatasetInfo, windowed
-from apts_mpi.data.shards.partitioning import part
-from apts_mpi.data.shards.sums import chunk_sum, read_sums
+from apts_mpi.data.shards.format import chunk_sum, opened_shard, read_sums, shard_fault
+from apts_mpi.data.shards.index import read_index
+from apts_mpi.data.shards.info import DatasetInfo
+from apts_mpi.data.shards.partitioning import cut, located, samples_of
 from apts_mpi.errors import InputError, fault
-from apts_mpi.files.hdf5 import opened
 
 BLOCK = 1024 * 1024  # bytes of raw data held besides the result
 
@@ -47,12 +45,28 @@ def read_info(directory: Path) -> DatasetInfo:
     """
     directory = Path(directory)
     info = read_index(directory)
-    for split in info.splits:
-        for shard in range(info.shards):
-            path = directory / info.filename(split, shard)
-            with opened(path) as file:
-                check_shard(file, path, info, split, shard)
+    check_files(directory, info, info.files)
     return info
+
+
+def check_files(directory: Path, info: DatasetInfo, files: Iterable[tuple[str, int]]) -> None:
+    """Check that shards (split, number) are there and belong to `info`. Raises InputError."""
+    for split, shard in files:
+        with opened_shard(directory, info, split, shard):
+            pass
+
+
+def unread(shown: DatasetInfo, splits: Collection[str]) -> list[tuple[str, int]]:
+    """The shards (split, number) that none of the ranks opens that together read `splits`.
+
+    Args:
+        shown: what is read; of a text, its windows.
+    """
+    return [
+        (split, shard)
+        for split, shard in shown.files
+        if split not in splits or not shown.splits[split].sizes[shard]
+    ]
 
 
 def scan_shard(
@@ -72,8 +86,8 @@ def scan_shard(
     float32; nothing, of shape (0,), of a text.
     """
     path = directory / info.filename(split, shard)
-    with opened(path) as file:
-        x, *rest = columns = check_shard(file, path, info, split, shard)
+    with opened_shard(directory, info, split, shard) as (file, columns):
+        x, *rest = columns
         sums = None if hi - lo == len(x) else read_sums(file, path, columns)
         digest = hashlib.sha256()
         # Without checksums of its chunks only the whole can be known to be sound.
@@ -97,7 +111,7 @@ def scan_shard(
             check_block(path, info, "y", lo, targets)
         content = info.splits[split].contents[shard]
         if sums is None and digest.hexdigest() != content:
-            raise fault(path, f"the data do not match their digest {content[:12]}")
+            raise shard_fault(path, f"the data do not match their digest {content[:12]}")
     return targets
 
 
@@ -111,7 +125,7 @@ def check_block(path: Path, info: DatasetInfo, name: str, first: int, block: NDA
     top = len(info.classes) - 1
     if not 0 <= block.min() <= block.max() <= top:
         bad = block[(block < 0) | (block > top)][0]
-        raise fault(path, f"{'label' if name == 'y' else 'token'} {bad} is not in 0..{top}")
+        raise shard_fault(path, f"{'label' if name == 'y' else 'token'} {bad} is not in 0..{top}")
 
 
 def _blocks(data: h5py.Dataset, lo: int, hi: int) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -137,7 +151,7 @@ def checked(
 
 def damaged(path: Path, name: str, first: int, count: int) -> InputError:
     """A chunk of so many rows that is not what was written."""
-    return fault(path, f"is damaged ({name}[{first}] to {name}[{first + count - 1}])")
+    return shard_fault(path, f"is damaged ({name}[{first}] to {name}[{first + count - 1}])")
 
 
 def _check_room(directory: Path, info: DatasetInfo, split: str, shard: int) -> None:
@@ -148,68 +162,30 @@ def _check_room(directory: Path, info: DatasetInfo, split: str, shard: int) -> N
     try:
         size = path.stat().st_size
     except OSError as exc:
-        raise fault(path, f"is missing or out of reach ({exc.strerror})") from exc
+        raise shard_fault(path, f"is missing or out of reach ({exc.strerror})") from exc
     if claimed > size:
-        raise fault(path, f"has {size} bytes, too few for {samples} samples")
-
-
-def samples_of(directory: Path, info: DatasetInfo, context: int | None) -> DatasetInfo:
-    """What is stored as the samples that training counts: of a text, its windows.
-
-    Raises:
-        ValueError: a text without a context, or a context with anything else.
-        InputError: the context is longer than the text of a shard.
-    """
-    if (context is None) == (info.task == "language"):
-        raise ValueError(f"a context of {context} for the task {info.task}")
-    return info if context is None else windowed(info, context, origin=str(directory))
-
-
-def located(
-    directory: Path, info: DatasetInfo, split: str, rank: int, ranks: int
-) -> tuple[int, int, list[tuple[int, int, int]]]:
-    """Where a rank's part lies: its first and one-past-last global sample, and the shards with it.
-
-    A shard is given as its number and the first and one-past-last of its own samples.
-
-    Raises:
-        InputError: more ranks than training samples, or no such split.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is not one of {SPLITS}")
-    if split not in info.splits:
-        raise InputError(
-            f"{directory}: has no validation split; make the shards with --val-fraction, or from "
-            "data that have one"
-        )
-    table = info.splits[split]
-    if split == "train" and ranks > table.total:
-        kind = "windows" if info.task == "language" else "samples"
-        raise InputError(
-            f"{directory}: {ranks} ranks for {table.total} training {kind}; "
-            f"use {table.total} ranks at most"
-        )
-    start, stop = part(table.sizes, rank, ranks)
-    touched = [
-        (shard, max(start, first) - first, min(stop, last) - first)
-        for shard, (first, last) in enumerate(pairwise(table.starts))
-        if max(start, first) < min(stop, last)
-    ]
-    return start, stop, touched
+        raise shard_fault(path, f"has {size} bytes, too few for {samples} samples")
 
 
 def read_partition(
-    directory: Path, split: str, rank: int, ranks: int, context: int | None = None
+    directory: Path,
+    split: str,
+    rank: int,
+    ranks: int,
+    context: int | None = None,
+    *,
+    info: DatasetInfo | None = None,
 ) -> Partition:
     """Read one rank's part of `split` ("train", "val" or "test") and nothing else.
 
     With as many ranks as shards, part r is shard r; otherwise the parts are equal to within one
     sample. A part of the validation or test data may be empty; more ranks than training samples is
     an InputError, as is everything wrong with the files. A text is read as windows of `context`
-    tokens (`windowed`), and only a text (else ValueError).
+    tokens (`windowed`), and only a text (else ValueError). `info` is what the index says; it is
+    read where that is not given.
     """
     directory = Path(directory)
-    info = read_index(directory)
+    info = info or read_index(directory)
     shown = samples_of(directory, info, context)
     start, stop, touched = located(directory, shown, split, rank, ranks)
     for shard, _, _ in touched:
@@ -257,8 +233,3 @@ def _read_windows(
         scan_shard(directory, info, split, shard, lo * context, hi * context + 1, keep)
         windows[base : base + hi - lo] = cut(tokens, context)
     return Partition(windows[:, :-1], windows[:, 1:], start, table.total)
-
-
-def cut(tokens: NDArray[Any], context: int) -> NDArray[Any]:
-    """The windows (m, context + 1) in a row of m * context + 1 tokens, as a view of it."""
-    return np.lib.stride_tricks.sliding_window_view(tokens, context + 1)[::context]

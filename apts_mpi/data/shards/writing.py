@@ -15,21 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 from tqdm import tqdm
 
-from apts_mpi.data.shards.format import INDEX, seal, write_attributes
+from apts_mpi.data.shards.format import INDEX, write_attributes, write_sums
 from apts_mpi.data.shards.identity import identified
-from apts_mpi.data.shards.info import SPLITS, DatasetInfo
-from apts_mpi.data.shards.moments import NORMALIZE
-from apts_mpi.data.shards.partitioning import apportion, shard_indices, skewed_indices
+from apts_mpi.data.shards.index import write_index
+from apts_mpi.data.shards.info import DatasetInfo
+from apts_mpi.data.shards.partitioning import shard_indices, skewed_indices
 from apts_mpi.data.shards.reading import read_info
-from apts_mpi.data.shards.sums import write_sums
-from apts_mpi.data.sources.load import Source
-from apts_mpi.data.sources.spooling import Ordered, Parts, Rows, Shards, in_order
-from apts_mpi.data.sources.text import TextSource
+from apts_mpi.data.shards.spooling import Ordered, Parts, Rows, Shards, in_order
+from apts_mpi.data.sources.moments import NORMALIZE
+from apts_mpi.data.sources.source import Source, TextSource
+from apts_mpi.data.sources.splits import SPLITS, apportion
 from apts_mpi.errors import InputError, fault
-from apts_mpi.files import sealed
 from apts_mpi.files.hdf5 import LIBVER
 from apts_mpi.files.sealed import sync
 
@@ -189,8 +187,9 @@ def _same(directory: Path, info: DatasetInfo, *, strict: bool) -> bool:
 
 
 def _write_all(folder: Path, info: DatasetInfo, shards: Shards) -> None:
-    work = [(split, shard) for split in info.splits for shard in range(info.shards)]
-    for split, shard in tqdm(work, desc="writing shards", unit="file", disable=None, leave=False):
+    for split, shard in tqdm(
+        info.files, desc="writing shards", unit="file", disable=None, leave=False
+    ):
         own = shards[split][shard]
         path = folder / info.filename(split, shard)
         with h5py.File(path, "w", libver=LIBVER) as file:
@@ -201,7 +200,7 @@ def _write_all(folder: Path, info: DatasetInfo, shards: Shards) -> None:
             if info.splits[split].sizes[shard]:
                 write_sums(file, own)
         sync(path)
-    _write_index(folder / INDEX, info)
+    write_index(folder / INDEX, info)
     sync(folder / INDEX)
     sync(folder)
 
@@ -218,28 +217,6 @@ def _write_chunked(file: h5py.File, name: str, data: Ordered) -> None:
     step = CHUNKS * rows
     for start in range(0, len(data), step):
         written[start : start + step] = data[start : start + step]
-
-
-def _write_index(path: Path, info: DatasetInfo) -> None:
-    with h5py.File(path, "w", libver=LIBVER, userblock_size=sealed.SIZE) as file:
-        write_attributes(file, info.index_attributes())
-        file["mean"], file["std"] = info.mean, info.std
-        for name, value in info.target_moments().items():
-            file[name] = value
-        for split, table in info.splits.items():
-            file[f"{split}/sizes"] = np.array(table.sizes, dtype="<i8")
-            file[f"{split}/contents"] = np.array(table.contents, dtype="S64")
-            for name, dtype, shape in info.columns:
-                layout = h5py.VirtualLayout((table.total, *shape), dtype=dtype)
-                for shard, (start, size) in enumerate(
-                    zip(table.starts[:-1], table.sizes, strict=True)
-                ):
-                    if size:
-                        layout[start : start + size] = h5py.VirtualSource(
-                            info.filename(split, shard), name, (size, *shape), dtype=dtype
-                        )
-                file.create_virtual_dataset(f"{split}/{name}", layout)
-    seal(path)
 
 
 def _publish(built: Path, directory: Path, info: DatasetInfo, overwrite: bool) -> None:

@@ -20,15 +20,15 @@ from apts_mpi.data.sources.checks import (
     check_kind,
     check_names,
     check_targets,
-    looks_channels_last,
     may_be_channels_last,
 )
 from apts_mpi.data.sources.hdf5 import H5
 from apts_mpi.data.sources.labels import numbered, plain_shape, read_labels
+from apts_mpi.data.sources.moments import Precision
 from apts_mpi.data.sources.npy import Npy, Npz
-from apts_mpi.data.sources.precision import Precision
 from apts_mpi.data.sources.stored import Stored
 from apts_mpi.errors import InputError, fault
+from apts_mpi.networks.task import looks_channels_last
 
 log = logging.getLogger("apts_mpi")
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.errors import InputError, fault
+from apts_mpi.errors import fault
 from apts_mpi.files.hdf5 import DAMAGE
 
 # deflate cannot pack tighter than about 1032 to 1: a file claiming more is no honest file.
@@ -41,11 +41,6 @@ def check_size(
     if claimed > EXPANSION * held:
         what = f"{name} claims shape {shape} ({claimed} bytes) but {held} bytes are stored"
         raise fault(where, what, "save the array anew")
-
-
-def looks_channels_last(shape: Sequence[int]) -> bool:
-    """Whether samples of that shape look like images (h, w, channels), not (channels, h, w)."""
-    return len(shape) == 3 and shape[2] in (1, 3, 4) and min(shape[:2]) > 4
 
 
 def may_be_channels_last(shape: Sequence[int]) -> bool:
@@ -150,10 +145,3 @@ def check_names(
             raise fault(where, what, "give each class its own")
         names[text] = None
     return tuple(names)
-
-
-def generator(seed: int) -> np.random.Generator:
-    """The random generator of `seed`, a whole number >= 0."""
-    if seed < 0:
-        raise InputError(f"seed {seed}: give a whole number from 0 up")
-    return np.random.default_rng(seed)

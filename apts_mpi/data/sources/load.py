@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,94 +12,22 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.shards.info import SPLITS
-from apts_mpi.data.shards.partitioning import split_indices
 from apts_mpi.data.sources.arrays import named_file, read_arrays
 from apts_mpi.data.sources.cache import in_cache
-from apts_mpi.data.sources.checks import check_features, check_labels, check_names, check_targets
 from apts_mpi.data.sources.cifar import fetch_cifar10, read_cifar10
 from apts_mpi.data.sources.images import read_images
 from apts_mpi.data.sources.mnist import fetch_mnist, read_mnist
-from apts_mpi.data.sources.precision import Precision
-from apts_mpi.data.sources.stored import Stored
+from apts_mpi.data.sources.source import TASKS, Source
+from apts_mpi.data.sources.splits import (
+    TEST_FRACTION,
+    split_indices,
+    strata,
+    warn_if_short,
+    with_test,
+)
 from apts_mpi.errors import InputError, fault
 
-log = logging.getLogger("apts_mpi")
-
 SOURCES = ("digits", "mnist", "cifar10", "arrays", "imagefolder")
-TASKS = ("classification", "regression")
-TEST_FRACTION = 0.2
-
-Samples = Any  # an array, or `Stored`: callers that made it know which
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A data set, checked on creation; its samples in memory, or `Stored` in files.
-
-    `x_*` are (n, *sample_shape); uint8 is kept (image-like), all other real types become
-    float32. `y_*` are class indices 0..C-1 of shape (n,), made int64; `classes` has C >= 2
-    names. Of the task "regression" `y_*` are targets (n,) or (n, outputs), made float32 of shape
-    (n, outputs), and `classes` is empty. `x_val` and `y_val` are None where there is no validation
-    split. `origin` names the data in messages. Raises InputError.
-    """
-
-    name: str
-    x_train: Samples
-    y_train: NDArray[Any]
-    x_test: Samples
-    y_test: NDArray[Any]
-    classes: tuple[str, ...] = ()
-    origin: str = ""
-    task: str = "classification"
-    x_val: Samples = None
-    y_val: NDArray[Any] | None = None
-
-    def __post_init__(self) -> None:
-        where = self.origin or self.name
-        if self.task not in TASKS or (self.task == "regression" and self.classes):
-            raise ValueError(f"a source of {self.task} with {len(self.classes)} classes")
-        regression = self.task == "regression"
-        names = check_names(where, self.name, self.classes, least=0 if regression else 2)
-        checked: dict[str, Any] = {"origin": where, "classes": names}
-        if (self.x_val is None) != (self.y_val is None):
-            raise ValueError("x_val and y_val go together")
-        for split in self.splits:
-            x, y = getattr(self, f"x_{split}"), np.asarray(getattr(self, f"y_{split}"))
-            if not isinstance(x, Stored):  # which is checked as it is read
-                given = np.asarray(x)
-                x = check_features(where, f"x_{split}", given)
-                if split == "train":
-                    precision = Precision(given.shape[1:], given.dtype)
-                    precision.add(given)
-                    precision.check(where, "x_train")
-            checked[f"x_{split}"] = x
-            if regression:
-                y = check_targets(where, f"y_{split}", y, len(x))
-            else:
-                y = check_labels(where, f"y_{split}", y, len(x), len(self.classes))
-            checked[f"y_{split}"] = y
-        for split in self.splits[1:]:
-            x, other_x = checked["x_train"], checked[f"x_{split}"]
-            train, other = (f"{each.dtype} {each.shape[1:]}" for each in (x, other_x))
-            if train != other:
-                what = f"samples are {train} in x_train, {other} in x_{split}"
-                raise fault(where, what, "make one kind")
-            if checked["y_train"].shape[1:] != checked[f"y_{split}"].shape[1:]:
-                pair = (checked["y_train"], checked[f"y_{split}"])
-                outputs = " and ".join(str(each.shape[1]) for each in pair)
-                raise fault(where, f"{outputs} outputs in y_train and y_{split}", "make one kind")
-        for name, value in checked.items():
-            object.__setattr__(self, name, value)
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The names of its parts."""
-        return SPLITS if self.y_val is not None else ("train", "test")
-
-    def columns(self, split: str) -> dict[str, Samples]:
-        """The data sets of a split."""
-        return {name: getattr(self, f"{name}_{split}") for name in ("x", "y")}
 
 
 def cache_directory(name: str, shards: int) -> Path:
@@ -169,31 +96,12 @@ def _validated(source: Source, fraction: float, seed: int) -> Source:
     if not 0 < fraction < 1:
         raise InputError(f"--val-fraction {fraction}: give a number between 0 and 1")
     x, y = source.x_train, source.y_train
-    train, val = split_indices(_labels(y, source.task), fraction, seed)
+    train, val = split_indices(strata(y, source.task), fraction, seed)
     if not len(val):
         what = f"has {len(y)} training samples, none of them for the validation"
         raise fault(where, what, "give more, or a larger --val-fraction")
-    _tell_short(where, "--val-fraction", fraction, len(val), len(y))
+    warn_if_short(where, "--val-fraction", fraction, len(val), len(y))
     return replace(source, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
-
-
-def _tell_short(where: Path | str, flag: str, fraction: float, taken: int, samples: int) -> None:
-    """Classes of one sample give none away: of many such a cut comes out far smaller."""
-    if samples * fraction > 1 and taken < samples * fraction / 2:
-        log.warning(
-            "%s: %d of %d samples were cut for %s %g: most classes have one sample, which stays in "
-            "the training",
-            where,
-            taken,
-            samples,
-            flag,
-            fraction,
-        )
-
-
-def _labels(y: NDArray[Any], task: str) -> NDArray[np.int64]:
-    """What a split is stratified by; a regression is split as one class would be: at random."""
-    return y if task == "classification" else np.zeros(len(y), dtype=np.int64)
 
 
 def _digits(path: Path | None, test_fraction: float, seed: int) -> Source:
@@ -246,7 +154,7 @@ def _images(
         found = read_images(path, size=size, channels=channels)
     except OSError as exc:
         raise fault(path, f"cannot be read ({exc})", "change its permissions") from exc
-    x, y = _with_test(path, found.x, found.y, found.plain, test_fraction, seed)
+    x, y = with_test(path, found.x, found.y, found.plain, test_fraction, seed)
     return _source(path.resolve().name, str(path), x, y, found.classes)
 
 
@@ -260,49 +168,8 @@ def _arrays(
 ) -> Source:
     found = read_arrays(path, named=named, task=task, channels_last=channels_last)
     where = path if path is not None else named_file(named["x"])
-    x, y = _with_test(where, found.x, found.y, found.plain, test_fraction, seed, task)
+    x, y = with_test(where, found.x, found.y, found.plain, test_fraction, seed, task)
     return _source(where.stem, str(where), x, y, found.classes, task)
-
-
-def _with_test(
-    where: Path,
-    x: dict[str, Any],
-    y: dict[str, NDArray[Any]],
-    plain: bool,
-    fraction: float | None,
-    seed: int,
-    task: str = "classification",
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """The splits with a test among them: cut from `train`, or the only ones held out."""
-    if "test" in x:
-        if fraction is not None:
-            raise fault(where, "has a test of its own", "drop --test-fraction")
-        return x, y
-    if "val" in x and fraction is None:
-        log.warning(
-            "%s: has no test samples: its validation samples are taken for the test; "
-            "--test-fraction X cuts a test from the training samples instead",
-            where,
-        )
-        return {"train": x["train"], "test": x["val"]}, {"train": y["train"], "test": y["val"]}
-    if not plain and fraction is None:
-        raise fault(
-            where,
-            "has training samples and no others",
-            "say --test-fraction X to cut a test from them, or name a test's too",
-        )
-    train, test = split_indices(
-        _labels(y["train"], task), TEST_FRACTION if fraction is None else fraction, seed
-    )
-    if not len(test):
-        raise fault(where, f"has {len(y['train'])} samples, none of them for the test", "give more")
-    asked = TEST_FRACTION if fraction is None else fraction
-    _tell_short(where, "--test-fraction", asked, len(test), len(y["train"]))
-    whole_x, whole_y = x["train"], y["train"]
-    return (
-        {**x, "train": whole_x[train], "test": whole_x[test]},
-        {**y, "train": whole_y[train], "test": whole_y[test]},
-    )
 
 
 def _source(

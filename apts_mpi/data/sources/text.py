@@ -4,46 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from apts_mpi.data.shards.info import SPLITS
 from apts_mpi.data.sources.checks import check_names
+from apts_mpi.data.sources.source import TextSource, Tokens
 from apts_mpi.data.sources.tokens import read_tokens
 from apts_mpi.errors import InputError, fault
 
 LEVELS = ("char", "byte")
 TEST_FRACTION = 0.1
-
-Tokens = Any  # an array, or `StoredTokens`: callers that made it know which
-
-
-@dataclass(frozen=True, eq=False)
-class TextSource:
-    """A text: the tokens of its training and its test part, each (n,), in their order, and of a
-    validation part, if there is one; in memory, or in files, which are read when they are needed.
-
-    Tokens are uint8, or int32 where the vocabulary has more than 256; `classes` are their names:
-    a printable character itself, U+000A or 0x0A. `origin` names the text in messages.
-    """
-
-    name: str
-    train: Tokens
-    test: Tokens
-    classes: tuple[str, ...]
-    origin: str = ""
-    val: Tokens | None = None
-    task = "language"
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The names of its parts."""
-        return SPLITS if self.val is not None else ("train", "test")
-
-    def columns(self, split: str) -> dict[str, Tokens]:
-        """The data sets of a split."""
-        return {"tokens": getattr(self, split)}
 
 
 def load_text(

@@ -7,91 +7,225 @@ and gpu.jsonl; what is there is not measured again.
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import apts_mpi
-from apts_mpi.errors import InputError
-from benchmarks.cost.gpu.cases import CASES, DEFAULT, WAYS
-from benchmarks.cost.gpu.report import report
-from benchmarks.cost.gpu.worker import MARK
-from benchmarks.harness.jobs import RunFailed, mpirun
-from benchmarks.harness.options import names, whole_numbers
-from benchmarks.harness.progress import Progress
-from benchmarks.harness.results import Results, Row, origin
+from benchmarks.harness import tables
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.measure import Job, Outcome, Piece, Session
+from benchmarks.harness.options import number, numbers, option, some_of, timeout
+from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Part, Section, Table, bullets
+
+STEPS = (
+    10  # local ones per outer iteration: eleven drawings, ten gradients and a forward evaluation
+)
+WAYS = ("fp32", "tf32", "bf16", "bf16 compiled")  # precision, torch.compile
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--networks", type=names, default=DEFAULT, help=f"(default {','.join(DEFAULT)})"
-    )
-    parser.add_argument("--ways", type=names, default=WAYS, help=f"(default {','.join(WAYS)})")
-    parser.add_argument(
-        "--ranks", type=whole_numbers, default=(2, 4, 8), help="on one GPU (default 2,4,8)"
-    )
-    parser.add_argument(
-        "--device", default="cuda", choices=("cuda", "cpu"), help="(default cuda; cpu for a trial)"
-    )
-    parser.add_argument("--repetitions", type=int, default=30, metavar="N", help="(default 30)")
-    parser.add_argument(
-        "--timeout", type=float, default=600.0, metavar="S", help="seconds a case (default 600)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="measure again what is done")
+@dataclass(frozen=True)
+class Case:
+    """A network on random data, and the batch of a local step.
+
+    Attributes:
+        kind, shape, outputs: of the task. goal: percent of time that the method may add; None
+        where nothing is aimed at.
+    """
+
+    network: str
+    sizes: dict[str, Any]
+    kind: str
+    shape: tuple[int, ...]
+    outputs: int
+    batch: int
+    goal: float | None
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Measure what is missing, write all that is there."""
-    for given, known in ((parsed.networks, CASES), (parsed.ways, WAYS)):
-        for name in given:
-            if name not in known:
-                raise InputError(f"{name}: is none of {', '.join(known)}")
-    if not 2 <= parsed.repetitions <= 10**4 or not parsed.timeout > 0 or min(parsed.ranks) < 1:
-        raise InputError("--repetitions must be 2 to 10000, --ranks and --timeout positive")
-    out = Path(parsed.out)
-    results = Results(out / "gpu.jsonl", fresh=parsed.fresh)
-    wanted = [(name, way, 1, 1) for way in parsed.ways for name in parsed.networks]
-    for n in parsed.ranks:
+RESNET = {"width": 16, "normalization": "group"}
+CASES = {
+    "resnet-20": Case(
+        "resnet", {**RESNET, "depth": 20}, "classification", (3, 32, 32), 10, 128, 10.0
+    ),
+    "resnet-56": Case(
+        "resnet", {**RESNET, "depth": 56}, "classification", (3, 32, 32), 10, 128, 10.0
+    ),
+    "transformer-10M": Case(
+        "transformer",
+        {"depth": 6, "width": 384, "heads": 6, "tied": False},
+        "language",
+        (256,),
+        65,
+        32,
+        5.0,
+    ),
+    # To try the benchmark itself, on a CPU too.
+    "mlp-small": Case("mlp", {"hidden": (32,)}, "classification", (64,), 10, 16, None),
+}
+DEFAULT = ("resnet-20", "transformer-10M")
+
+
+def plan(session: Session) -> Rounds:
+    """A job for every number of ranks, as a GPU takes long to start."""
+    options = session.options
+    wanted = [(name, way, 1, 1) for way in options.ways for name in options.networks]
+    for n in options.ranks:
         for pair in ((n, 1), (1, n)):
-            wanted += [(name, parsed.ways[0], *pair) for name in parsed.networks]
-    missing = [
-        each
-        for each in dict.fromkeys(wanted)
-        if results.get(_settings(*each, parsed.device)) is None
+            wanted += [(name, options.ways[0], *pair) for name in options.networks]
+    unique = list(dict.fromkeys(wanted))
+    yield [
+        Job(
+            task="benchmarks.cost.gpu.measure:task",
+            ranks=ranks,
+            pieces=[_piece(*case, options) for case in unique if case[2] == ranks],
+        )
+        for ranks in sorted({case[2] for case in unique})
     ]
-    progress, failures = Progress(len(missing)), 0
-    # A job for each number of ranks: a GPU takes long to start.
-    for ranks in sorted({each[2] for each in missing}):
-        cases = [[*each[:2], each[3]] for each in missing if each[2] == ranks]
-
-        def heard(line: str, ranks: int = ranks) -> bool:
-            if not line.startswith(MARK):
-                return False
-            name, way, subdomains, row = json.loads(line.removeprefix(MARK))
-            settings = _settings(name, way, ranks, subdomains, parsed.device)
-            results.add(settings, {**row, **origin()})
-            seconds, added = row["seconds"]["own"], row["added"]["own"][1]
-            told = f"{name}, {way}, {ranks} ranks x {subdomains} subdomains"
-            progress.say(f"{told}: {1e3 * seconds:.1f} ms, {added:+.1f} %")
-            return True
-
-        words = ["-m", "benchmarks.cost.gpu.worker", parsed.device, str(parsed.repetitions)]
-        try:
-            mpirun(ranks, [*words, json.dumps(cases)], timeout=parsed.timeout, heard=heard)
-        except RunFailed as error:
-            failures += 1
-            print(f"{ranks} ranks: failed: {error}", flush=True)
-    report(out, results.rows())
-    return 1 if failures else 0
 
 
-def _settings(name: str, way: str, ranks: int, subdomains: int, device: str) -> Row:
-    return {
-        "apts_mpi": apts_mpi.__version__,
-        "network": name,
-        "way": way,
-        "ranks": ranks,
-        "subdomains": subdomains,
-        "device": device,
-    }
+def _piece(name: str, way: str, ranks: int, subdomains: int, options: Namespace) -> Piece:
+    case = {"way": way, "subdomains": subdomains, "device": options.device}
+    version = apts_mpi.__version__
+    return Piece(
+        settings=[{"apts_mpi": version, "network": name, "ranks": ranks, **case}],
+        words=f"{name}, {way}, {ranks} ranks x {subdomains} subdomains",
+        arguments={"name": name, "repeats": options.repetitions, **case},
+        keep=keep,
+    )
+
+
+def keep(outcome: Outcome) -> tuple[list[Row], str]:
+    """Rank 0's times."""
+    row = outcome.values[0]
+    return [row], f"{1e3 * row['seconds']['own']:.1f} ms, {row['added']['own'][1]:+.1f} %"
+
+
+def section(rows: list[Row], options: Namespace) -> Section:
+    """What the rows say."""
+    single = sorted(
+        (row for row in rows if _pair(row) == (1, 1)),
+        key=lambda row: (list(CASES).index(row["settings"]["network"]), _way(row)),
+    )
+    gpus = ", ".join(sorted({row["gpu"] for row in rows}))
+    return Section(
+        "An outer iteration on a GPU",
+        [
+            f"Of the default method, {STEPS} local steps, against a bare PyTorch loop of the same "
+            f"evaluations ({STEPS} gradients and a forward one): the same network with parameters "
+            "of their own, the mean loss's `backward` into fresh gradients, minibatches that lie "
+            "ready, no result looked at. In turns within one process; medians, and quartiles of "
+            "the ratio. The method draws its minibatches, looks at every loss, and sends its "
+            f"messages through host memory. Random data, which lie on the GPU. GPU: {gpus}.",
+            Table("", _HEADER, list(map(_line, single)), text=2),
+            "Launches: kernels of an iteration; waits: of the host for the GPU. Memory, MB: held "
+            "between iterations by the method and by the GPU's libraries, beyond data, parameters "
+            "and gradient; and the most of an iteration beyond that, activations included, ours / "
+            "the bare loop's.",
+            bullets([*verdicts(single), *missing(single)]),
+        ],
+        [_shared_section(rows)],
+        [tables.setup(rows) + " Repeat: `python -m benchmarks gpu --fresh`."],
+    )
+
+
+_HEADER = [
+    *("network", "precision", "parameters", "batch", "bare, ms", "with, ms", "added, %"),
+    *("Adam's step adds, %", "launches", "bare", "waits", "held, MB", "most, MB"),
+]
+_SHARED_HEADER = ["network", "ranks", "subdomains per rank", "iteration, ms", "samples per second"]
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """A sentence per goal."""
+    found = []
+    for row in rows:
+        name, way = row["settings"]["network"], row["settings"]["way"]
+        goal, added = CASES[name].goal, row["added"]["own"][1]
+        if goal is not None:
+            met = tables.met(added <= goal)
+            found.append(f"{name}, {way}: {added:.1f} % added, goal at most {goal:g} %: {met}.")
+    return found or ["No goal is set for what was measured."]
+
+
+def missing(rows: Sequence[Row]) -> list[str]:
+    """A sentence of what has not been measured of the networks that have."""
+    networks = dict.fromkeys(row["settings"]["network"] for row in rows)
+    done = {(row["settings"]["network"], row["settings"]["way"]) for row in rows}
+    left = [f"{name}, {way}" for name in networks for way in WAYS if (name, way) not in done]
+    return [f"Not measured: {'; '.join(left)}."] if left else []
+
+
+def _pair(row: Row) -> tuple[int, int]:
+    return row["settings"]["ranks"], row["settings"]["subdomains"]
+
+
+def _line(row: Row) -> list[Any]:
+    s, seconds, counts = row["settings"], row["seconds"], row["counts"]
+    return [
+        *(s["network"], s["way"], f"{row['parameters']:,}", CASES[s["network"]].batch),
+        *(f"{1e3 * seconds[each]:.1f}" for each in ("bare", "own")),
+        *(tables.quartiles(row["added"][each]) for each in ("own", "adam")),
+        *(counts["own"]["launches"], counts["bare"]["launches"], counts["own"]["waits"]),
+        f"{row['held'] / 1e6:,.0f}",
+        " / ".join(f"{row['peaks'][each] / 1e6:,.0f}" for each in ("own", "bare")),
+    ]
+
+
+def _shared_section(rows: Sequence[Row]) -> Section:
+    title = "Several ranks on one GPU"
+    if all(_pair(row) == (1, 1) for row in rows):
+        return Section(title, ["Not measured yet."])
+    parts: list[Part] = [
+        "As many processes on the one GPU, against one with as many subdomains one after another: "
+        "the same work. An iteration, and the samples whose gradients it computes per second.",
+        Table("", _SHARED_HEADER, _shared(rows), text=1),
+    ]
+    return Section(title, parts)
+
+
+def _way(row: Row) -> int:
+    return WAYS.index(row["settings"]["way"])
+
+
+def _shared(rows: Sequence[Row]) -> list[list[Any]]:
+    found = [row for row in rows if row["settings"]["way"] == rows[0]["settings"]["way"]]
+    lines = []
+    for row in sorted(found, key=lambda row: (row["settings"]["network"], *_pair(row)[::-1])):
+        ranks, subdomains = _pair(row)
+        name, seconds = row["settings"]["network"], row["seconds"]["own"]
+        samples = ranks * subdomains * STEPS * CASES[name].batch
+        each = f"{samples / seconds:,.0f}"
+        lines.append([name, ranks, subdomains, f"{1e3 * seconds:.1f}", each])
+    return lines
+
+
+COMMAND = Command(
+    name="gpu",
+    options=(
+        option(
+            "--networks",
+            type=some_of(CASES),
+            default=DEFAULT,
+            help=f"(default {','.join(DEFAULT)})",
+        ),
+        option("--ways", type=some_of(WAYS), default=WAYS, help=f"(default {','.join(WAYS)})"),
+        option("--ranks", type=numbers(1), default=(2, 4, 8), help="on one GPU (default 2,4,8)"),
+        option(
+            "--device",
+            default="cuda",
+            choices=("cuda", "cpu"),
+            help="(default cuda; cpu for a trial)",
+        ),
+        option(
+            "--repetitions",
+            type=number(int, 2, 10**4),
+            default=30,
+            metavar="N",
+            help="(default 30)",
+        ),
+        timeout(600.0, "seconds per case"),
+    ),
+    plan=plan,
+    section=section,
+)

@@ -8,8 +8,10 @@ the messages.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
@@ -29,7 +31,7 @@ from apts_mpi.training.optimizer import optimizer
 from apts_mpi.training.provenance import versions
 from apts_mpi.training.samples import Held
 from apts_mpi.training.subdomain import Subdomain
-from benchmarks.cost.gpu.cases import CASES, STEPS, Case
+from benchmarks.cost.gpu.command import CASES, STEPS, Case
 from benchmarks.harness.results import Row
 
 WARM_UP = 3  # iterations: the radius is searched, memory is taken, code is compiled
@@ -179,6 +181,18 @@ class Contest:
 
     def _allocated(self) -> int:
         return torch.cuda.memory_allocated(self.device) if self.gpu else 0
+
+
+def task(
+    comm: Comm, folder: Path, name: str, way: str, subdomains: int, device: str, repeats: int
+) -> Row:
+    """Measure a case on every rank, and leave nothing of it for the next."""
+    row = measure(name, way, subdomains, comm, device, repeats)
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return row
 
 
 def measure(name: str, way: str, subdomains: int, comm: Comm, device: str, repeats: int) -> Row:

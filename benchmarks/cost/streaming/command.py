@@ -7,12 +7,7 @@ streaming.jsonl; what is there is not measured again.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +15,14 @@ import numpy as np
 
 import apts_mpi
 from apts_mpi.data import Source, write_shards
-from apts_mpi.errors import InputError
 from benchmarks.harness import tables
-from benchmarks.harness.jobs import ROOT, RunFailed
-from benchmarks.harness.progress import measure_missing
-from benchmarks.harness.results import Results, Row
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.measure import Job, Outcome, Piece, Session
+from benchmarks.harness.options import Option, number, option
+from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Section, Table
 
-SHAPE = (3, 32, 32)  # of an image, a byte a value
+SHAPE = (3, 32, 32)  # of an image, a byte per value
 NETWORKS = {"none": "drawing alone", "mlp": "MLP 128, 128", "cnn": "CNN 16, 32"}
 WAYS = {
     "memory": "in memory",
@@ -34,66 +30,37 @@ WAYS = {
     "warm": "stream, from the system's cache",
 }
 SHARDS = 4
+SIZES = ("megabytes", "minibatches", "batch")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--megabytes", type=int, default=2000, metavar="N", help="of the file (default 2000)"
-    )
-    parser.add_argument(
-        "--minibatches", type=int, default=3000, metavar="N", help="of a loop (default 3000)"
-    )
-    parser.add_argument("--batch", type=int, default=64, metavar="N", help="(default 64)")
-    parser.add_argument(
-        "--folder", metavar="DIR", help="for the file, to measure its disk (default: /tmp's)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="measure again what is done")
+def plan(session: Session) -> Rounds:
+    """A job, a process of its own, for every network and way: the most memory is a process's."""
+    shards = session.folder / "shards"
+    jobs = list(_jobs(session, shards))
+    if session.missing(jobs) and not shards.exists():
+        _write(shards, session.options.megabytes)
+    yield jobs
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Measure what is missing, write all that is there."""
-    if min(parsed.megabytes, parsed.minibatches, parsed.batch) < 1:
-        raise InputError("--megabytes, --minibatches and --batch must be positive")
-    out = Path(parsed.out)
-    results = Results(out / "streaming.jsonl", fresh=parsed.fresh)
-    sizes = {name: getattr(parsed, name) for name in ("megabytes", "minibatches", "batch")}
-    common = {"apts_mpi": apts_mpi.__version__, **sizes}
-    cases = [
-        ({**common, "network": network, "way": way}, f"{network}, {way}")
-        for network in NETWORKS
-        for way in WAYS
-    ]
-    with tempfile.TemporaryDirectory(dir=parsed.folder) as name:
-
-        def measure(settings: Row) -> tuple[Row, str]:
-            row = _measured(Path(name), settings)
-            return row, f"{1e3 * row['median']:.2f} ms, waited {row['waited']:.2f} s"
-
-        failures = measure_missing(cases, results, measure)
-    _report(out, results.rows())
-    return 1 if failures else 0
+def _jobs(session: Session, shards: Path) -> Iterator[Job]:
+    sizes = {name: getattr(session.options, name) for name in SIZES}
+    for network in NETWORKS:
+        for way in WAYS:
+            case = {"network": network, "way": way}
+            asked = {name: sizes[name] for name in ("batch", "minibatches")}
+            piece = Piece(
+                settings=[{"apts_mpi": apts_mpi.__version__, **sizes, **case}],
+                words=f"{network}, {way}",
+                arguments={"shards": str(shards), **asked, **case},
+                keep=keep,
+            )
+            yield Job(task="benchmarks.cost.streaming.task:task", ranks=1, pieces=[piece])
 
 
-def _measured(folder: Path, settings: Row) -> Row:
-    shards = folder / "shards"
-    if not shards.exists():
-        _write(shards, settings["megabytes"])
-    words = [settings[name] for name in ("way", "network", "batch", "minibatches")]
-    command = [sys.executable, "-m", "benchmarks.cost.streaming.worker", shards, *words]
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=3600,
-        check=False,
-    )
-    if done.returncode:
-        raise RunFailed((done.stderr.strip().splitlines() or ["no word"])[-1])
-    found: Row = json.loads(done.stdout)
-    return found
+def keep(outcome: Outcome) -> tuple[list[Row], str]:
+    """What the loop took."""
+    (row,) = outcome.values
+    return [row], f"{1e3 * row['median']:.2f} ms, waited {row['waited']:.2f} s"
 
 
 def _write(directory: Path, megabytes: int) -> None:
@@ -106,11 +73,9 @@ def _write(directory: Path, megabytes: int) -> None:
     write_shards(Source("random", x, y, x[:10], y[:10], classes), directory, shards=SHARDS)
 
 
-def _report(out: Path, rows: list[Row]) -> None:
-    """Write streaming.md."""
-    if not rows:
-        return
-    header = ["loop", "data", "file, MB", "ms a minibatch", "quartiles", "ms on average"]
+def section(rows: list[Row], options: Namespace) -> Section:
+    """What the rows say."""
+    header = ["loop", "data", "file, MB", "ms per minibatch", "quartiles", "ms on average"]
     header += ["loop's CPU, ms", "reader's CPU, ms"]
     header += ["waited, s", "of, s", "first, s", "memory, MB", "stated, MB", "start, s"]
     order = {name: k for k, name in enumerate([*NETWORKS, *WAYS])}
@@ -118,18 +83,19 @@ def _report(out: Path, rows: list[Row]) -> None:
         rows,
         key=lambda row: [order[row["settings"][name]] for name in ("network", "way")],
     )
-    tables.write(
-        out / "streaming.md",
-        "# Is the loop fed?",
-        "Gradients of minibatches of uint8 images (3, 32, 32) on one process, torch with one "
-        "thread, the reading thread beside it. Median time of a minibatch, drawn and computed; its "
-        "mean, and that of the processor's time for the loop and for the reading thread; the "
-        "seconds of the loop that it waited for data, the first minibatch aside, for which the "
-        "first group is read; the most memory that the process took, with what the loop computes, "
-        "beyond what it had before it opened the data, and the bound that the stream states for "
-        "itself. Start: reading the part, or opening the shards.",
-        tables.markdown(header, map(_line, rows), text=2),
-        tables.setup(rows) + " Repeat: `python -m benchmarks streaming --fresh`.",
+    return Section(
+        "Is the loop fed?",
+        [
+            "Gradients of minibatches of uint8 images (3, 32, 32) on one process, torch with one "
+            "thread, the reading thread beside it. Median time of a minibatch, drawn and computed; "
+            "its mean, and that of the processor's time for the loop and for the reading thread; "
+            "the seconds of the loop that it waited for data, the first minibatch aside, for which "
+            "the first group is read; the most memory that the process took, with what the loop "
+            "computes, beyond what it had before it opened the data, and the bound that the stream "
+            "states for itself. Start: reading the part, or opening the shards.",
+            Table("", header, list(map(_line, rows)), text=2),
+            tables.setup(rows) + " Repeat: `python -m benchmarks streaming --fresh`.",
+        ],
     )
 
 
@@ -147,3 +113,22 @@ def _line(row: Row) -> list[Any]:
         *(f"{row['first']:.2f}", f"{row['memory'] / 1e6:,.0f}"),
         *("-" if stated is None else f"{stated / 1e6:.0f}", f"{row['start']:.2f}"),
     ]
+
+
+def _size(name: str, default: int, text: str) -> Option:
+    return option(name, type=number(int, 1), default=default, metavar="N", help=text)
+
+
+COMMAND = Command(
+    name="streaming",
+    options=(
+        _size("--megabytes", 2000, "of the file (default 2000)"),
+        _size("--minibatches", 3000, "of a loop (default 3000)"),
+        _size("--batch", 64, "(default 64)"),
+        option(
+            "--folder", metavar="DIR", help="for the file, to measure its disk (default: /tmp's)"
+        ),
+    ),
+    plan=plan,
+    section=section,
+)

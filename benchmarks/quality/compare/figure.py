@@ -10,7 +10,8 @@ import numpy as np
 
 from benchmarks.harness import figures
 from benchmarks.harness.results import Row
-from benchmarks.quality.compare.plan import AVERAGING, DataSet, Measure, Method
+from benchmarks.harness.runs import AVERAGING
+from benchmarks.quality.compare.plan import DataSet, Measure, Method
 
 COLOURS = {
     "adam": figures.BLUE,
@@ -20,7 +21,7 @@ COLOURS = {
 }
 OWN = (figures.BLACK, figures.GREEN, figures.PURPLE)  # the method and its variants
 AXES = ("epoch", "megabytes", "messages")
-LABELS = ("work, epochs", "payload of a rank, MB", "messages of the parameters' length")
+LABELS = ("work, epochs", "payload per rank, MB", "messages of the parameters' length")
 BELOW = 10.0  # points under the least final accuracy that are shown
 
 
@@ -64,7 +65,6 @@ def plot(path: Path, data: DataSet, shown: Sequence[tuple[Method, int, list[Row]
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figures.save(figure, path)
-    plt.close(figure)
 
 
 def joined(rows: Sequence[Row], axis: str, measure: Measure) -> tuple[Any, Any]:

@@ -12,13 +12,13 @@ from typing import Any
 
 import apts_mpi
 from apts_mpi.errors import InputError
+from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, load, typed
 from benchmarks.harness.results import Row
+from benchmarks.harness.runs import AVERAGING
 
-AVERAGING = ("adam", "sgd")  # N ranks take the steps of one with the joined batch
 LOCAL = ("local-sgd", "diloco")
 OPTIMIZERS = ("apts", *AVERAGING, *LOCAL)
-SOURCES = ("digits", "mnist", "cifar10", "text")
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
@@ -187,12 +187,6 @@ class Group:
             return None
         _, candidate, done = max(ranked, key=lambda item: item[0])
         return candidate, done
-
-
-def accuracy(row: Row) -> float:
-    """Final test accuracy, 0 to 1; -1 for a run that diverged."""
-    value = row["test_accuracy"]
-    return -1.0 if value is None else float(value)
 
 
 def groups(data: DataSet) -> list[Group]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.harness import tables
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, finder
+from benchmarks.harness.runs import AVERAGING
+from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.compare.figure import plot
 from benchmarks.quality.compare.plan import (
-    AVERAGING,
     LOCAL,
     DataSet,
     Get,
@@ -21,6 +23,7 @@ from benchmarks.quality.compare.plan import (
     Measure,
     Method,
     groups,
+    read_plan,
 )
 
 LEAST_FEWER = 10  # times fewer bytes than gradient averaging that are nearly enough
@@ -123,12 +126,12 @@ class Verdict:
             good = lost <= self.margin + 1e-9
             if data.least is not None:
                 good = good and self.own.mean >= data.least
-            told[data.measured] = _met(good)
+            told[data.measured] = tables.met(good)
             times = fewer(self.averaging, self.own)
             nearly = "nearly" if times >= LEAST_FEWER else "missed"
             told["bytes"] = "met" if times >= data.fewer else nearly
         if self.local is not None:
-            told["local"] = _met(self.own.behind(self.local) <= 0)
+            told["local"] = tables.met(self.own.behind(self.local) <= 0)
         return told
 
     def cells(self) -> list[str]:
@@ -144,10 +147,6 @@ class Verdict:
             line.append(f"{self.own.mean - other.mean:{form}}" if good else "diverged")
             line.append(f"1/{fewer(other, self.own):.1f}" if good else "-")
         return [*line, ", ".join(f"{name} {told}" for name, told in self.goals().items())]
-
-
-def _met(good: bool) -> str:
-    return "met" if good else "missed"
 
 
 def fewer(baseline: Entry, own: Entry) -> float:
@@ -177,7 +176,7 @@ def verdicts(data: DataSet, found: Sequence[Entry]) -> list[Verdict]:
 
 
 def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
-    """A sentence an untuned method: what the most ranks lose against the fewest."""
+    """A sentence per untuned method: what the most ranks lose against the fewest."""
     told = []
     least, most = min(data.ranks), max(data.ranks)
     for method in data.methods:
@@ -189,32 +188,31 @@ def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
         form = data.measure.form
         text = f"From N = {least} to {most} {method.name} loses {lost:{form}} {unit}"
         if data.rank_loss is not None:
-            text += f" (goal: at most {data.rank_loss:g}): {_met(lost <= data.rank_loss + 1e-9)}"
+            text += (
+                f" (goal: at most {data.rank_loss:g}): {tables.met(lost <= data.rank_loss + 1e-9)}"
+            )
         told.append(text + ".")
     return told
 
 
-def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") -> None:
-    """Write NAME.md and a plot a set from the runs that are done; nothing where none is."""
-    sections, rows = [], []
-    for data in plan:
+def section(rows: Sequence[Row], options: Namespace) -> Section | None:
+    """What the runs of a plan say; None where there are none of it."""
+    get, name = finder(rows), options.config.stem
+    below, rows = [], []
+    for data in read_plan(options.config):
         found = entries(data, get)
-        if not found:
-            continue
-        path = out / f"{name}_{data.name}.png"
-        plot(path, data, [(entry.method, entry.group.ranks, entry.rows) for entry in found])
-        sections += _section(data, found, get, path.name)
-        rows += [row for entry in found for row in entry.rows if "versions" in row]
+        if found:
+            below.append(_section(data, found, get, f"{name}_{data.name}.png"))
+            rows += [row for entry in found for row in entry.rows if "versions" in row]
     if not rows:
-        return
-    parts = [
-        "# Against tuned baselines, at equal work",
+        return None
+    lead: list[Part] = [
         "The default method, no flag set but those named, against gradient averaging (Adam, SGD) "
         "and local methods (local SGD, DiLoCo) whose learning rate and batch were searched: the "
         "best by the final test accuracy or loss itself, which favours them. Figures after the "
-        "last epoch of work, mean [least, largest] over seeds. Work: gradient evaluations a "
+        "last epoch of work, mean [least, largest] over seeds. Work: gradient evaluations per "
         "sample, a forward one counts a third. Messages: of the length of the parameters, in a "
-        "run; MB: payload of all messages that a rank hands over. Adam and SGD ran on one rank "
+        "run; MB: payload of all messages handed over per rank. Adam and SGD ran on one rank "
         "with the joined batch; N ranks take the same steps, with a message each. Batch: samples "
         "of all ranks together. Worst rate: the figure at the worst learning rate of the grid "
         "with the same batch, first seed: what a wrong choice costs. The baselines have a "
@@ -224,11 +222,21 @@ def report(out: Path, plan: Sequence[DataSet], get: Get, name: str = "compare") 
         "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; bytes "
         f"at most the set's part of its (nearly: 1/{LEAST_FEWER}); not worse than the better local "
         "method.",
-        *sections,
+    ]
+    foot: list[Part] = [
         f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
         tables.setup(rows) + f" Repeat: `{_command(name)} --fresh`.",
     ]
-    tables.write(out / f"{name}.md", *parts)
+    return Section("Against tuned baselines, at equal work", lead, below, foot)
+
+
+def draw(rows: Sequence[Row], options: Namespace, out: Path) -> None:
+    """A plot per set."""
+    for data in read_plan(options.config):
+        found = entries(data, finder(rows))
+        if found:
+            shown = [(entry.method, entry.group.ranks, entry.rows) for entry in found]
+            plot(out / f"{options.config.stem}_{data.name}.png", data, shown)
 
 
 def _command(name: str) -> str:
@@ -236,7 +244,7 @@ def _command(name: str) -> str:
     return f"python -m benchmarks compare{plan}"
 
 
-def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[str]:
+def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> Section:
     judged = verdicts(data, found)
     described = data.described[:1].upper() + data.described[1:]
     seeds = ", ".join(map(str, data.seeds))
@@ -244,19 +252,19 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[st
     least = f", and at least {data.least:g}" if data.least is not None else ""
     figure = f"{data.measure.name}, {data.measure.unit}"
     tuned = [*TUNED, f"worst rate, {data.measure.unit}"]
-    parts = [
-        f"## {data.name}",
+    parts: list[Part] = [
         f"{described}, {data.epochs:g} epochs of work, seeds {seeds}; margin {data.margin:g} "
         f"{unit}{least}; bytes at most 1/{data.fewer}. {_flags(data)}"
         + ("N subdomains are computed one after another on one rank. " if data.simulated else "")
         + _progress(data, get),
-        tables.markdown(["method", "N", figure, *RESULT, *tuned], map(_line, found), text=1),
+        Table("", ["method", "N", figure, *RESULT, *tuned], list(map(_line, found)), text=1),
     ]
     if judged:
         parts += [
             f"The default against the best of each kind: difference in {data.measured}, in "
             f"{unit}, and bytes as a part of theirs.",
-            tables.markdown(
+            Table(
+                "",
                 [
                     *("method", "N", "averaging", data.measured, "bytes"),
                     *("local", data.measured, "bytes", "goals"),
@@ -265,7 +273,8 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> list[st
                 text=1,
             ),
         ]
-    return [*parts, *rank_losses(data, found), f"![{data.measure.name}, {data.name}]({image})"]
+    parts += [*rank_losses(data, found), Image(f"{data.measure.name}, {data.name}", image)]
+    return Section(data.name, parts)
 
 
 def _flags(data: DataSet) -> str:

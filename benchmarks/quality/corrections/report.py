@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +13,7 @@ import numpy as np
 
 from benchmarks.harness import figures, tables
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Image, Part, Section, Table
 
 SOLVERS = ("first-order", "sr1")
 JOINS = ("sum", "average", "adaptive")
@@ -33,8 +35,14 @@ def _groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
     return groups
 
 
-def plot(path: Path, rows: list[Row], solver: str) -> None:
-    """Training loss against work: a panel a kind of data and number of ranks."""
+def draw(rows: list[Row], options: Namespace, out: Path) -> None:
+    """A plot per local solver."""
+    for solver in SOLVERS:
+        _plot(out / f"corrections_{solver}.png", _asked(rows, options), solver)
+
+
+def _plot(path: Path, rows: list[Row], solver: str) -> None:
+    """Training loss against work: a panel per kind of data and number of ranks."""
     plt = figures.pyplot()
     groups = {key: group for key, group in _groups(rows).items() if key[1] == solver}
     ranks = sorted({key[2] for key in groups if key[2] > 1}) or [1]
@@ -60,7 +68,7 @@ def plot(path: Path, rows: list[Row], solver: str) -> None:
         ax.fill_between(grid, curves.min(0), curves.max(0), color=colours[join], alpha=0.12, lw=0)
         ax.set_title(f"{kind}, N = {n}")
     for ax in axes[-1]:
-        ax.set_xlabel("gradient evaluations a sample")
+        ax.set_xlabel("gradient evaluations per sample")
     for ax in axes[:, 0]:
         ax.set_ylabel("training loss")
     axes[0, 0].set_yscale("log")
@@ -78,21 +86,25 @@ def _at(curves: dict[str, list[float]], grid: Any) -> Any:
     return np.where(index < 0, np.nan, np.array(curves["loss"])[np.maximum(index, 0)])
 
 
-def write(path: Path, rows: list[Row], work: float, command: str) -> None:
-    """A table a kind of data and solver; ``command``: the program's arguments of a run."""
+def section(rows: list[Row], options: Namespace) -> Section | None:
+    """A table per kind of data and solver."""
+    rows = _asked(rows, options)
+    if not rows:
+        return None
     groups = _groups(rows)
     seeds = ", ".join(map(str, sorted({row["settings"]["seed"] for row in rows})))
-    parts = [
-        "# Additive correction on i.i.d., uneven and label-skewed data",
-        f"Embedded digits (1437 training, 360 test samples), network 64-{HIDDEN.replace(',', '-')}"
-        f"-10, full batch, no global step, no momentum, {work:g} gradient evaluations a sample (a "
-        "forward one counts a third; the iteration that passes the limit is finished), at most "
-        f"five local steps. Mean [least, largest] over seeds {seeds}, which also cut the shards. "
-        "Accepted: share of outer iterations whose joined correction was taken.",
+    parts: list[Part] = [
+        "Embedded digits (1437 training, 360 test samples), network "
+        f"64-{HIDDEN.replace(',', '-')}-10, full batch, no global step, no momentum, "
+        f"{options.work:g} gradient evaluations per sample (a forward one counts a third; the "
+        "iteration that passes the limit is finished), at most five local steps. Mean [least, "
+        f"largest] over seeds {seeds}, which also cut the shards. Accepted: share of outer "
+        "iterations whose joined correction was taken.",
         "Data: " + "; ".join(f"**{kind}**: {text}" for kind, text in DATA.items()) + ".",
         _wins(groups),
     ]
     header = ["N", "consistency", "join", "accepted, %", "training loss", "test accuracy, %"]
+    below = []
     for kind, solver in itertools.product(DATA, SOLVERS):
         body = [
             (
@@ -107,11 +119,30 @@ def write(path: Path, rows: list[Row], work: float, command: str) -> None:
             if (k, s) == (kind, solver)
         ]
         if body:
-            parts += [f"## {kind}, {solver}", tables.markdown(header, body, text=3)]
-    parts += [f"![training loss, {s}](corrections_{s}.png)" for s in SOLVERS]
-    parts.append(f"A run, here the last: `mpirun -n N python -m apts_mpi {command}`.")
-    parts.append(tables.setup(rows) + " Repeat: `python -m benchmarks corrections --fresh`.")
-    tables.write(path, *parts)
+            below.append(Section(f"{kind}, {solver}", [Table("", header, body, text=3)]))
+    line = " ".join(command(rows[-1]["settings"], "DIR"))
+    foot: list[Part] = [Image(f"training loss, {s}", f"corrections_{s}.png") for s in SOLVERS]
+    foot.append(f"A run, here the last: `mpirun -n N python -m apts_mpi {line}`.")
+    foot.append(tables.setup(rows) + " Repeat: `python -m benchmarks corrections --fresh`.")
+    title = "Additive correction on i.i.d., uneven and label-skewed data"
+    return Section(title, parts, below, foot)
+
+
+def _asked(rows: list[Row], options: Namespace) -> list[Row]:
+    """The runs of so much work."""
+    return [row for row in rows if row["settings"]["work"] == options.work]
+
+
+def command(settings: Row, data: str) -> list[str]:
+    """The program's arguments for a run, but for its --out."""
+    return [
+        *("train", "--data", data, "--hidden", HIDDEN, "--device", "cpu"),
+        *("--global-step", "off", "--momentum", str(settings["momentum"])),
+        *("--threads", "1", "--evaluate-every", "1e6", "--epochs", str(settings["work"])),
+        *("--local-solver", settings["local_solver"], "--join", settings["join"]),
+        *("--consistency", "on" if settings["consistency"] else "off"),
+        *("--seed", str(settings["seed"])),
+    ]
 
 
 def _wins(groups: dict[tuple[Any, ...], list[Row]]) -> str:

@@ -1,4 +1,4 @@
-"""Against the authors' curves: MNIST, 6 minibatches a pass, 5 percent overlap, N = 2, 4, 6.
+"""Against the authors' curves: MNIST, 6 minibatches per pass, 5 percent overlap, N = 2, 4, 6.
 
 The set-up of arXiv 2502.05133 on real MPI ranks, first order and L-SR1, 10 of their epochs = 10
 passes = 60 outer iterations. Needs the four MNIST files. Writes published.md, published.jsonl and
@@ -7,20 +7,17 @@ published.png; runs that are in published.jsonl are not run again.
 
 from __future__ import annotations
 
-import argparse
 import math
-import tempfile
 from pathlib import Path
 
 import apts_mpi
 from apts_mpi.data import read_info
-from apts_mpi.errors import InputError
-from benchmarks.harness import figures
-from benchmarks.harness.data import find_mnist, shard_mnist
-from benchmarks.harness.jobs import RunFailed, mpirun
-from benchmarks.harness.options import whole_numbers
-from benchmarks.harness.progress import Progress
-from benchmarks.harness.results import Results, Row, outcome
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.data import Shards
+from benchmarks.harness.measure import Job, Outcome, Piece, Session
+from benchmarks.harness.options import MNIST, number, numbers, option, timeout, whole_numbers
+from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
+from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.published.authors import (
     EXTRACT,
     MINIBATCHES,
@@ -28,89 +25,37 @@ from benchmarks.quality.published.authors import (
     OVERLAP,
     read_reference,
 )
-from benchmarks.quality.published.report import HIDDEN, plot, write
+from benchmarks.quality.published.report import HIDDEN, draw, section
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--mnist",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="folder of the four IDX files, gzipped or not (default $APTS_MPI_TEST_DATA/mnist, or "
-        "shared/data/mnist beside the checkout)",
-    )
-    parser.add_argument(
-        "--reference",
-        type=Path,
-        default=EXTRACT,
-        metavar="FILE",
-        help="CSV of the published curves (default: the extract that comes with the benchmarks)",
-    )
-    parser.add_argument(
-        "--ranks", type=whole_numbers, default=(2, 4, 6), help="numbers of ranks (default 2,4,6)"
-    )
-    parser.add_argument(
-        "--seeds",
-        type=whole_numbers,
-        default=(0, 1, 2),
-        help="of the initial parameters and minibatches (default 0,1,2)",
-    )
-    parser.add_argument(
-        "--iterations",
-        type=int,
-        default=60,
-        metavar="N",
-        help=f"outer iterations, {MINIBATCHES} a pass (default 60)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=1800.0, metavar="S", help="seconds a run (default 1800)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="forget the runs that are done")
+def check(options: Namespace) -> None:
+    """The published curves must be readable."""
+    read_reference(options.reference)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Run what is missing, write all."""
-    if parsed.iterations < MINIBATCHES or min(parsed.ranks) < 1 or not 0 < parsed.timeout < 1e6:
-        raise InputError(
-            f"--iterations must be at least {MINIBATCHES}, a pass; --ranks and --timeout positive"
-        )
-    figures.pyplot()
-    reference = read_reference(parsed.reference)
-    out = Path(parsed.out)
-    results = Results(out / "published.jsonl", fresh=parsed.fresh)
-    wanted = [
-        _settings(ranks, solver, seed, parsed.iterations)
-        for ranks in parsed.ranks
+def plan(session: Session) -> Rounds:
+    """A job per number of ranks."""
+    shards, jobs = Shards(session.folder, mnist=session.options.mnist), []
+    for ranks in session.options.ranks:
+        data, samples = shards.path("mnist", ranks), 0
+        if session.missing([_job(ranks, data, samples, session.options)]):
+            shards.make("mnist", ranks)
+            samples = read_info(data).splits["train"].total
+        jobs.append(_job(ranks, data, samples, session.options))
+    yield jobs
+
+
+def _job(ranks: int, data: Path, samples: int, options: Namespace) -> Job:
+    pieces = [
+        _piece(ranks, solver, seed, options.iterations, data, samples)
         for solver in ORDERS
-        for seed in parsed.seeds
+        for seed in options.seeds
     ]
-    missing = [settings for settings in wanted if results.get(settings) is None]
-    print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them done before", flush=True)
-    failures = 0
-    if missing:
-        mnist, progress = find_mnist(parsed.mnist), Progress(len(missing))
-        with tempfile.TemporaryDirectory() as folder:
-            for settings in missing:
-                text = "N = {ranks}, {local_solver}, seed {seed}".format(**settings)
-                try:
-                    row = results.add(
-                        settings, _measure(settings, mnist, Path(folder), parsed.timeout)
-                    )
-                    progress.say(f"{text}: {100 * row['test_accuracy']:.1f} %")
-                except RunFailed as error:
-                    failures += 1
-                    progress.say(f"{text}: failed: {error}")
-    rows = [row for row in map(results.get, wanted) if row is not None]
-    if rows:
-        plot(out / "published.png", rows, reference)
-        write(out / "published.md", rows, reference)
-    return 1 if failures else 0
+    return Job(task=PROGRAM, ranks=ranks, pieces=pieces)
 
 
-def _settings(ranks: int, solver: str, seed: int, iterations: int) -> Row:
-    return {
+def _piece(ranks: int, solver: str, seed: int, iterations: int, data: Path, samples: int) -> Piece:
+    settings = {
         "apts_mpi": apts_mpi.__version__,
         "ranks": ranks,
         "local_solver": solver,
@@ -119,6 +64,21 @@ def _settings(ranks: int, solver: str, seed: int, iterations: int) -> Row:
         "minibatches": MINIBATCHES,
         "overlap": OVERLAP,
     }
+    command = _command(settings, samples)
+
+    def keep(outcome: Outcome) -> tuple[list[Row], str]:
+        rows = metrics(outcome.folder)
+        curves = {name: curve(rows, name) for name in ("epoch", "loss", "test_accuracy")}
+        figures = summary(outcome.folder, KEPT)
+        words = f"{100 * figures['test_accuracy']:.1f} %"
+        return [{"command": " ".join(command), **figures, "curves": curves}], words
+
+    return Piece(
+        settings=[settings],
+        words=f"N = {ranks}, {solver}, seed {seed}",
+        arguments={"lines": [[*command, "--data", str(data), "--out", "{folder}/run"]]},
+        keep=keep,
+    )
 
 
 def _command(settings: Row, samples: int) -> list[str]:
@@ -133,13 +93,39 @@ def _command(settings: Row, samples: int) -> list[str]:
     ]
 
 
-def _measure(settings: Row, mnist: Path, folder: Path, timeout: float) -> Row:
-    """Shard where that is not done yet, train, and give what came out."""
-    data = folder / f"mnist-{settings['ranks']}"
-    if not data.exists():
-        shard_mnist(mnist.resolve(), data, settings["ranks"])
-    run = folder / "-".join(str(settings[key]) for key in ("ranks", "local_solver", "seed"))
-    command = _command(settings, read_info(data).splits["train"].total)
-    whole = ["-m", "apts_mpi", *command, "--data", str(data), "--out", str(run)]
-    mpirun(settings["ranks"], whole, timeout=timeout)
-    return {"command": " ".join(command), **outcome(run)}
+COMMAND = Command(
+    name="published",
+    options=(
+        MNIST,
+        option(
+            "--reference",
+            type=Path,
+            default=EXTRACT,
+            metavar="FILE",
+            help="CSV of the published curves (default: the extract that comes with the "
+            "benchmarks)",
+        ),
+        option(
+            "--ranks", type=numbers(1), default=(2, 4, 6), help="numbers of ranks (default 2,4,6)"
+        ),
+        option(
+            "--seeds",
+            type=whole_numbers,
+            default=(0, 1, 2),
+            help="of the initial parameters and minibatches (default 0,1,2)",
+        ),
+        option(
+            "--iterations",
+            type=number(int, MINIBATCHES),
+            default=60,
+            metavar="N",
+            help=f"outer iterations, {MINIBATCHES} per pass (default 60)",
+        ),
+        timeout(1800.0),
+    ),
+    libraries=("matplotlib",),
+    check=check,
+    plan=plan,
+    section=section,
+    draw=draw,
+)

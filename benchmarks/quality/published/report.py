@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from benchmarks.harness import figures, tables
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.published.authors import (
     ADAM,
     ADAM_WORK,
@@ -16,11 +18,12 @@ from benchmarks.quality.published.authors import (
     ORDERS,
     OVERLAP,
     Curve,
+    read_reference,
 )
 
 TITLES = {"first-order": "first order", "sr1": "L-SR1"}
 HIDDEN = "128,128"
-ON_THE_WAY = (1, 2, 5)  # passes told besides the last
+ON_THE_WAY = (1, 2, 5)  # passes shown besides the last
 
 
 def _group(rows: list[Row], ranks: int, solver: str) -> list[Row]:
@@ -33,9 +36,10 @@ def _accuracies(group: list[Row], iteration: int) -> list[float]:
     return [100 * row["curves"]["test_accuracy"][iteration - 1] for row in group]
 
 
-def plot(path: Path, rows: list[Row], reference: dict[tuple[str, int, int], Curve]) -> None:
-    """Accuracy by passes over the data (above) and by work (below): a column a number of ranks."""
-    plt = figures.pyplot()
+def draw(rows: list[Row], options: Namespace, out: Path) -> None:
+    """Accuracy by passes over the data (above) and by work (below): a column per N."""
+    plt, rows = figures.pyplot(), _asked(rows, options)
+    reference = read_reference(options.reference)
     ranks = sorted({row["settings"]["ranks"] for row in rows})
     passes = max(len(row["curves"]["epoch"]) for row in rows) / MINIBATCHES
     figure, axes = plt.subplots(
@@ -66,20 +70,20 @@ def plot(path: Path, rows: list[Row], reference: dict[tuple[str, int, int], Curv
             ax.set_title(f"N = {n}")
             ax.set_xlim(0, passes * (1.2 * APTS_WORK if by_work else 1))
             ax.set_ylim(60, 100)
-            ax.set_xlabel("gradient evaluations a sample" if by_work else "passes over the data")
+            ax.set_xlabel("gradient evaluations per sample" if by_work else "passes over the data")
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy, %")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels) if len(ranks) > 2 else 2
     )
-    figures.save(figure, path)
+    figures.save(figure, out / "published.png")
 
 
 def _draw_ours(
     ax: Any, group: list[Row], by_work: bool, colour: str, marker: str, label: str
 ) -> None:
-    """Mean and range over seeds; a mark a pass."""
+    """Mean and range over seeds; a mark per pass."""
     count = min(len(row["curves"]["epoch"]) for row in group)
     by_seed = [_accuracies(group, k + 1) for k in range(count)]
     if by_work:
@@ -93,8 +97,11 @@ def _draw_ours(
     ax.fill_between(x, least, largest, color=colour, alpha=0.15, lw=0)
 
 
-def write(path: Path, rows: list[Row], reference: dict[tuple[str, int, int], Curve]) -> None:
+def section(rows: list[Row], options: Namespace) -> Section | None:
     """The table after the last pass, and that of some passes before."""
+    rows, reference = _asked(rows, options), read_reference(options.reference)
+    if not rows:
+        return None
     last = rows[0]["settings"]["iterations"] // MINIBATCHES
     adam = reference[ADAM]
     end, way = [], []
@@ -120,24 +127,23 @@ def write(path: Path, rows: list[Row], reference: dict[tuple[str, int, int], Cur
                 )
     header = ["N", "trust region", "authors", "here", "difference", "work, authors", "work, here"]
     seeds = ", ".join(map(str, sorted({row["settings"]["seed"] for row in rows})))
-    parts = [
-        "# Against the authors' published curves",
+    parts: list[Part] = [
         f"Test accuracy in percent on MNIST after {last} passes over the data "
-        f"({last * MINIBATCHES} outer iterations: {MINIBATCHES} minibatches a pass, {OVERLAP} % "
-        f"overlap), mean [least, largest]; here over seeds {seeds}. Work: gradient evaluations a "
+        f"({last * MINIBATCHES} outer iterations: {MINIBATCHES} minibatches per pass, {OVERLAP} % "
+        f"overlap), mean [least, largest]; here over seeds {seeds}. Work: gradient evaluations per "
         f"sample, a forward one counts a third; an epoch of theirs costs about {APTS_WORK}. "
         "Vectors: messages of the length of the parameters in a run; MB: payload of all messages "
-        "that a rank hands over in a run.",
-        tables.markdown([*header, "vectors", "MB"], end, text=2),
-        f"The authors' Adam, one gradient evaluation a sample and epoch: {adam.at(last)} after "
+        "handed over per rank in a run.",
+        Table("", [*header, "vectors", "MB"], end, text=2),
+        f"The authors' Adam, one gradient evaluation per sample and epoch: {adam.at(last)} after "
         f"{last} epochs, {adam.at(APTS_WORK * last)} after {APTS_WORK * last} (as much work as "
         f"{last} epochs of theirs with APTS).",
     ]
     if way:
         columns = [*header[:2], "passes", *header[2:]]
-        parts += ["On the way:", tables.markdown(columns, way, text=2)]
+        parts += ["On the way:", Table("", columns, way, text=2)]
     parts += [
-        "![test accuracy by passes and by work](published.png)",
+        Image("test accuracy by passes and by work", "published.png"),
         "The authors' network ends in a sigmoid under the cross-entropy, so that its loss cannot "
         "fall below 1.461: accuracies can be compared, losses cannot, and are not. Their hidden "
         f"layers and initial parameters may differ from ours (784-{HIDDEN.replace(',', '-')}-10, "
@@ -145,4 +151,15 @@ def write(path: Path, rows: list[Row], reference: dict[tuple[str, int, int], Cur
         f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
         tables.setup(rows) + " Repeat: `python -m benchmarks published --fresh`.",
     ]
-    tables.write(path, *parts)
+    return Section("Against the authors' published curves", parts)
+
+
+def _asked(rows: list[Row], options: Namespace) -> list[Row]:
+    """The runs of so many iterations, in the order of the table."""
+
+    def place(row: Row) -> tuple[int, int, int]:
+        s = row["settings"]
+        return s["ranks"], list(ORDERS).index(s["local_solver"]), s["seed"]
+
+    chosen = (row for row in rows if row["settings"]["iterations"] == options.iterations)
+    return sorted(chosen, key=place)

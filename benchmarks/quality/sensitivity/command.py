@@ -8,73 +8,60 @@ run again, so that it may be interrupted.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from apts_mpi.errors import InputError
-from benchmarks.harness import figures
+from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.jobs import ROOT
-from benchmarks.harness.options import add_job_options, check_job_options, job_folder, names
-from benchmarks.harness.results import Results, Row
-from benchmarks.quality.compare.jobs import run_all
+from benchmarks.harness.measure import Session
+from benchmarks.harness.options import JOB_OPTIONS, config, names, option
+from benchmarks.harness.runs import jobs
 from benchmarks.quality.sensitivity.plan import Plan, Sweep, read_plan, wanted
-from benchmarks.quality.sensitivity.report import report
+from benchmarks.quality.sensitivity.report import draw, section
 
 CONFIG = ROOT / "benchmarks" / "sensitivity.toml"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=CONFIG,
-        metavar="FILE",
-        help="TOML of families, parameters and values (default benchmarks/sensitivity.toml)",
-    )
-    parser.add_argument(
-        "--parameters",
-        type=names,
-        metavar="A,B",
-        help="run these, like radius,sr1-memory,adam-lr (default all)",
-    )
-    add_job_options(parser)
+def check(options: Namespace) -> None:
+    """What is asked for must be in the plan."""
+    selection(read_plan(options.config), options)
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Run what is missing of the selection, write all that is there."""
-    check_job_options(parsed)
-    figures.pyplot()
-    plan = read_plan(parsed.config)
-    seeds = parsed.seeds or plan.seeds
-    chosen = wanted(_selection(plan, parsed), seeds, parsed.ranks)
-    out = Path(parsed.out)
-    results = Results(out / "sensitivity.jsonl", fresh=False)
-    failed: list[Row] = []
-    if not parsed.report_only:
-        if parsed.fresh:
-            results.forget(chosen)
-        missing = [settings for settings in chosen if results.get(settings) is None]
-        done = len(chosen) - len(missing)
-        print(f"{len(chosen)} runs, {done} of them done before", flush=True)
-        if missing:
-            try:
-                with job_folder(parsed.work) as folder:
-                    shards = Shards(folder, mnist=parsed.mnist, cifar=None)
-                    limits = {"jobs": parsed.jobs, "timeout": parsed.timeout}
-                    failed = run_all(missing, shards, results, **limits)
-            except KeyboardInterrupt:
-                print("benchmarks: interrupted; the runs that had ended are kept", flush=True)
-                return 130
-    report(out, plan, sorted({*plan.seeds, *seeds}), results.get)
-    return 1 if failed else 0
+def plan(session: Session) -> Rounds:
+    """All runs of the parameters that are asked for."""
+    options = session.options
+    whole = read_plan(options.config)
+    chosen = wanted(selection(whole, options), options.seeds or whole.seeds, options.ranks)
+    yield jobs(session, chosen, Shards(session.folder, mnist=options.mnist))
 
 
-def _selection(plan: Plan, parsed: argparse.Namespace) -> list[Sweep]:
-    """The parameters that the options ask for."""
+def selection(plan: Plan, options: Namespace) -> list[Sweep]:
+    """The parameters that the options ask for.
+
+    Raises:
+        InputError: one is not in the plan.
+    """
     everything = {sweep.name: sweep for sweep in plan.sweeps()}
-    for name in parsed.parameters or ():
+    for name in options.parameters or ():
         if name not in everything:
             raise InputError(f"--parameters {name}: is none of {', '.join(everything)}")
-    return [everything[name] for name in parsed.parameters or everything]
+    return [everything[name] for name in options.parameters or everything]
+
+
+COMMAND = Command(
+    name="sensitivity",
+    options=(
+        config(CONFIG, "TOML of families, parameters and values"),
+        option(
+            "--parameters",
+            type=names,
+            metavar="A,B",
+            help="run these, like radius,sr1-memory,adam-lr (default all)",
+        ),
+        *JOB_OPTIONS,
+    ),
+    libraries=("matplotlib",),
+    check=check,
+    plan=plan,
+    section=section,
+    draw=draw,
+)

@@ -32,7 +32,7 @@ def order(plan: Plan, found: Sequence[Swept]) -> list[str]:
 
 
 def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:
-    """A panel a number of ranks; baselines, which have one for all, in each."""
+    """A panel per number of ranks; baselines, which have one for all, in each."""
     labels = order(plan, found)
     if not labels:
         return
@@ -63,7 +63,6 @@ def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:
     axes[0][0].set_yticks(range(len(labels)), labels[::-1])
     axes[0][0].set_ylim(-0.6, len(labels) - 0.4)
     figures.save(figure, path)
-    plt.close(figure)
 
 
 def _bar(ax: Any, y: int, item: Swept, plan: Plan, low: float) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import apts_mpi
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
+from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, load, typed
 from benchmarks.harness.results import Row
-from benchmarks.quality.compare.plan import AVERAGING, SOURCES
+from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
@@ -68,7 +69,7 @@ class Family:
         return config.completed(ranks, self.samples)
 
     def settings(self, ranks: int, **changes: Any) -> Row:
-        """Of a run, but for the seed, as ``compare_jobs`` takes them."""
+        """Of a run, but for the seed, as ``runs.command`` takes them."""
         row = {
             "apts_mpi": apts_mpi.__version__,
             "data": self.data,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from benchmarks.harness import tables
+from benchmarks.harness.results import Row, finder
+from benchmarks.harness.sections import Image, Markdown, Part, Section, Table, bullets
 from benchmarks.quality.sensitivity.figure import plot
-from benchmarks.quality.sensitivity.plan import Get, Plan, Sweep, wanted
+from benchmarks.quality.sensitivity.plan import Plan, Sweep, read_plan, wanted
 from benchmarks.quality.sensitivity.values import Swept, Value, swept
 
 HEADER = ["parameter", "N", "values", "accuracy, %", "spread", "worst loss", "at"]
@@ -59,7 +62,7 @@ def _told(loss: float, found: Swept, value: Value) -> str:
 
 
 def verdicts(plan: Plan, found: Sequence[Swept]) -> list[Verdict]:
-    """One a family that has a goal, then one a parameter that has its own."""
+    """One per family that has a goal, then one per parameter that has its own."""
     judged = []
     for family in plan.families:
         own = [item for item in found if item.sweep.family == family]
@@ -85,7 +88,7 @@ def _verdict(what: str, limit: float, found: Sequence[Swept]) -> Verdict:
 
 
 def spreads(found: Sequence[Swept]) -> list[str]:
-    """A sentence a parameter with a goal of its own, or of a family without one."""
+    """A sentence per parameter with a goal of its own, or of a family without one."""
     told = []
     for item in found:
         family = item.sweep.family
@@ -99,16 +102,16 @@ def spreads(found: Sequence[Swept]) -> list[str]:
     return told
 
 
-def report(out: Path, plan: Plan, seeds: Sequence[int], get: Get) -> None:
-    """Write sensitivity.md and the plot from the runs that are done; nothing where none is."""
+def section(rows: list[Row], options: Namespace) -> Section | None:
+    """What the runs of a plan say; None where there are none of it."""
+    plan, get = read_plan(options.config), finder(rows)
+    seeds = _seeds(plan, options)
     needed = wanted(plan.sweeps(), seeds)
     rows = [row for row in map(get, needed) if row is not None]
     good = [row for row in rows if "versions" in row]
     if not good:
-        return
+        return None
     found = swept(plan, seeds, get)
-    path = out / "sensitivity.png"
-    plot(path, plan, found)
     first = plan.families[0]
     hidden = "-".join(map(str, first.hidden))
     told = spreads(found)
@@ -116,8 +119,7 @@ def report(out: Path, plan: Plan, seeds: Sequence[int], get: Get) -> None:
     count = f"{len(rows)} runs, of which {lost} diverged"
     # The plan's own seeds are what makes it complete.
     missing = sum(get(settings) is None for settings in wanted(plan.sweeps(), plan.seeds))
-    parts = [
-        "# Every parameter alone",
+    parts: list[Part] = [
         f"One parameter changed at a time, all others at their default: {first.data}, hidden "
         f"layers {hidden}, {first.epochs:g} epochs of work. Test accuracy at the end in percent, "
         f"mean over seeds {', '.join(map(str, seeds))}, in the order of the values; the default in "
@@ -125,19 +127,29 @@ def report(out: Path, plan: Plan, seeds: Sequence[int], get: Get) -> None:
         "value that costs them; negative where every value is better. A run that diverged counts "
         "as 10 %, chance. " + _families(plan),
         f"{count}." + (f" **Not complete:** {missing} runs are missing." if missing else ""),
-        "\n".join(f"- {verdict.sentence()}" for verdict in verdicts(plan, found)),
+        bullets([verdict.sentence() for verdict in verdicts(plan, found)]),
     ]
     if told:
-        parts += ["Spread over the range:", "\n".join(f"- {line}" for line in told)]
+        parts += ["Spread over the range:", bullets(told)]
     parts += [
-        tables.markdown(HEADER, [_line(item) for item in found], text=1),
-        f"![accuracy by parameter]({path.name})",
+        Table("", HEADER, [_line(item) for item in found], text=1),
+        Image("accuracy by parameter", "sensitivity.png"),
         "Bars: from the lowest to the highest accuracy over a parameter's range, with the values "
         "at both ends; dashed: the default. Bars that leave the panel have their end written.",
         f"A run, here the last: `mpirun -n N python -m apts_mpi {good[-1]['command']} --data DIR`.",
         tables.setup(good) + " Repeat: `python -m benchmarks sensitivity --fresh`.",
     ]
-    tables.write(out / "sensitivity.md", *parts)
+    return Section("Every parameter alone", parts)
+
+
+def draw(rows: list[Row], options: Namespace, out: Path) -> None:
+    """The plot."""
+    plan = read_plan(options.config)
+    plot(out / "sensitivity.png", plan, swept(plan, _seeds(plan, options), finder(rows)))
+
+
+def _seeds(plan: Plan, options: Namespace) -> list[int]:
+    return sorted({*plan.seeds, *(options.seeds or ())})
 
 
 def _families(plan: Plan) -> str:
@@ -148,7 +160,7 @@ def _families(plan: Plan) -> str:
             told.append(f"{family.name}: batch {family.batch}, one rank (N ranks take its steps).")
         elif family.minibatches:
             told.append(
-                f"{family.name}: {family.minibatches} minibatches a pass, "
+                f"{family.name}: {family.minibatches} minibatches per pass, "
                 f"{family.shared.get('iterations', 'no limit of')} outer iterations."
             )
     return " ".join(told)
@@ -160,7 +172,7 @@ def _line(item: Swept) -> list[str]:
         text = _cell(value)
         cells.append(f"**{text}**" if value.point.default else text)
     line = [item.sweep.label, "any" if item.sweep.family.batch else str(item.ranks)]
-    line += [", ".join(value.point.text for value in item.values), ", ".join(cells)]
+    line += [", ".join(value.point.text for value in item.values), Markdown(", ".join(cells))]
     worst = item.worst
     if worst is None:
         return [*line, "-", "-", "-"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.quality.compare.plan import accuracy
+from benchmarks.harness.runs import accuracy
 from benchmarks.quality.sensitivity.plan import Get, Plan, Point, Sweep
 
 CHANCE = 10.0  # percent, of ten classes: what a run that diverged counts as

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from apts_mpi.data import DatasetInfo, Source, describe, load_source, read_info, write_shards
-from apts_mpi.data.shards import format as layout
-from apts_mpi.data.shards.moments import Moments
+from apts_mpi.data.shards import index as layout
+from apts_mpi.data.sources.moments import Moments
 from apts_mpi.errors import InputError
 
 

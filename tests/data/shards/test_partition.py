@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apts_mpi.data.shards.partitioning import (
-    apportion,
-    part,
-    shard_indices,
-    skewed_indices,
-    split_indices,
-    spread,
-)
+from apts_mpi.data.shards.partitioning import part, shard_indices, skewed_indices, spread
+from apts_mpi.data.sources.splits import apportion, split_indices
 from apts_mpi.errors import InputError
 
 sizes = st.lists(st.integers(1, 50), min_size=1, max_size=12)

@@ -29,7 +29,7 @@ from apts_mpi.data import (
 from apts_mpi.data.shards import format as layout
 from apts_mpi.data.shards import writing
 from apts_mpi.data.shards.info import Split
-from apts_mpi.errors import InputError
+from apts_mpi.errors import InputError, fault
 
 
 def toy(seed: int = 0) -> Source:
@@ -388,7 +388,7 @@ def test_names_that_cannot_be_printed(sharded: Path) -> None:
 
 
 def test_lines_are_printable_whatever_they_name() -> None:
-    text = str(layout.fault("a\x1b[2J", "b\udcff\nc", "d"))
+    text = str(fault("a\x1b[2J", "b\udcff\nc", "d"))
     assert text == "a\\x1b[2J: b\\udcff c; d"
     text.encode()
-    assert len(str(layout.fault("a", "b" * 10**6, "c"))) < 600
+    assert len(str(fault("a", "b" * 10**6, "c"))) < 600

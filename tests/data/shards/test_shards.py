@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from apts_mpi.data import Source, Stream, describe, read_info, read_partition, write_shards
 from apts_mpi.data.shards import identity, writing
-from apts_mpi.data.shards.moments import NORMALIZE, nonzero
+from apts_mpi.data.sources.moments import NORMALIZE, nonzero
 from apts_mpi.errors import InputError
 
 
@@ -373,7 +373,7 @@ def test_overwrite_never_removes_what_it_did_not_make(sharded: Path) -> None:
         write_shards(toy(), blocker, shards=2, overwrite=True)
 
 
-@pytest.mark.parametrize("step", ["_write_all", "_write_index", "_publish", "sync"])
+@pytest.mark.parametrize("step", ["_write_all", "write_index", "_publish", "sync"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_interrupted_write_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, overwrite: bool
@@ -418,7 +418,7 @@ def test_a_killed_write_leaves_no_folder(tmp_path: Path) -> None:
         "import os, signal, sys\n"
         "import apts_mpi.data.shards.writing as w\n"
         "from apts_mpi.data import load_source\n"
-        "w._write_index = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "w.write_index = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "w.write_shards(load_source('digits'), sys.argv[1], shards=2)\n"
     )
     run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "d")], check=False)

@@ -24,7 +24,7 @@ from apts_mpi.data import (
     windowed,
     write_shards,
 )
-from apts_mpi.data.shards import format as layout
+from apts_mpi.data.shards import index as layout
 from apts_mpi.data.sources import tokens as stored
 from apts_mpi.data.sources.text import decode
 from apts_mpi.errors import InputError

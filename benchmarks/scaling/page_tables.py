@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from apts_mpi.comm.clock import COMMUNICATION
+from benchmarks.harness.phase_runs import TIMED, Point
+from benchmarks.harness.sections import Table
 from benchmarks.harness.units import digits, percent, signed
-from benchmarks.report.page import Table
-from benchmarks.report.runs import TIMED, Point
-from benchmarks.report.series import Network
+from benchmarks.scaling.series import Network
 
 
 def _ranks(point: Point) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness.phase_runs import TIMED, Point, but
 from benchmarks.harness.statistics import Estimate, quotient
-from benchmarks.report.runs import TIMED, Point, but
 
 
 @dataclass(frozen=True)

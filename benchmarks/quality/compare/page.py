@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness.results import Row
+from benchmarks.harness.runs import AVERAGING, accuracy
+from benchmarks.harness.sections import Finding, Picture, Section, Table, Text, slug
 from benchmarks.harness.statistics import Array
 from benchmarks.harness.units import digits, times
-from benchmarks.quality.compare.plan import AVERAGING, accuracy
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Picture, Section, Table, Text, slug
 
 _BELOW = 6.0  # points under the least final accuracy that are shown
 
@@ -235,3 +235,9 @@ def _table(found: Sequence[Entry]) -> Table:
             ]
         )
     return Table("Every method at its best: means over seeds", header, rows, folded=len(rows) > 16)
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = section(rows["compare"])
+    return [] if found is None else [found]

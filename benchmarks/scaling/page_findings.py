@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from benchmarks.harness.phase_runs import COMPUTE, TIMED, Point
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding
 from benchmarks.harness.statistics import Estimate, median
 from benchmarks.harness.units import percent, seconds, times
-from benchmarks.report import scaling_figures as figures
-from benchmarks.report.page import Finding
-from benchmarks.report.runs import COMPUTE, TIMED, Point
-from benchmarks.report.series import Network, Series
+from benchmarks.scaling import page_figures as figures
+from benchmarks.scaling.series import Network, Series
 
 
 def _most(series: Series) -> Point | None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from benchmarks.harness.phase_runs import points, runs
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Part, Picture, Section, Text, slug
 from benchmarks.harness.statistics import Estimate
-from benchmarks.report import scaling_figures as figures
-from benchmarks.report import scaling_findings as findings
-from benchmarks.report import scaling_tables as tables
-from benchmarks.report.page import Finding, Part, Picture, Section, Text, slug
-from benchmarks.report.runs import points, runs
-from benchmarks.report.series import Network, networks
+from benchmarks.scaling import page_figures as figures
+from benchmarks.scaling import page_findings as findings
+from benchmarks.scaling import page_tables as tables
+from benchmarks.scaling.series import Network, networks
 
 TITLES = {"strong": "Strong scaling", "weak": "Weak scaling"}
 WHAT = {
@@ -146,3 +146,12 @@ def modelled(network: Network, kind: str, predictions: Sequence[Row]) -> dict[in
             work = run.samples if kind == "strong" else point.ranks
             found[id(point)] = Estimate(iteration * work / run.per_evaluation)
     return found
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = (
+        section("strong", rows["strong"], rows["prediction"], rows["split"]),
+        section("weak", rows["weak"], rows["prediction"]),
+    )
+    return [one for one in found if one is not None]

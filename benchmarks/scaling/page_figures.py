@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from apts_mpi.comm.clock import PHASES
+from benchmarks.harness import drawing as draw
+from benchmarks.harness.phase_runs import TIMED, Point
 from benchmarks.harness.statistics import Estimate
 from benchmarks.harness.units import percent, seconds
-from benchmarks.report import draw
-from benchmarks.report.runs import TIMED, Point
-from benchmarks.report.series import Network, Series
+from benchmarks.scaling.series import Network, Series
 
 _DOTS = 60  # of a method and N, so that the page stays small
 Models = Mapping[int, Estimate]  # by id() of a point: what the cost model says of it, seconds

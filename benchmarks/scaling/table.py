@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import tables
+from benchmarks.harness.phase_runs import Point, points, runs
 from benchmarks.harness.results import Row
 from benchmarks.harness.statistics import Estimate, median
-from benchmarks.report.runs import Point, points, runs
-from benchmarks.report.series import Series, networks
 from benchmarks.scaling.plan import SPLIT
+from benchmarks.scaling.series import Series, networks
 
 _PARTS = {
     "gradient": ("gradient",),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures, hockney
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.statistics import Estimate, median
 from benchmarks.harness.units import digits, percent, seconds, size, times
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Part, Picture, Section, Table, Text, slug
 
 _WAYS = {
     "comm": draw.Style(draw.INK, "o", "-"),
@@ -273,3 +273,9 @@ def _rivals(rivals: Sequence[Case]) -> list[Part]:
     caption = f"MPI settings, {name}: median time of a call through {way}, µs"
     header = ["settings", *(size(nbytes) for nbytes in shown)]
     return [Finding(text + "."), Table(caption, header, rows)]
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = section(rows["micro"])
+    return [] if found is None else [found]

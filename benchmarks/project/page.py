@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Finding, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, percent, seconds
-from benchmarks.report import draw
-from benchmarks.report.page import Finding, Picture, Section, Table, Text, slug
 
 AIM = 0.15  # median error that the model is held to
 HALF = 0.5  # efficiency below which more ranks no longer pay
@@ -223,3 +223,9 @@ def _limits(grouped: dict[Key, dict[str, dict[int, Row]]], methods: list[str]) -
         rows.append([f"{key[1]:,}", key[0], *cells])
     caption = f"Projection: most ranks with an efficiency of at least {100 * HALF:.0f} percent"
     return Table(caption, ["parameters", "network", *methods], rows, text=2)
+
+
+def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
+    """For the page of ``report``, of the rows by kind."""
+    found = (proof(rows["prediction"]), projections(rows["projection"]))
+    return [one for one in found if one is not None]

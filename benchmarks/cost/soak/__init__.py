@@ -1,1 +1,0 @@
-"""Half an hour of one run."""
