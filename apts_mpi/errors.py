@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _LONGEST, _LONGEST_PLACE = 500, 1000  # characters of a fault, and of where it is
 _LIBRARIES = ("torch", "numpy", "mpi4py", "h5py")  # called by users' code, not written by them
@@ -84,3 +85,17 @@ def fault(where: Path | str, what: str, remedy: str) -> InputError:
     line = " ".join(f"{place}: {what}; {remedy}".splitlines())
     # What is escaped may not even have a place in UTF-8.
     return InputError("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+
+
+def either(words: Sequence[str]) -> str:
+    """Words as "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def did_you_mean(word: Any, words: Iterable[str]) -> str:
+    """The end of a line about an unknown word: the known one that is most like it, if any is."""
+    from difflib import get_close_matches  # which is for errors alone
+
+    known = {each.lower().lstrip("-"): each for each in words}
+    close = get_close_matches(str(word)[:100].lower().lstrip("-"), known, n=1)
+    return f"; did you mean {known[close[0]]}?" if close else ""

@@ -205,6 +205,6 @@ def test_a_planted_import_of_mpi_is_found(plant: Plant) -> None:
 
 
 def test_a_planted_import_of_another_command_is_found(plant: Plant) -> None:
-    tree = plant("benchmarks/cost/soak/worker.py", "from benchmarks.scaling import plan")
+    tree = plant("benchmarks/messages/micro/plan.py", "from benchmarks.scaling import plan")
     found = between_commands(imports_of(tree, "benchmarks"), tree)
-    assert "cost.soak.worker: scaling.plan" in found
+    assert "messages.micro.plan: scaling.plan" in found

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from apts_mpi.checkpoints.weights import require_suffix
-from apts_mpi.cli.flags import PARSERS
+from apts_mpi.cli.flags import COMMANDS, PARSERS, PROGRAM, Parser, train_parser
 from apts_mpi.comm import job
-from apts_mpi.data import Source, TextSource, describe, load_source, load_text, write_shards
-from apts_mpi.data.sources.arrays import NAMED
-from apts_mpi.errors import AgreedError, InputError
-from apts_mpi.settings.config import TrainConfig
+from apts_mpi.errors import AgreedError, InputError, did_you_mean
+from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.toml import read_toml
 from apts_mpi.version import __version__
 
@@ -33,22 +30,17 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
         AgreedError: on every rank, for bad usage or bad input on any.
     """
     arguments = list(arguments)
-    command = "train"
-    if arguments and arguments[0] in PARSERS:
-        command = arguments.pop(0)
-    parser = PARSERS[command]()
-    speaks = job.speaks(0, 1) if comm is None else comm.rank == 0
-    if {"-h", "--help"} & set(arguments):
-        if speaks:
-            parser.print_help()
-        return 0
-    if command == "train" and "--version" in arguments:
-        if speaks:
-            print(f"apts_mpi {__version__}")
+    named = bool(arguments) and not arguments[0].startswith("-")
+    command = arguments.pop(0) if named else "train"
+    asking = ("-h", "--help", *(("--help-all", "--version") if command == "train" else ()))
+    wanted = set(asking) & set(arguments)
+    if wanted and command in COMMANDS:
+        if job.speaks(0, 1) if comm is None else comm.rank == 0:
+            _print_help(command, wanted)
         return 0
     error, values, parsed = None, dict[str, Any](), argparse.Namespace()
     try:
-        parsed = parser.parse_args(arguments)
+        parsed = _parser(command).parse(arguments)
         if command == "train":
             values = _values(parsed)
         elif command == "export":
@@ -63,12 +55,38 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
         comm = _comm(alone=job.launched() is None)
     comm.agree(error)
     if command == "shard":
-        told = _alone(lambda: _shard(parsed), comm)
+        from apts_mpi.cli.shard import shard
+
+        report = _alone(lambda: shard(parsed), comm)
     else:
-        told = _look(command, parsed, comm)
+        report = _look(command, parsed, comm)
     if comm.rank == 0:
-        print(told)
+        print(report)
     return 0
+
+
+def _parser(command: str, *, everything: bool = False) -> Parser:
+    """The flags of a command; ``everything``: the help of train shows all of them.
+
+    Raises:
+        InputError: there is no such command.
+    """
+    if command not in COMMANDS:
+        known = f"commands are {', '.join(COMMANDS)}"
+        why = did_you_mean(command, COMMANDS) or f"; {known}"
+        raise InputError(f"{command}: no such command{why} (see {PROGRAM} --help)")
+    if command == "shard":
+        from apts_mpi.cli.shard import shard_parser
+
+        return shard_parser()
+    return train_parser(everything=everything) if command == "train" else PARSERS[command]()
+
+
+def _print_help(command: str, wanted: set[str]) -> None:
+    if wanted == {"--version"}:
+        print(f"apts_mpi {__version__}")
+    else:
+        _parser(command, everything="--help-all" in wanted).print_help()
 
 
 def _comm(*, alone: bool) -> Comm:
@@ -88,7 +106,7 @@ def train_settings(arguments: Sequence[str]) -> TrainConfig:
     Raises:
         InputError: bad usage.
     """
-    return TrainConfig(**_values(PARSERS["train"]().parse_args(list(arguments))))
+    return TrainConfig(**_values(_parser("train").parse(arguments)))
 
 
 def _values(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -98,11 +116,10 @@ def _values(parsed: argparse.Namespace) -> dict[str, Any]:
         InputError: one is outside its range or has no effect beside the others.
     """
     values = read_toml(parsed.config) if parsed.config else {}
-    names = (item.name for item in dataclasses.fields(TrainConfig))
-    flags = {name: getattr(parsed, name) for name in names if getattr(parsed, name) is not None}
+    flags = {name: v for name in SETTINGS if (v := getattr(parsed, name)) is not None}
     values.update(flags)
     config = TrainConfig(**values)
-    if config.resume is None:  # else the run that goes on has the others
+    if config.resume is None:  # else the run that is resumed has the others
         config.check_given(flags)
     return values
 
@@ -145,6 +162,7 @@ def _look(command: str, parsed: argparse.Namespace, comm: Comm) -> str:
     """What `inspect`, `evaluate` and `export` tell; every rank calls it."""
     from apts_mpi.checkpoints.folder import holds, newest
     from apts_mpi.cli import trained
+    from apts_mpi.data import describe
 
     path = parsed.path if command == "inspect" else parsed.checkpoint
     if command == "inspect" and not holds(path, comm):
@@ -165,64 +183,3 @@ def _alone(work: Callable[[], str], comm: Comm) -> str:
     """One process's work, that of rank 0; all ranks raise what it does."""
     with comm.together():
         return "" if comm.rank else work()
-
-
-def _shard(parsed: argparse.Namespace) -> str:
-    sizes = None
-    if parsed.sizes is not None:
-        try:
-            sizes = [float(size) for size in parsed.sizes.split(",")]
-        except ValueError:
-            raise InputError(f"--sizes {parsed.sizes}: must be numbers like 3,2,1") from None
-    write_shards(
-        _source(parsed),
-        parsed.out,
-        shards=parsed.shards,
-        seed=parsed.seed,
-        stratified=parsed.stratified,
-        sizes=sizes,
-        dirichlet=parsed.dirichlet,
-        normalize=parsed.normalize,
-        overwrite=parsed.overwrite,
-    )
-    return describe(parsed.out)
-
-
-def _source(parsed: argparse.Namespace) -> Source | TextSource:
-    """The data set that `shard` was asked for."""
-    name, path = parsed.source, parsed.path
-    if parsed.level and name != "text":
-        raise InputError(f"--level: {name} has no text; drop the option")
-    if parsed.task and name == "text":
-        raise InputError(f"--task {parsed.task}: a text is for a language model; drop the option")
-    for flag in ("size", "channels"):
-        if getattr(parsed, flag) is not None and name != "imagefolder":
-            raise InputError(f"--{flag}: it is for imagefolder; drop the option")
-    named = {flag: text for flag in NAMED if (text := getattr(parsed, flag)) is not None}
-    if name == "text":
-        if named or parsed.channels_last is not None:
-            flag = next(iter(named), "channels-last")
-            raise InputError(f"--{flag}: it is for arrays; drop the option")
-        if path is None:
-            raise InputError("text: no file given; name a text file or a folder with --from")
-        if parsed.download:
-            raise InputError("--download: a text is not downloaded; drop the option")
-        return load_text(
-            path,
-            level=parsed.level or "char",
-            test_fraction=parsed.test_fraction,
-            val_fraction=parsed.val_fraction,
-        )
-    return load_source(
-        name,
-        path=path,
-        download=parsed.download,
-        test_fraction=parsed.test_fraction,
-        seed=parsed.seed,
-        task=parsed.task or "classification",
-        size=parsed.size,
-        channels=parsed.channels or 3,
-        val_fraction=parsed.val_fraction,
-        named=named,
-        channels_last=parsed.channels_last,
-    )

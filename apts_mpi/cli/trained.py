@@ -20,9 +20,10 @@ from apts_mpi.data import DatasetInfo
 from apts_mpi.data.shards.info import all_moments
 from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
+from apts_mpi.method.options import BASELINES
 from apts_mpi.networks import Task, flops
 from apts_mpi.networks.losses import Criterion, criterion
-from apts_mpi.settings.config import BASELINES, TrainConfig
+from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training import saved_network
 from apts_mpi.training.console import JUDGED, judged, shown_loss
 from apts_mpi.training.device import place
@@ -69,7 +70,7 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
         trained = _built(checkpoint, named)
     network = trained.parameters
     alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
-    method = optimizer(alone, network, comm, whole=False)
+    method = optimizer(alone, network, comm)
     with comm.together(), fitting(checkpoint):
         method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():

@@ -9,12 +9,13 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 _END = "end"  # a file that says that the run is over
+_MOST_NAMED = 8  # ranks in a line
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class Status:
     """What a rank did when it wrote this.
 
     Attributes:
-        job: tells this run's files from those of an earlier one in the same directory.
+        job: distinguishes this run's files from those of an earlier one in the same directory.
         call: number of the call it waits in, or of the last one it left. name: of the former.
         waiting: for other ranks; False: computing. seconds: for how long.
         written: in seconds since 1970. renewed: at the latest so many seconds after it.
@@ -50,6 +51,68 @@ class Status:
         """For how long the rank has done this, in seconds; hosts' clocks may differ somewhat."""
         return self.seconds + min(max(now - self.written, 0.0), self.renewed)
 
+    def describe(self, now: float) -> str:
+        """What the rank does and for how long, in words."""
+        at = f"at {self.name} {self.call}" if self.waiting else f"in {self.where}"
+        state = "waiting" if self.waiting else "computing"
+        if self.late(now):
+            return f"no sign of life for {rounded(now - self.written)}, then {state} {at}"
+        return f"{state} for {rounded(self.age(now))} {at}"
+
+
+def rounded(seconds: float) -> str:
+    """A duration in words."""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+class Peers:
+    """The processes of a job, in words.
+
+    Args:
+        facts: of every rank its host and the number of its process.
+    """
+
+    def __init__(self, facts: Sequence[str]) -> None:
+        self._facts = [fact.split()[:2] for fact in facts]
+
+    def name(self, rank: int) -> str:
+        """A rank and its host."""
+        return f"rank {rank} on {self._facts[rank][0]}"
+
+    def names(self, ranks: Sequence[int]) -> str:
+        """Several of them, but no endless line."""
+        return _listed([self.name(rank) for rank in ranks])
+
+    def describe(self, ranks: Sequence[int], statuses: Mapping[int, Status], now: float) -> str:
+        """What some ranks do, as far as their status is known."""
+        does = {rank: statuses[rank].describe(now) for rank in ranks if rank in statuses}
+        dead = "no sign of life: stopped, killed, or its host is gone"
+        return _listed(
+            [
+                f"{self.name(rank)} (process {self._facts[rank][1]}, {does.get(rank, dead)})"
+                for rank in ranks
+            ]
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True)
+class News:
+    """What the files say.
+
+    Attributes:
+        ended: the run is over. reports: this rank is the one to report what it sees.
+        others: what other ranks do, as far as there are files and this rank has read them.
+    """
+
+    ended: bool
+    reports: bool
+    others: dict[int, Status]
+
 
 class StatusBoard:
     """A folder of such files, made with the first and removed with the last.
@@ -71,9 +134,17 @@ class StatusBoard:
         except FileNotFoundError:  # the folder has just been removed by the last that left it
             self._write(self._path(status.rank), status)
 
-    def read(self, rank: int) -> Status | None:
-        """A rank's file; None where it has none."""
-        return self._load(self._path(rank))
+    def read(self, rank: int, size: int, now: float) -> News:
+        """What a job's other ranks do; not read to the end where a lower one waits and reports."""
+        others: dict[int, Status] = {}
+        for each in range(size):
+            other = self._load(self._path(each)) if each != rank else None
+            if other is None:
+                continue
+            if each < rank and other.waiting and not other.late(now):
+                return News(self.ended(), False, others)
+            others[each] = other
+        return News(self.ended(), True, others)
 
     def remove(self, rank: int) -> None:
         """Remove a rank's file."""
@@ -81,11 +152,11 @@ class StatusBoard:
         self._remove_empty()
 
     def end(self, status: Status) -> None:
-        """Tell all ranks that the run is over, as one whose status this is has found."""
+        """Leave word that the run is over, with the status of the rank that ends it."""
         self._write(self.folder / _END, status)
 
     def ended(self) -> bool:
-        """Whether a rank has told so."""
+        """Whether a rank has left word of that."""
         return self._load(self.folder / _END) is not None
 
     def clear(self) -> None:

@@ -1,9 +1,9 @@
 """Ranks that wait for one that does not come: which one, where it is, and the end of the run.
 
-A rank counts its calls that wait for others. A thread of its own looks now and then; only where
-nothing has moved for a while does it write what the rank does into a small file, and read those of
-the others. The lowest rank that waits tells what they say. No message is sent, as the ranks that
-would have to answer are those that may not.
+A rank counts its calls that wait for others. A thread of its own checks now and then; only once
+nothing has moved for a while does it write what the rank is doing into a small file, and read the
+other ranks' files. The lowest rank that waits reports what they say. No message is sent, as the
+ranks that would have to answer are the ones that may not be able to.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import math
 import os
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
 
 from apts_mpi.comm import job
-from apts_mpi.comm.status_board import Errands, Status, StatusBoard, lines_of
+from apts_mpi.comm.status_board import Errands, News, Peers, Status, StatusBoard, lines_of, rounded
 from apts_mpi.files.streams import write_error
 
 FOLDER = ".watch"  # in the run directory, while there is something in it
 _GRACE = 5.0  # seconds for the launcher to end the processes, before they end by themselves
 _SLACK = 2.0  # seconds a thread may be late on a busy machine
-_MOST_NAMED = 8  # ranks in a line
 
 
 class Ranks(Protocol):
@@ -40,29 +38,15 @@ class Ranks(Protocol):
         """Every rank's text, on every rank."""
 
 
-@dataclass(frozen=True)
-class _News:
-    """What the files say.
-
-    Attributes:
-        ended: the run is over. speaks: this rank is to tell what it sees.
-        others: what other ranks do, as far as there are files and this rank has read them.
-    """
-
-    ended: bool
-    speaks: bool
-    others: dict[int, Status]
-
-
 class Watch:
-    """A thread that tells, and in the end ends, a run whose ranks wait for one that does not come.
+    """A thread that reports, and finally ends, a run whose ranks wait for one that does not come.
 
-    Every rank makes one, as this sends a message, and gives it to its ``Comm``::
+    Every rank makes one, as its construction sends a message, and gives it to its ``Comm``::
 
         with Watch(comm, warning=60, abort=600) as comm.watch:
             ...
 
-    A rank alone is not watched, and ranks that all compute are no stall, as nobody waits. A stall
+    A single rank is not watched, and ranks that all compute are no stall, as nobody waits. A stall
     counts from the last rank that arrived; time in which this thread was not woken (the job was
     suspended, the machine slept) does not count.
 
@@ -73,8 +57,9 @@ class Watch:
         abort: seconds after which the run ends with exit status 1. 0 or infinity: never.
 
     Attributes:
-        directory: where the folder of the files is made, on a file system that all hosts see, the
-            same on all ranks; may be set at any time. None: which ranks are missing is not known.
+        directory: where the folder of the files is made, the same on all ranks and on a file
+            system that all hosts see; may be set at any time. None: which ranks are missing is not
+            known.
     """
 
     def __init__(self, ranks: Ranks, warning: float = 60.0, abort: float = 600.0) -> None:
@@ -88,7 +73,7 @@ class Watch:
         own = f"{ranks.host[:64]} {os.getpid()} {time.time_ns()}"
         facts = ranks.gather_texts(own) if ranks.size > 1 else [own]
         self._job = facts[0]
-        self._peers = [fact.split()[:2] for fact in facts]  # host, process
+        self._peers = Peers(facts)
         self._parent = os.getppid()
         self._board: StatusBoard | None = None
         self._errands = Errands(_GRACE)
@@ -134,8 +119,6 @@ class Watch:
         if self._thread is not None:
             self._thread.join(_GRACE)
 
-    # ---- the watching thread ---------------------------------------------------------------
-
     def _run(self) -> None:
         last = time.monotonic()
         while not self._stopped.wait(self.interval):
@@ -151,12 +134,12 @@ class Watch:
         self._age = 0.0  # seconds in it
         self._posted = False  # whether there may be a file
         self._renew = self._first / 2  # age at which to write it, or to write it again
-        self._due = self._first  # the next length of a stall to tell
+        self._due = self._first  # the next length of a stall to report
         self._look = self._first  # age at which to look whether it is one
-        self._told: list[int] | None = None  # who was told not to have arrived
+        self._reported: list[int] | None = None  # who had not arrived then
 
     def advance(self, seconds: float) -> None:
-        """Look after the ranks; so much time has passed since this was called last."""
+        """Check on the ranks; so many seconds have passed since the last call."""
         if self._board is None and self.directory is not None:
             self._board = StatusBoard(self.directory / FOLDER, self._job)
             if self._rank == 0:
@@ -173,10 +156,12 @@ class Watch:
             self._consider()
 
     def _move(self, state: tuple[int, str | None]) -> None:
-        """The main thread has gone on."""
-        if self._told is not None:
-            self._tell_over()
+        """The main thread has moved on."""
         call, name = self._seen
+        if self._reported is not None:
+            who = self._peers.names(self._reported)
+            what = f"{who} arrived" if who else "the ranks continue"
+            self._say(f"{what} at {name} {call} after {rounded(self._age)}")
         posted, arrives = self._posted, name is None and state[1] and state[0] == call + 1
         self._rest(state)
         if posted and arrives:
@@ -185,17 +170,17 @@ class Watch:
             self._remove()
 
     def _consider(self) -> None:
-        """Write this rank's file if it is time, and see what those of others say."""
+        """Write this rank's file if it is time, and see what the others' files say."""
         status = self._status() if self._age >= self._renew else None
         look = self._seen[1] is not None and self._age >= self._look
         if status is None and not look:
             return
-        news: _News | str = "there is no run directory yet"
+        news: News | str = "there is no run directory yet"
         if self._board is not None:
             board, self._posted = self._board, True
             news = self._errands.do(lambda: self._exchange(board, status, look))
         if self._age >= self._first and os.getppid() != self._parent:
-            self._say(f"{self._who(self._rank)} ends, as its launcher is gone")
+            self._say(f"{self._peers.name(self._rank)} ends, as its launcher is gone")
             self._end_process(0.1)
         elif isinstance(news, str):
             if look:
@@ -207,24 +192,16 @@ class Watch:
             if look:
                 self._judge(news)
 
-    def _exchange(self, board: StatusBoard, status: Status | None, look: bool) -> _News:
+    def _exchange(self, board: StatusBoard, status: Status | None, look: bool) -> News:
         if status is not None:
             board.post(status)
-        others: dict[int, Status] = {}
-        if look:
-            now = time.time()
-            for rank in range(self._size):
-                other = board.read(rank) if rank != self._rank else None
-                if other is None:
-                    continue
-                if rank < self._rank and other.waiting and not other.late(now):
-                    return _News(board.ended(), False, others)  # that one speaks
-                others[rank] = other
-        return _News(board.ended(), look, others)
+        if not look:
+            return News(board.ended(), False, {})
+        return board.read(self._rank, self._size, time.time())
 
-    def _judge(self, news: _News) -> None:
-        """Tell of a stall if there is one, and end it if it is too long."""
-        if not news.speaks:
+    def _judge(self, news: News) -> None:
+        """Report a stall if there is one, and end the run if it is too long."""
+        if not news.reports:
             self._later()
             return
         now, (call, name) = time.time(), self._seen
@@ -242,31 +219,27 @@ class Watch:
         have = f"{here} of {self._size} ranks {'has' if here == 1 else 'have'}"
         if not missing:
             have = f"all {here} ranks have"
-        line = f"{have} waited {_rounded(stall)} at {name} {call}"
+        line = f"{have} waited {rounded(stall)} at {name} {call}"
         if missing:
-            who = [self._describe(each, news.others.get(each), now) for each in missing]
-            line += f"; not arrived: {_listed(who)}"
+            line += f"; not arrived: {self._peers.describe(missing, news.others, now)}"
         else:
             line += ": the network fails, or a rank was stopped within the call"
-        self._tell(line, missing)
+        self._report(line, missing)
 
     def _guess(self, why: str) -> None:
-        """The same without files; the lowest two ranks tell it, as one of them may be missing."""
+        """The same without files; the lowest two ranks report, as one of them may be missing."""
         if self._rank > 1 and self._age < self._abort + _GRACE:
             self._due, self._look = self._abort, self._abort + _GRACE
             return
-        call, name = self._seen
-        self._tell(
-            f"{self._who(self._rank)} has waited {_rounded(self._age)} at {name} {call}; which "
-            f"ranks have not arrived is not known: {why}",
-            [],
-        )
+        (call, name), who = self._seen, self._peers.name(self._rank)
+        line = f"{who} has waited {rounded(self._age)} at {name} {call}"
+        self._report(f"{line}; which ranks have not arrived is not known: {why}", [])
 
-    def _tell(self, line: str, missing: list[int]) -> None:
-        """Tell a stall of the length that was due, and end the run if it is the last."""
-        self._told = missing
+    def _report(self, line: str, missing: list[int]) -> None:
+        """Report a stall of the length that was due, and end the run if it is the last."""
+        self._reported = missing
         if self._due < self._abort:
-            rest = f"the run ends after {_rounded(self._abort)} (--stall-abort)"
+            rest = f"the run ends after {rounded(self._abort)} (--stall-abort)"
             self._say(f"{line}; {rest if self._abort < math.inf else 'the run waits on'}")
             self._later()
             return
@@ -283,8 +256,6 @@ class Watch:
         shift = self._look - self._due  # from the stall's length to this rank's own waiting
         self._due = min(2 * self._due, self._abort)
         self._look = max(self._due + shift, self._age)
-
-    # ---- words and files -------------------------------------------------------------------
 
     def _status(self) -> Status:
         call, name = self._seen
@@ -311,29 +282,9 @@ class Watch:
         if board is not None:
             self._errands.do(lambda: board.remove(self._rank))
 
-    def _who(self, rank: int) -> str:
-        return f"rank {rank} on {self._peers[rank][0]}"
-
-    def _describe(self, rank: int, status: Status | None, now: float) -> str:
-        does = "no sign of life: stopped, killed, or its host is gone"
-        if status is not None:
-            at = f"at {status.name} {status.call}" if status.waiting else f"in {status.where}"
-            state = "waiting" if status.waiting else "computing"
-            does = f"{state} for {_rounded(status.age(now))} {at}"
-            if status.late(now):
-                does = f"no sign of life for {_rounded(now - status.written)}, then {state} {at}"
-        return f"{self._who(rank)} (process {self._peers[rank][1]}, {does})"
-
-    def _tell_over(self) -> None:
-        (call, name), who = self._seen, [self._who(rank) for rank in self._told or []]
-        what = f"{_listed(who)} arrived" if who else "the ranks go on"
-        self._say(f"{what} at {name} {call} after {_rounded(self._age)}")
-
     def _say(self, line: str) -> None:
         with contextlib.suppress(OSError):
             write_error(f"apts_mpi: {line}\n")
-
-    # ---- the end ---------------------------------------------------------------------------
 
     def _end_process(self, seconds: float) -> None:
         """End this process after some seconds with status 1, whatever hangs in it."""
@@ -343,12 +294,3 @@ class Watch:
 
     def _end_job(self) -> None:
         job.abort(1)
-
-
-def _rounded(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,15 +1,18 @@
-"""Settings from TOML, typed and named; what they may be is config.py's."""
+"""Settings to TOML and from it, typed and named."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import math
 import reprlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from apts_mpi.errors import InputError
-from apts_mpi.settings.config import AUTO, TrainConfig
+from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.declaration import AUTO, STEPS, Setting
+from apts_mpi.settings.habits import meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,6 +21,26 @@ else:
 
 _LONGEST = 2**20  # bytes of a configuration file
 _HUGE = 2**63  # no number of it is as large
+
+
+def to_toml(config: TrainConfig) -> str:
+    """The settings as TOML, but for what is None or has no effect; read back as they are."""
+    lines = []
+    for name, setting in SETTINGS.items():
+        value = getattr(config, name)
+        if value is not None and (config.has_effect(name) or value != setting.default):
+            # JSON's strings, numbers, booleans and lists of numbers are TOML's too.
+            value = "auto" if setting.kind is STEPS and value == AUTO else value
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            lines.append(f"{name} = {'inf' if value == math.inf else text}")
+    return "\n".join(lines) + "\n"
+
+
+def with_effect(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that had effect on the run that wrote them; some versions wrote all."""
+    asked = ("optimizer", "local_solver", "network")
+    run = [values.get(name, SETTINGS[name].default) for name in asked]
+    return {name: v for name, v in values.items() if not SETTINGS[name].where.missed(*run)}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -46,18 +69,15 @@ def parse_toml(text: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         detail = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: is not valid TOML: {detail}") from None
-    known = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}
-    for name, value in values.items():
-        if name not in known:
-            shown = _shown(name)
-            raise InputError(
-                f"{path}: unknown setting {shown}; known are {', '.join(sorted(known))}"
-            )
-        values[name] = _typed(path, name, value, known[name])
-    return values
+    for name in values:
+        if name not in SETTINGS:
+            hint = meant(name, SETTINGS) or f"; known are {', '.join(sorted(SETTINGS))}"
+            raise InputError(f"{path}: unknown setting {_shown(name)}{hint}")
+    return {name: _typed(path, SETTINGS[name], value) for name, value in values.items()}
 
 
-def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
+def _typed(path: Path, setting: Setting, value: Any) -> Any:
+    name, kind = setting.name, setting.kind.type
     if kind is tuple:
         if isinstance(value, list) and all(type(w) is int and abs(w) < _HUGE for w in value):
             return tuple(value)
@@ -67,7 +87,7 @@ def _typed(path: Path, name: str, value: Any, kind: type) -> Any:
         raise InputError(f"{path}: {name} has too many digits")
     if kind is float and type(value) is int:
         return float(value)
-    if name == "local_steps" and value == "auto":
+    if setting.kind is STEPS and value == "auto":
         return AUTO
     if type(value) is not kind:
         raise InputError(f"{path}: {name} = {_shown(value)} must be of type {kind.__name__}")

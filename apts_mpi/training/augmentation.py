@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apts_mpi.settings.config import AUGMENTATIONS
+from apts_mpi.settings.declaration import AUGMENTATIONS
 
 PADDING = 4  # pixels on every side that a crop may reach into
 _STREAM = 0x617567  # sets these random numbers apart from others of the same seed and rank

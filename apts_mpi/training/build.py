@@ -18,7 +18,10 @@ from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.errors import InputError
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
 from apts_mpi.networks.task import looks_channels_last
-from apts_mpi.settings.config import AUTO, TrainConfig
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import local_steps
 from apts_mpi.training.batch_norm import RunningStatistics
 from apts_mpi.training.console import Console
@@ -92,7 +95,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     """
     console = Console(comm)
     what = [f"{name} {value}" for name, value in facts().items()]
-    comm.require_same("settings", [*config.to_toml().splitlines(), *what])
+    comm.require_same("settings", [*to_toml(config).splitlines(), *what])
     given = config if resumed is None else resumed.ever_given(config)
     placement = place(config, comm, console.say)
     device = placement.device
@@ -112,7 +115,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
         )
     train = samples.pop("train")
     task = task_of(info)
-    config = config.completed(comm.size, train[0].total, language=task.kind == "language")
+    config = completed(config, comm.size, train[0].total, task=task.kind)
     units = units_of(info, device)
     if resumed is not None and not is_standardised(resumed.checkpoint):
         units = None  # its network knows the targets as they are
@@ -133,8 +136,6 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     if config.local_steps == AUTO:
         config = local_steps.paced(config, comm, console.say, network, subdomains)
     seconds = time.perf_counter() - start
-    # Images that change as they are drawn are another batch each time.
-    whole = subdomains[0].batches.whole and not config.augmentations
     return Run(
         config=config,
         given=given,
@@ -148,7 +149,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
         network=network,
         criterion=judge,
         statistics=statistics,
-        optimizer=optimizer(config, network, comm, whole=whole),
+        optimizer=optimizer(config, network, comm),
         seconds_pacing=seconds,
     )
 

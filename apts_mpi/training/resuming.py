@@ -24,14 +24,16 @@ from apts_mpi.files.forms import (
     is_word,
     misshapen,
 )
-from apts_mpi.settings.config import AUTO, BASELINES, TrainConfig, with_effect
-from apts_mpi.settings.toml import parse_toml
+from apts_mpi.method.options import BASELINES
+from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.toml import parse_toml, with_effect
 from apts_mpi.training.saved_network import outline
 
 # Of this run alone, never taken over from the one that it resumes.
 _OWN = ("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort")
 FIGURES = ("test_loss", "test_accuracy")  # that every evaluation gives
-_FREE = {item.name for item in dataclasses.fields(TrainConfig) if item.metadata["free"]}
+_FREE = {name for name, each in SETTINGS.items() if each.free}
 
 
 def _is_positive(value: Any) -> bool:

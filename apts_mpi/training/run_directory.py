@@ -18,6 +18,7 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training.resuming import Resumed
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
@@ -131,7 +132,7 @@ class RunDirectory:
                         _set_aside(path / name)
                 if same:  # it is of fewer iterations than the run will have
                     _set_aside(path / SUMMARY)
-                sealed.write(path / CONFIG, config.to_toml().encode())
+                sealed.write(path / CONFIG, to_toml(config).encode())
                 self._rows = Rows(path / METRICS, kept, warn)
 
     def row(self, row: dict[str, Any]) -> None:

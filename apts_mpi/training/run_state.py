@@ -15,8 +15,9 @@ from apts_mpi.checkpoints.state_file import REMEDY, State, Unwritable, rehearsed
 from apts_mpi.comm import replicas
 from apts_mpi.data.minibatches.batches import Leg, Place
 from apts_mpi.errors import InputError, fault, in_one_line
-from apts_mpi.method.forms import require_sound
+from apts_mpi.method.state import require_sound
 from apts_mpi.networks.losses import Units
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import resuming
 from apts_mpi.training.build import Run
 from apts_mpi.training.progress import Progress
@@ -53,8 +54,8 @@ def _common(run: Run, progress: Progress, optimizer: State) -> State:
     info, task = run.info, task_of(run.info)
     place = run.subdomains[0].batches.place(run.parts)
     return {
-        "settings": run.given.to_toml(),
-        "complete": dataclasses.replace(run.config, threads=run.placement.threads).to_toml(),
+        "settings": to_toml(run.given),
+        "complete": to_toml(dataclasses.replace(run.config, threads=run.placement.threads)),
         "data": {
             "name": info.name,
             "task": task.kind,

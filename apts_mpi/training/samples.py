@@ -30,7 +30,7 @@ from apts_mpi.data import (
 from apts_mpi.errors import InputError
 from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units
-from apts_mpi.settings.config import CONTEXT
+from apts_mpi.settings.defaults import CONTEXT
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.settings.config import BASELINES
+from apts_mpi.method.options import BASELINES
 from apts_mpi.training.build import Run
 from apts_mpi.training.console import JUDGED, judged, shown_loss
 from apts_mpi.training.provenance import git_commit, versions

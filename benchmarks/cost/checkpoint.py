@@ -18,7 +18,7 @@ import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import number, numbers, option
+from benchmarks.harness.options import option, several, whole
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Section, Table
 
@@ -131,19 +131,9 @@ def _line(row: Row) -> list[Any]:
 COMMAND = Command(
     name="checkpoint",
     options=(
-        option("--ranks", type=numbers(1), default=(1, 2, 4), help="like 1,2 (default 1,2,4)"),
-        option(
-            "--repetitions",
-            type=number(int, 3, 10**4),
-            default=15,
-            metavar="N",
-            help="checkpoints (default 15)",
-        ),
-        option(
-            "--folder",
-            metavar="DIR",
-            help="of the runs, to measure its file system (default: /tmp's)",
-        ),
+        several("--ranks", (1, 2, 4)),
+        whole("--repetitions", 15, "checkpoints", least=3, most=10**4),
+        option("--folder", metavar="DIR", help="of the runs, to measure its disk (default /tmp's)"),
     ),
     plan=plan,
     section=section,

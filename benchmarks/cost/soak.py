@@ -22,7 +22,7 @@ from apts_mpi.errors import AgreedError, InputError
 from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import number, option
+from benchmarks.harness.options import real, whole
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Image, Section, Table
 
@@ -203,21 +203,9 @@ def draw(rows: list[Row], options: Namespace, out: Path) -> None:
 COMMAND = Command(
     name="soak",
     options=(
-        option("--ranks", type=number(int, 1), default=4, metavar="N", help="(default 4)"),
-        option(
-            "--seconds",
-            type=number(float, 5, 1e6),
-            default=1800.0,
-            metavar="S",
-            help="of the run (default 1800)",
-        ),
-        option(
-            "--warm-up",
-            type=number(float, 0, 0.5),
-            default=0.1,
-            metavar="X",
-            help="part of it (default 0.1)",
-        ),
+        whole("--ranks", 4, ""),
+        real("--seconds", 1800.0, "of the run", unit="S", least=5, most=1e6),
+        real("--warm-up", 0.1, "part of it", least=0, most=0.5),
     ),
     plan=plan,
     section=section,

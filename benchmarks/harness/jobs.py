@@ -49,6 +49,7 @@ def mpirun(
     timeout: float,
     heard: Callable[[str], object] = lambda line: None,
     launch: str | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> None:
     """Run ``python ARGUMENTS`` on some ranks from the checkout's root.
 
@@ -56,6 +57,7 @@ def mpirun(
         launch: another launcher's command line, ``srun -n {ranks}`` say.
         timeout: seconds after which the whole job is ended.
         heard: called with every line of its output; where it answers True, the clock starts anew.
+        env: of the job; None is this process's, with what Open MPI needs.
 
     Raises:
         RunFailed: it did not end with status 0, or not in time.
@@ -63,7 +65,7 @@ def mpirun(
     supervise(
         [*words(launch, ranks), sys.executable, *arguments],
         told=" ".join(arguments),
-        env={**ENVIRONMENT, **os.environ},
+        env={**ENVIRONMENT, **os.environ} if env is None else env,
         timeout=timeout,
         heard=heard,
     )

@@ -8,7 +8,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,15 +25,31 @@ def option(*names: str, **settings: Any) -> Option:
     return lambda parser: parser.add_argument(*names, **settings)
 
 
+def whole(name: str, default: int, text: str, *, least: int = 1, most: float = math.inf) -> Option:
+    """An option of one whole number."""
+    help = f"{text} (default {default})".strip()
+    return option(name, type=number(int, least, most), default=default, metavar="N", help=help)
+
+
+def real(
+    name: str, default: float, text: str, *, unit: str = "X", least: float, most: float
+) -> Option:
+    """An option of one number."""
+    help = f"{text} (default {default:g})".strip()
+    return option(name, type=number(float, least, most), default=default, metavar=unit, help=help)
+
+
+def several(
+    name: str, default: Sequence[int], text: str = "numbers of ranks", *, least: int = 1
+) -> Option:
+    """An option of whole numbers."""
+    help = f"{text} (default {','.join(map(str, default))})".strip()
+    return option(name, type=numbers(least), default=tuple(default), help=help)
+
+
 def timeout(default: float, text: str = "seconds per run") -> Option:
     """--timeout S."""
-    return option(
-        "--timeout",
-        type=number(float, 1e-9, 1e6),
-        default=default,
-        metavar="S",
-        help=f"{text} (default {default:g})",
-    )
+    return real("--timeout", default, text, unit="S", least=1e-9, most=1e6)
 
 
 MNIST = option(
@@ -108,13 +124,7 @@ whole_numbers, positive = numbers(0), number(int, 1)
 JOB_OPTIONS = (  # of what is run of a plan
     option("--ranks", type=whole_numbers, help="run these of the plan (default all)"),
     option("--seeds", type=whole_numbers, help="run these (default those of the plan)"),
-    option(
-        "--jobs",
-        type=number(int, 1, 64),
-        default=1,
-        metavar="N",
-        help="MPI jobs at once (default 1)",
-    ),
+    whole("--jobs", 1, "MPI jobs at once", most=64),
     timeout(1800.0),
     MNIST,
     WORK,

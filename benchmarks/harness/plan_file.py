@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from apts_mpi.errors import InputError
 
@@ -27,6 +27,20 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"--config {path}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"--config {path}: is not valid TOML: {error}") from None
+
+
+def fields(kind: type, *, without: Iterable[str] = ()) -> dict[str, Any]:
+    """The types of a dataclass's fields as ``typed`` takes them: [type] for a tuple of it.
+
+    Args:
+        without: fields that the file does not have.
+    """
+    found = {}
+    for name, hint in get_type_hints(kind).items():
+        if name not in without and name in kind.__dataclass_fields__:  # type: ignore[attr-defined]
+            options = [each for each in get_args(hint) if each not in (type(None), ...)]
+            found[name] = [options[0]] if get_origin(hint) is tuple else (options or [hint])[0]
+    return found
 
 
 def typed(

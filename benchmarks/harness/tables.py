@@ -40,16 +40,21 @@ def met(good: bool) -> str:
     return "met" if good else "missed"
 
 
-def setup(rows: Sequence[dict[str, Any]]) -> str:
-    """One paragraph: versions, cores, commits and dates of the runs behind a table."""
+def setup(rows: Sequence[dict[str, Any]], between: str = "") -> str:
+    """One paragraph: versions, cores, commits and dates of the runs behind a table.
+
+    Args:
+        between: behind the cores; without it, the threads per rank.
+    """
 
     def all_of(name: str) -> str:
         return ", ".join(sorted({str(row[name]) for row in rows}))
 
     versions = sorted({f"{k} {v}" for row in rows for k, v in row["versions"].items()})
+    more = f"; {between}" if between else f", threads per rank {all_of('threads_per_rank')}"
     return (
-        f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}, threads per rank "
-        f"{all_of('threads_per_rank')}; commit {all_of('commit')}; {all_of('date')}."
+        f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}{more}; "
+        f"commit {all_of('commit')}; {all_of('date')}."
     )
 
 

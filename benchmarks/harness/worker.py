@@ -46,8 +46,6 @@ def work(path: Path) -> int:
     from apts_mpi.errors import AgreedError
 
     asked = json.loads(path.read_text(encoding="utf-8"))
-    if isinstance(asked, list):  # command lines of the program
-        asked = {"task": PROGRAM, "pieces": [{"lines": [line]} for line in asked]}
     module, name = asked["task"].split(":")
     task = getattr(import_module(module), name)
     for number, arguments in enumerate(asked["pieces"]):

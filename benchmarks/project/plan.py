@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from apts_mpi.settings.config import LOCAL_STEPS, plan
+from apts_mpi.settings.defaults import LOCAL_STEPS, plan
 from benchmarks.harness.plan_file import check, load, typed
 from benchmarks.project.model import Link
 

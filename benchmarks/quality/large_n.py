@@ -16,7 +16,7 @@ from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import MNIST, numbers, option, timeout
+from benchmarks.harness.options import MNIST, several, timeout
 from benchmarks.harness.results import Row, metrics, summary
 from benchmarks.harness.sections import Section, Table
 from benchmarks.harness.worker import PROGRAM
@@ -102,7 +102,7 @@ def _line(row: Row, alone: dict[int, Row]) -> list[Any]:
 COMMAND = Command(
     name="large_n",
     options=(
-        option("--ranks", type=numbers(2), default=(16, 32, 64), help="(default 16,32,64)"),
+        several("--ranks", (16, 32, 64), "", least=2),
         MNIST,
         timeout(900.0),
     ),

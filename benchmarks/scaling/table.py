@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from benchmarks.harness import tables
 from benchmarks.harness.phase_runs import Point, points, runs
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Part, Section, Table
 from benchmarks.harness.statistics import Estimate, median
 from benchmarks.scaling.plan import SPLIT
 from benchmarks.scaling.series import Series, networks
@@ -24,7 +24,7 @@ _PARTS = {
 }
 _WHAT = {
     "strong": "The same work for every N, whose ranks divide the local steps or the minibatch.",
-    "weak": "The same work a rank for every N.",
+    "weak": "The same work per rank for every N.",
 }
 
 
@@ -44,12 +44,11 @@ def shown(value: Estimate | None, form: str) -> str:
     return f"{text} [{value.low:{form}}, {value.high:{form}}]"
 
 
-def write(path: Path, rows: Sequence[Row], kind: str) -> None:
-    """Write the table of all rows."""
+def section(kind: str, rows: Sequence[Row], options: object = None) -> Section | None:
+    """The table of all complete runs; None where there are none."""
     found, _ = runs([row for row in rows if row["settings"]["benchmark"] == kind])
     if not found:
-        tables.write(path, f"# {kind.capitalize()} scaling", "No runs yet.")
-        return
+        return None
     body = [
         _line(series, point)
         for network in networks(points(found), kind)
@@ -67,21 +66,19 @@ def write(path: Path, rows: Sequence[Row], kind: str) -> None:
         if row["settings"]["benchmark"] == SPLIT
     ]
     first = found[0].rows[0]
-    tables.write(
-        path,
-        f"# {kind.capitalize()} scaling",
+    parts: list[Part] = [
         f"{_WHAT[kind]} Medians over runs, in brackets 95 % intervals (bootstrap); ms: an outer "
         f"iteration on its slowest rank, evaluation left out; s/epoch: {first['samples']} sample "
         "gradients, from a run's whole time on its slowest rank; efficiency: against one rank, by "
-        "time per work; shares in percent of all ranks' time; cpu ms: of processor time a rank "
-        "and iteration, waiting and evaluation in it. From runs marked oversubscribed, whose ranks "
-        "share cores, no efficiency is drawn.",
-        tables.markdown(header, body, text=2),
-        *([f"What the clock costs, on and off in turn: {'; '.join(clock)}."] if clock else []),
-        tables.setup(
-            [{**row, "threads_per_rank": row["threads"]} for run in found for row in run.rows]
-        ),
-    )
+        "time per work; shares in percent of all ranks' time; cpu ms: processor time per rank "
+        "and iteration, including waiting and evaluation. No efficiency is given for runs marked "
+        "oversubscribed, whose ranks share cores.",
+        Table("", header, body, text=2),
+    ]
+    if clock:
+        parts.append(f"What the clock costs, on and off in turn: {'; '.join(clock)}.")
+    every = [{**row, "threads_per_rank": row["threads"]} for run in found for row in run.rows]
+    return Section(f"{kind.capitalize()} scaling", [*parts, tables.setup(every)])
 
 
 def _line(series: Series, point: Point) -> list[object]:

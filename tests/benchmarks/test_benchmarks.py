@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
-from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.harness import data, tables
-from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, mpirun
-from benchmarks.harness.results import Results
 from benchmarks.quality.published.authors import ADAM, EXTRACT, read_reference
-
-ROOT = Path(__file__).resolve().parents[2]
-needs_mpirun = pytest.mark.skipif(launcher() is None, reason=MPIRUN_MISSING)
+from tests.benchmarks.support import cells_of, needs_mpirun, rows_of, run
 
 # MNIST's shapes, few samples: the real files take longer than a test may.
 SMALL_MNIST = """
@@ -43,43 +33,12 @@ sys.exit(__main__.main(sys.argv[1:]))
 """
 
 
-def run(*arguments: str | Path, timeout: float = 100) -> subprocess.CompletedProcess[str]:
-    """``python ARGUMENTS`` in the checkout; whatever it started ends with it."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)  # the benchmark ends its own mpirun
-        process.communicate(timeout=30)
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def cells_of(text: str) -> list[list[str]]:
-    """The cells of all tables' lines."""
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
-    return [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in lines]
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["nope"], "'nope'"),
         ([], "COMMAND"),
-        (["convex", "--iterations", "0"], "--iterations 0"),
+        (["convex", "--iterations", "0"], "--iterations: '0' is not"),
         (["corrections", "--ranks", "two"], "'two' is not like 1,2"),
         (["published", "--iterations", "5"], "'5' is not a whole number from 6 up"),
         (["published", "--mnist", "/nowhere/mnist"], "/nowhere/mnist: no such folder"),
@@ -96,6 +55,7 @@ def test_bad_usage_is_one_line(
     assert len(err.splitlines()) == 1
 
 
+@needs_mpirun
 @pytest.mark.usefixtures("all_cores")
 def test_convex_tells_what_it_measured(tmp_path: Path) -> None:
     assert main(["convex", "--iterations", "60", "--out", str(tmp_path)]) == 0
@@ -167,20 +127,6 @@ def test_the_extract_holds_the_published_figures() -> None:
     assert set(curves) == {ADAM} | {("apts_d", n, order) for n in (2, 4, 6) for order in (1, 2)}
     assert all(set(curve.mean) == set(range(101)) for curve in curves.values())
     assert curves["apts_d", 6, 2].at(10) == "86.7 [76.5, 90.8]"
-
-
-def test_results_that_are_no_results_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text('{"settings": {}}\nhalf a li', encoding="utf-8")
-    with pytest.raises(InputError, match="line 2"):
-        Results(path, fresh=False)
-    assert Results(path, fresh=True).get({}) is None
-
-
-@needs_mpirun
-def test_a_run_that_hangs_is_ended() -> None:
-    with pytest.raises(RunFailed, match="no end within 2 s"):
-        mpirun(2, ["-c", "import time; time.sleep(60)"], timeout=2)
 
 
 def test_streaming_measures_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

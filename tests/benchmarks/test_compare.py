@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +11,14 @@ import pytest
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
 from apts_mpi.errors import InputError
-from benchmarks.__main__ import main
-from benchmarks.harness import data, measure
-from benchmarks.harness.jobs import RunFailed, mpirun
-from benchmarks.harness.results import KEPT, Results, Row
-from benchmarks.harness.runs import batches, command
+from benchmarks.harness.results import Row
+from benchmarks.harness.runs import command
 from benchmarks.quality.compare import command as compare
+from benchmarks.quality.compare.entries import entries
 from benchmarks.quality.compare.figure import joined
 from benchmarks.quality.compare.plan import MEASURES, Group, groups, read_plan
-from benchmarks.quality.compare.report import entries, fewer, rank_losses, verdicts
-from tests.benchmarks.test_benchmarks import cells_of, needs_mpirun, rows_of, run
+from benchmarks.quality.compare.report import fewer, rank_losses, verdicts
+from tests.benchmarks.support import Done
 
 SMALL = """
 [[methods]]
@@ -65,39 +60,6 @@ def group_of(folder: Path, name: str, ranks: int, text: str = SMALL) -> Group:
     return group
 
 
-def result(settings: Row, accuracy: float | None, messages: int = 40) -> Row:
-    """A run as it is written down."""
-    if accuracy is None:
-        return {"settings": settings, "test_accuracy": None, "diverged": "not finite"}
-    steps = [1, 2, 3, 4]
-    curves = {
-        "epoch": [float(step) for step in steps],
-        "test_accuracy": [accuracy * step / 4 for step in steps],
-        "messages": [messages * step / 4 for step in steps],
-    }
-    more = {"epochs": 4.0, "vector_allreduces": messages, "bytes_allreduced": 10**6 * messages}
-    setup = {"versions": {"torch": "2"}, "cores": 2, "threads_per_rank": 1, "commit": "c"}
-    told = {"command": "train", "date": "2026-01-01", "curves": curves, **more, **setup}
-    return {"settings": settings, "test_accuracy": accuracy, **told}
-
-
-class Done:
-    """Runs that are done, looked up as in ``Results``."""
-
-    def __init__(self, score: Callable[[Row], float | None], messages: int = 40) -> None:
-        self.score, self.messages, self.rows = score, messages, list[Row]()
-
-    def make(self, wanted: list[Row]) -> None:
-        self.rows += [
-            result(settings, self.score(settings), self.messages)
-            for settings in wanted
-            if self.get(settings) is None
-        ]
-
-    def get(self, settings: Row) -> Row | None:
-        return next((row for row in self.rows if row["settings"] == settings), None)
-
-
 # --- what is run ---
 
 
@@ -127,15 +89,6 @@ def test_command_lines(tmp_path: Path) -> None:
     text = SMALL.replace('optimizer = "apts"', 'optimizer = "apts"\narguments = ["--memory", "3"]')
     candidate = group_of(tmp_path, "apts", 1, text).candidates()[0]
     assert command({**candidate, "seed": 1})[-2:] == ["--memory", "3"]
-
-
-def test_batches_of_runs_share_data_and_ranks() -> None:
-    todo = [{"data": "d", "ranks": ranks, "n": n} for n in range(25) for ranks in (1, 2)]
-    made = list(batches(todo, 1))
-    assert [len(batch) for batch in made] == [10, 10, 5] * 2
-    assert all(len({settings["ranks"] for settings in batch}) == 1 for batch in made)
-    assert max(len(batch) for batch in batches(todo, 2)) == 7
-    assert sorted(map(repr, todo)) == sorted(repr(s) for batch in made for s in batch)
 
 
 @pytest.mark.parametrize(
@@ -229,198 +182,6 @@ def test_diverged_on_one_seed_is_not_best(tmp_path: Path) -> None:
     assert entry.score == -math.inf
 
 
-# --- how it is run ---
-
-
-class FakeMpi:
-    """Stands for ``mpirun``: writes what the program would, and says what the worker would."""
-
-    def __init__(self) -> None:
-        self.ran: list[list[str]] = []
-        self.dies_at = self.fails_at = ""
-        self._lock = threading.Lock()
-
-    def __call__(
-        self,
-        ranks: int,
-        arguments: list[str],
-        *,
-        timeout: float,
-        heard: Callable[[str], object] = lambda line: None,
-    ) -> None:
-        assert timeout > 0
-        path = Path(arguments[-1])
-        pieces = json.loads(path.read_text(encoding="utf-8"))["pieces"]
-        for number, (line,) in enumerate(piece["lines"] for piece in pieces):
-            told = " ".join(line)
-            with self._lock:
-                self.ran.append(line)
-            if self.dies_at and self.dies_at in told:
-                raise RunFailed("status 1: died")
-            if "--lr 9 " in told:
-                heard(f"ended {number} the loss of iteration 3 is not finite: lower --lr")
-            elif self.fails_at and self.fails_at in told:
-                heard(f"ended {number} --lr: unknown")
-            else:
-                self._write(path.parent / str(number) / "run", told)
-                for rank in range(ranks):
-                    path.parent.joinpath(str(number), f"rank-{rank}.json").write_text("null")
-                heard(f"ended {number}")
-
-    def _write(self, folder: Path, told: str) -> None:
-        folder.mkdir()
-        names: dict[str, Any] = dict.fromkeys(("epochs", *KEPT), 1)
-        accuracy = 0.9 if "--lr 0.01 " in told else 0.7
-        summary = {**names, "test_accuracy": accuracy, "vector_allreduces": 6}
-        summary |= {"outer_iterations": 3, "versions": {"torch": "2"}}
-        (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
-        rows: list[Row] = [{"iteration": i, "epoch": i + 0.5, "loss": 1.0} for i in (1, 2, 3)]
-        rows[2] |= {"test_accuracy": accuracy, "test_loss": 0.5}
-        rows[0] |= {"test_accuracy": 0.1, "test_loss": 2.3}
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMpi:
-    made = FakeMpi()
-    monkeypatch.setattr(measure, "mpirun", made)
-    return made
-
-
-def called(tmp_path: Path, *options: str) -> int:
-    common = ["compare", "--config", str(plan_of(tmp_path)), "--out", str(tmp_path / "out")]
-    return main([*common, *options])
-
-
-EVERYTHING = 2 * 3 + (6 + 2 * 2) + 3  # apts, adam with its finalists, local-sgd
-
-
-@pytest.mark.parametrize("jobs", ["1", "3"])
-def test_runs_all_and_resumes(tmp_path: Path, fake: FakeMpi, jobs: str) -> None:
-    assert called(tmp_path, "--jobs", jobs) == 0
-    rows = rows_of(tmp_path / "out" / "compare.jsonl")
-    assert len(rows) == len(fake.ran) == EVERYTHING
-    diverged = [row for row in rows if row["test_accuracy"] is None]
-    assert [row["settings"]["lr"] for row in diverged] == [9.0, 9.0]
-    assert "not finite" in diverged[0]["diverged"]
-    whole = next(row for row in rows if row["settings"]["optimizer"] == "apts")
-    assert whole["curves"] == {
-        "epoch": [1.5, 3.5],
-        "test_accuracy": [0.1, 0.7],
-        "test_loss": [2.3, 0.5],
-        "messages": [2, 6],
-    }
-    assert str(tmp_path) not in json.dumps(rows)
-    text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
-    assert "19 runs, of which 2 diverged." in text
-    assert "Not complete" not in text
-    fake.ran.clear()
-    assert called(tmp_path) == 0  # nothing runs twice
-    assert fake.ran == []
-    assert called(tmp_path, "--fresh", "--methods", "apts", "--seeds", "0,2") == 0
-    assert len(fake.ran) == 4
-    assert len(rows_of(tmp_path / "out" / "compare.jsonl")) == EVERYTHING
-    fake.ran.clear()
-    (tmp_path / "out" / "compare.md").unlink()
-    assert called(tmp_path, "--report-only", "--fresh") == 0
-    assert fake.ran == []
-    assert (tmp_path / "out" / "compare.md").read_text(encoding="utf-8") == text
-
-
-def test_selection(tmp_path: Path, fake: FakeMpi) -> None:
-    assert called(tmp_path, "--methods", "apts,local-sgd", "--ranks", "2", "--seeds", "1") == 0
-    rows = rows_of(tmp_path / "out" / "compare.jsonl")
-    kinds = [(r["settings"]["optimizer"], r["settings"]["ranks"]) for r in rows]
-    assert kinds == [("apts", 2), ("local-sgd", 2)]
-    assert "**Not complete:**" in (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
-
-
-def test_a_job_that_dies_costs_one_run(tmp_path: Path, fake: FakeMpi) -> None:
-    fake.dies_at = "--seed 1 --device cpu --threads 1 --evaluate-every 1 --data"
-    assert called(tmp_path, "--methods", "apts") == 1
-    rows = rows_of(tmp_path / "out" / "compare.jsonl")
-    assert [row["settings"]["seed"] for row in rows] == [0, 2, 0, 2]
-    fake.dies_at = ""
-    fake.ran.clear()
-    assert called(tmp_path, "--methods", "apts") == 0
-    assert len(fake.ran) == 2
-
-
-def test_a_run_that_fails_is_not_written_down(
-    tmp_path: Path, fake: FakeMpi, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fake.fails_at = "--lr 0.001 --batch 400"
-    assert called(tmp_path, "--methods", "adam") == 1
-    assert "failed: --lr: unknown" in capsys.readouterr().out
-    assert len(rows_of(tmp_path / "out" / "compare.jsonl")) == 5  # and there are no finalists
-    text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
-    assert "then those of the finalists" in text
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        (["--sets", "nope"], "--sets nope: is none of small"),
-        (["--methods", "lion"], "--methods lion"),
-        (["--jobs", "0"], "--jobs"),
-        (["--config", "/nowhere.toml"], "/nowhere.toml: cannot be read"),
-    ],
-)
-def test_bad_usage(
-    tmp_path: Path, options: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert called(tmp_path, *options) == 2
-    err = capsys.readouterr().err
-    assert told in err
-    assert len(err.splitlines()) == 1
-
-
-def test_data_are_looked_for_before_anything_runs(
-    tmp_path: Path, fake: FakeMpi, capsys: pytest.CaptureFixture[str]
-) -> None:
-    second = SMALL[SMALL.index("[[sets]]") :].replace("small", "late").replace("digits", "mnist")
-    plan = plan_of(tmp_path, SMALL + second)
-    options = ["--out", str(tmp_path / "out"), "--mnist", str(tmp_path / "nowhere")]
-    assert main(["compare", "--config", str(plan), *options]) == 2
-    assert "nowhere: no such folder" in capsys.readouterr().err
-    assert fake.ran == []
-
-
-def test_where_cifar_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"cifar-10-binary\.tar\.gz"):
-        data.find_cifar10(tmp_path)
-    inside = tmp_path / "cifar10" / "cifar-10-batches-bin"
-    inside.mkdir(parents=True)
-    (inside / "test_batch.bin").touch()
-    monkeypatch.setenv("APTS_MPI_TEST_DATA", str(tmp_path))
-    assert data.find_cifar10(None) == inside.parent
-    assert data.find_cifar10(inside) == inside
-
-
-def test_many_write_to_one_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    files = [Results(path) for _ in range(4)]
-
-    def add(number: int) -> None:
-        for i in range(50):
-            files[number].add({"file": number, "run": i}, {"text": "x" * 20000})
-
-    threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert files[0].get({"file": 3, "run": 0}) is None
-    files[0].read()
-    assert files[0].get({"file": 3, "run": 0}) is not None
-    files[0].forget({"file": 3, "run": i} for i in range(50))
-    again = Results(path)
-    assert again.get({"file": 3, "run": 0}) is None
-    assert again.get({"file": 2, "run": 49}) is not None
-    assert len(rows_of(path)) == 150
-
-
 # --- what is told ---
 
 
@@ -450,19 +211,6 @@ def test_verdicts(tmp_path: Path) -> None:
     assert rank_losses(data, found) == [told]
 
 
-def test_report(tmp_path: Path, fake: FakeMpi) -> None:
-    assert called(tmp_path) == 0
-    text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
-    lines = {tuple(line[:2]): line for line in cells_of(text) if len(line) > 9}
-    adam = lines["adam", "any"]
-    assert adam[2:4] == ["90.00 [90.00, 90.00]", "3"]
-    assert adam[7:] == ["0.01", "400", "-", "diverged"]
-    assert lines["local-sgd", "2"][7:] == ["0.1", "100", "5", "70.00"]
-    assert lines["apts", "2"][2:6] == ["70.00 [70.00, 70.00]", "3", "1.0", "6"]
-    assert "compare_small.png" in text
-    assert (tmp_path / "out" / "compare_small.png").stat().st_size > 1000
-
-
 def test_curves_of_unlike_lengths_join() -> None:
     def row(epochs: list[float], accuracies: list[float]) -> dict[str, Any]:
         curves = {"epoch": epochs, "test_accuracy": accuracies, "messages": epochs}
@@ -477,32 +225,3 @@ def test_curves_of_unlike_lengths_join() -> None:
     x, values = joined([row([1], [0.5]), row([2], [0.7])], "epoch", MEASURES["accuracy"])
     assert values.tolist() == [[50], [70]]
     assert math.isfinite(x[0])
-
-
-# --- with the program itself ---
-
-
-@needs_mpirun
-def test_the_clock_starts_anew_with_every_run() -> None:
-    ticks = "import time\nfor i in range(5): time.sleep(0.6); print('tick', flush=True)"
-    mpirun(1, ["-c", ticks], timeout=2.5, heard=lambda line: line == "tick")
-
-
-@needs_mpirun
-@pytest.mark.usefixtures("all_cores")
-def test_end_to_end(tmp_path: Path) -> None:
-    text = SMALL.replace("[0.1]", "[0.1, 1e30]").replace("epochs = 4", "epochs = 14")
-    plan, out = plan_of(tmp_path, text), tmp_path / "out"
-    options = ["--methods", "apts,local-sgd", "--ranks", "2", "--seeds", "0"]
-    done = run("-m", "benchmarks", "compare", "--config", plan, "--out", out, *options)
-    assert done.returncode == 0, done.stderr + done.stdout
-    apts, good, bad = rows_of(out / "compare.jsonl")
-    assert bad["test_accuracy"] is None
-    assert "not finite" in bad["diverged"]
-    assert good["command"].endswith("--lr 0.1 --batch 50 --local-steps 5")
-    passes = good["epochs"] * math.ceil(1437 / 100) / 5  # a message is five steps
-    assert good["vector_allreduces"] == pytest.approx(passes, abs=1)
-    assert good["curves"]["messages"][-1] == good["vector_allreduces"]
-    assert apts["epochs"] >= 14
-    assert apts["vector_allreduces"] < good["vector_allreduces"]
-    assert (out / "compare.md").exists()

@@ -26,7 +26,7 @@ from benchmarks.cost.overhead.memory import PeakVectors, bytes_held
 from benchmarks.harness.measure import Job, Session
 from benchmarks.harness.results import Results, Row
 from benchmarks.harness.sections import to_markdown
-from tests.benchmarks.test_benchmarks import cells_of
+from tests.benchmarks.support import cells_of
 
 TINY = Network(6, (5,), 15.0, 2)
 SMALL = Network(100, (200, 100), 15.0, 2)  # beside whose vectors a message's scalars are little

@@ -18,10 +18,11 @@ from benchmarks.harness.hockney import Hockney, fit
 from benchmarks.harness.jobs import launcher
 from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.results import Row
+from benchmarks.harness.sections import to_markdown
 from benchmarks.messages.micro import command as micro
 from benchmarks.messages.micro.numbers import best_setting, compare, slowness, told, verdicts
 from benchmarks.messages.micro.plan import CONFIG, Plan, read
-from benchmarks.messages.micro.report import best_lines, osu, report
+from benchmarks.messages.micro.report import best_lines, draw, osu, section
 
 SIZES = [4**k for k in range(1, 14)]
 TINY = """
@@ -218,9 +219,9 @@ def test_the_best_setting_has_few_options() -> None:
 
 
 def test_a_report_without_bare_calls(tmp_path: Path) -> None:
-    report(tmp_path, [row(4, [1e-6], "comm"), row(64, [2e-6], "comm")], plan())
-    text = (tmp_path / "micro.md").read_text(encoding="utf-8")
-    assert "2 ranks on 1 host" in text
+    rows = [row(4, [1e-6], "comm"), row(64, [2e-6], "comm")]
+    assert "2 ranks on 1 host" in "\n".join(to_markdown(section(rows, plan())))
+    draw(tmp_path / "micro.png", rows)
     assert (tmp_path / "micro.png").exists()
 
 
@@ -233,7 +234,7 @@ def test_a_report_without_bare_calls(tmp_path: Path) -> None:
         (["--hosts", "2", "--launch", "srun -n {ranks}"], "give one of them"),
         (["--launch", "no-such-launcher -n {ranks}"], "no-such-launcher"),
         (["--settings", "fast"], "'fast' is none of"),
-        (["--timeout", "0"], "--timeout must be positive"),
+        (["--timeout", "0"], "'0' is not a number from"),
         (["--config", "nowhere.toml"], "cannot be read"),
     ],
 )
@@ -250,7 +251,7 @@ def test_an_allocation_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     for name, value in (("JOB_ID", "7"), ("NTASKS", "6"), ("JOB_NUM_NODES", "3")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     options = argparse.ArgumentParser()
-    micro.add_arguments(options)
+    micro.COMMAND.add_arguments(options)
     given = micro.planned(options.parse_args(["--settings", "all", "--largest", "1024"]))
     assert (given.ranks, given.hosts, given.link, given.made) == (6, 3, "none", False)
     assert given.settings == tuple(SETTINGS)
@@ -301,4 +302,4 @@ def test_a_launcher_that_starts_single_programs_is_told(
     config.write_text(TINY, encoding="utf-8")
     launch = ["--launch", "env ANSWER={ranks}"]
     assert main(["micro", "--config", str(config), "--out", str(tmp_path), *launch]) == 1
-    assert "the launcher started jobs of 1 ranks, not 2" in capsys.readouterr().err
+    assert "the launcher started jobs of 1 ranks, not 2" in capsys.readouterr().out

@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 from apts_mpi.cli import main as cli
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
 from benchmarks.__main__ import main
 from benchmarks.harness import measure
 from benchmarks.harness.results import Row
@@ -21,8 +22,7 @@ from benchmarks.quality.sensitivity.figure import order
 from benchmarks.quality.sensitivity.plan import Plan, Sweep, read_plan, shown, wanted
 from benchmarks.quality.sensitivity.report import spreads, verdicts
 from benchmarks.quality.sensitivity.values import Swept, swept
-from tests.benchmarks.test_benchmarks import cells_of, rows_of
-from tests.benchmarks.test_compare import Done, FakeMpi
+from tests.benchmarks.support import Done, FakeMpi, cells_of, rows_of
 
 SMALL = """
 data = "digits"
@@ -110,7 +110,7 @@ def test_points(tmp_path: Path) -> None:
     averaging = sweep_of(plan, "averaging").points(2)
     assert [(p.text, p.settings["arguments"]) for p in averaging if p.default] == [("12", [])]
     assert averaging[2].settings["arguments"] == ["--averaging", "inf"]
-    default = TrainConfig(epochs=4.0).completed(1, 1437).local_steps
+    default = completed(TrainConfig(epochs=4.0), 1, 1437).local_steps
     texts = [point.text for point in sweep_of(plan, "local-steps").points(1)]
     assert texts == list(map(shown, sorted({3, 5, default or 0})))
     lrs = sweep_of(plan, "adam-lr").points(1)
@@ -127,7 +127,7 @@ def test_the_program_takes_every_line() -> None:
     plan = read_plan(sensitivity.CONFIG)
     for settings in wanted(plan.sweeps(), (0,)):
         config = cli.train_settings(command(settings)[1:])
-        assert config.completed(settings["ranks"], 60_000).epochs == settings["epochs"]
+        assert completed(config, settings["ranks"], 60_000).epochs == settings["epochs"]
 
 
 @pytest.mark.parametrize(

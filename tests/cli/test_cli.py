@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from apts_mpi.data import load_source, write_shards
-from apts_mpi.settings.config import plan
+from apts_mpi.settings.defaults import plan
 from tests.conftest import Finished, Launch
 
 SUMMARY_KEYS = set(
@@ -114,9 +114,8 @@ def test_help_names_every_command_and_is_told_once(launch: Launch) -> None:
     assert done.status == 0
     assert done.out.count("exit status:") == 1
     for flag in (
-        "--local-steps",
+        "--help-all",
         "--batch",
-        "--radius",
         "shard SOURCE",
         "inspect PATH",
         "evaluate CHECKPOINT",
@@ -135,7 +134,7 @@ def test_inspect_verifies_what_shard_wrote(launch: Launch, shards: Path) -> None
     ("flags", "said"),
     [
         (("--bogus",), "--bogus"),
-        (("--local-steps", "0"), "--local-steps: '0'"),
+        (("--local-steps", "0"), "--local-steps 0: "),
         (("--norm", "inf"), "--norm inf"),
         (("--local-solver", "sr1", "--overlap", "5"), "--overlap 5"),
         (("--data", "nowhere"), "nowhere"),

@@ -33,7 +33,7 @@ def test_an_error_in_the_users_file_is_told_with_its_line(
 
 
 def test_an_error_of_its_own_is_called_one(capfd: pytest.CaptureFixture[str]) -> None:
-    from apts_mpi.settings.declaration import either
+    from apts_mpi.errors import either
 
     status, lines = told(lambda: either(()) and None, capfd)
     assert status == 1

@@ -9,8 +9,9 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.harness.hosts import Hosts, missing
 from benchmarks.harness.results import Row
-from benchmarks.messages.joining.report import report
-from benchmarks.messages.joining.worker import WAYS
+from benchmarks.harness.sections import to_markdown
+from benchmarks.messages.joining.report import section
+from benchmarks.messages.joining.task import WAYS
 
 
 @pytest.mark.usefixtures("all_cores")
@@ -43,9 +44,9 @@ def rows(ranks: int, link: str, scale: float) -> list[Row]:
     ]
 
 
-def test_the_table_has_medians_and_ratios_of_one_run(tmp_path: Path) -> None:
-    report(tmp_path, [*rows(4, "100mbit", 1.2), *rows(8, "unlimited", 0.6)])
-    text = (tmp_path / "joining.md").read_text(encoding="utf-8")
+def test_the_table_has_medians_and_ratios_of_one_run() -> None:
+    found = section([*rows(4, "100mbit", 1.2), *rows(8, "unlimited", 0.6)])
+    text = "\n".join(to_markdown(found))
     assert "## 1000 parameters, 2 hosts x 2 ranks, 100mbit; the line itself takes 0 ms" in text
     assert "## 1000 parameters, 2 hosts x 4 ranks, unlimited\n" in text
     cells = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines()]
@@ -58,10 +59,10 @@ def test_the_table_has_medians_and_ratios_of_one_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--hosts", "1"), "--hosts must be 2 or more"),
+        (("--hosts", "1"), "'1' is not a whole number from 2 up"),
         (("--links", "fast"), "'fast' is not like 100mbit"),
-        (("--settings", "fast"), "'fast' are none of"),
-        (("--timeout", "0"), "--timeout must be positive"),
+        (("--settings", "fast"), "'fast' is none of"),
+        (("--timeout", "0"), "'0' is not a number from"),
     ],
 )
 def test_bad_usage_of_the_benchmark_is_one_line(

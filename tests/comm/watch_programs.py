@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -14,14 +15,22 @@ from apts_mpi.__main__ import guarded
 from apts_mpi.comm import watch
 from apts_mpi.comm.communicator import Comm
 
-WARNING, ABORT = 1.0, 3.0
+WARNING, ABORT = 0.5, 3.0
 
 
-def watched(abort: float = ABORT) -> Comm:
-    """The ranks, watched in the folder ``run``; their processes are told in files."""
+def watched(abort: float) -> Comm:
+    """The ranks, watched; their processes, and what they report, are in files."""
     comm = Comm()
     Path("run").mkdir(exist_ok=True)
     Path(f"process-{comm.rank}").write_text(str(os.getpid()))
+    report = watch.write_error
+
+    def reported(text: str) -> None:
+        report(text)
+        with Path("reported").open("a") as file:
+            file.write(text)
+
+    watch.write_error = reported
     comm.watch = watch.Watch(comm, WARNING, abort)
     comm.watch.start()
     return comm
@@ -31,23 +40,40 @@ def meet(comm: Comm) -> None:
     comm.allreduce(np.zeros(1))
 
 
-def loop() -> None:
-    while True:
+def loop(line: str = "never") -> None:
+    """Until a line has been reported, however long that takes."""
+    file = Path("reported")
+    while not (file.exists() and re.search(line, file.read_text())):
         time.sleep(0.01)
 
 
-def faults() -> None:
-    """Two ranks that are late, then one that stops and one that loops."""
-    comm = watched()
+def late() -> None:
+    """Each late rank waits for its being reported; in the end one is stopped and another loops."""
+    comm = watched(abort=0)
     assert comm.watch is not None
     if comm.rank == 1:
-        time.sleep(1.5 * WARNING)
+        loop("rank 0 on .* at allreduce 1; which ranks have not arrived is not known")
     meet(comm)
     comm.watch.directory = Path("run")
     if comm.rank == 0:
-        time.sleep(1.5 * WARNING)
+        loop(r"at allreduce 2; not arrived: rank 0 .*computing for .* watch_programs.py:\d+ loop")
     meet(comm)
-    time.sleep(0.3 * WARNING)  # so that no rank has a file
+    if comm.rank == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if comm.rank == 3:
+        other = int(Path("process-2").read_text())
+        while Path(f"/proc/{other}/stat").read_text().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.01)
+        loop("2 of 4 .* at allreduce 3; not arrived: rank 2 .*no sign of life.* rank 3 .* loop")
+        os.kill(other, signal.SIGCONT)
+    meet(comm)
+
+
+def faults() -> None:
+    """A rank that stops and one that loops, for ever."""
+    comm = watched(ABORT)
+    assert comm.watch is not None
+    comm.watch.directory = Path("run")
     if comm.rank == 2:
         os.kill(os.getpid(), signal.SIGSTOP)
     if comm.rank == 3:
@@ -56,9 +82,9 @@ def faults() -> None:
 
 
 def deserted() -> None:
-    """A rank that loops, while the launcher does what it should not."""
+    """A rank that loops for ever, while the launcher does what it should not."""
     watch._GRACE = 0.5
-    comm = watched(abort=1.5 * WARNING)
+    comm = watched(abort=1.5)
     assert comm.watch is not None
     comm.watch.directory = Path("run")
     meet(comm)

@@ -14,7 +14,7 @@ from typing import Any
 
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.toml import read_toml, tomllib
+from apts_mpi.settings.toml import read_toml, to_toml, tomllib
 
 from .damage import DAMAGES
 from .forged_h5 import h5_forgeries, resealed
@@ -42,7 +42,7 @@ def _make_config(folder: Path) -> None:
     config = TrainConfig(
         data="somewhere/shards", hidden=(64, 32), lr=None, batch=200, epochs=12.5, seed=17, out="o"
     )
-    (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    (folder / "config.toml").write_text(to_toml(config), encoding="utf-8")
 
 
 def _config(folder: Path) -> str:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.settings.config import TrainConfig, plan
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed, plan
 from apts_mpi.settings.toml import read_toml
 from tests.conftest import Finished, Launch
 
@@ -30,7 +31,7 @@ def test_a_run_repeats_bit_for_bit_from_its_resolved_config(launch: Launch, tmp_
     train(launch, 2, *flags, "--out", "a")
     train(launch, 2, "train", "--config", "a/config.toml", "--out", "b")
     settings = read_toml(tmp_path / "a" / "config.toml")
-    wanted = TrainConfig(seed=3, iterations=4, averaging=float("inf")).completed(2, SAMPLES)
+    wanted = completed(TrainConfig(seed=3, iterations=4, averaging=float("inf")), 2, SAMPLES)
     batch, steps = plan(2, SAMPLES)
     assert (settings["batch"], settings["local_steps"]) == (batch, steps)
     for name in ("batch", "local_steps", "epochs", "window", "averaging", "smoothing"):

@@ -391,11 +391,14 @@ def test_what_a_users_module_holds_is_looked_at(
 
 def test_sizes_that_a_network_does_not_have_are_refused() -> None:
     for settings, told in (
-        ({"network": "perceptron"}, "none of mlp, cnn"),
+        ({"network": "perceptron"}, "must be mlp, cnn"),
         ({"network": "os.path"}, "package.module:function"),
         ({"network": "./os.py:path"}, "no .py in it"),
-        ({"depth": 8}, "--depth 8: mlp has no such size; its sizes are --hidden"),
-        ({"network": "resnet", "hidden": (3,)}, "--hidden 3: resnet"),
+        (
+            {"depth": 8},
+            "--depth 8: has no effect with --network mlp, .* the sizes of mlp are --hidden",
+        ),
+        ({"network": "resnet", "hidden": (3,)}, "--hidden 3: has no effect with --network resnet"),
         ({"network": "a.b:c", "width": 3}, "set by its own function"),
         ({"network": "cnn", "channels": (0,)}, "--channels 0"),
     ):

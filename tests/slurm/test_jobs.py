@@ -277,7 +277,7 @@ def test_a_sweep_trains_once_a_line(cluster: Cluster, released: Sweep) -> None:
     assert (run / "summary.json").exists()
     assert cluster.wait(f"{array}_0") == cluster.wait(f"{array}_1") == {"FAILED"}
     assert "settings.txt has no line 0" in (folder / "0.out").read_text()
-    assert "apts_mpi: unrecognized arguments: --sed 5" in told(folder / "1")
+    assert "apts_mpi: --sed: no such flag; did you mean --seed?" in told(folder / "1")
     # Slurm calls the whole array by the number of its last job, which alone started again.
     assert f"job {array} on" in told(run)
     assert "start 2\n" not in told(folder / "1")

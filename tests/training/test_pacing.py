@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import InputError
-from apts_mpi.settings.config import AUTO, TrainConfig
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training.local_steps import local_steps, measure
 
 costs = st.floats(1e-6, 1e2)
@@ -55,9 +58,9 @@ def test_measured_are_the_messages_and_the_gradient() -> None:
 
 def test_auto_is_for_the_scaled_solver_and_becomes_a_number_with_minibatches_of_64() -> None:
     config = TrainConfig(local_steps=AUTO)
-    assert config.completed(2, 60_000).batch == 64
-    assert TrainConfig(local_steps=AUTO, batch=32).completed(2, 60_000).batch == 32
-    assert 'local_steps = "auto"' in config.to_toml()
+    assert completed(config, 2, 60_000).batch == 64
+    assert completed(TrainConfig(local_steps=AUTO, batch=32), 2, 60_000).batch == 32
+    assert 'local_steps = "auto"' in to_toml(config)
     for other in ({"optimizer": "diloco"}, {"optimizer": "adam"}, {"local_solver": "sr1"}):
         with pytest.raises(InputError, match="--local-steps auto"):
             TrainConfig(local_steps=AUTO, **other)  # type: ignore[arg-type]

@@ -16,6 +16,8 @@ from apts_mpi.cli.main import train_settings
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError, InputError
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import run_directory
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_directory import Rows, RunDirectory
@@ -149,8 +151,8 @@ RESUMED = {"resume": "run"}
 def resumed(without_effect: str = "", **settings: Any) -> Resumed:
     """A run of two ranks and 1000 samples."""
     config = TrainConfig(**settings)
-    both = {"settings": config, "complete": config.completed(2, 1000)}
-    texts = {name: each.to_toml() + without_effect for name, each in both.items()}
+    both = {"settings": config, "complete": completed(config, 2, 1000)}
+    texts = {name: to_toml(each) + without_effect for name, each in both.items()}
     found = Checkpoint(Path("run/checkpoint/00000007"), "name", 7, 2, texts, {})
     return Resumed.of(found)
 
@@ -174,7 +176,7 @@ def test_defaults_follow_another_number_of_ranks_and_what_was_given_does_not() -
     assert config.seed == 3
     assert resumed(batch=77).continued({}, ranks=4).batch == 77
     found = resumed()
-    told = found.changes(found.continued({}, ranks=1).completed(1, 1000), ranks=1)
+    told = found.changes(completed(found.continued({}, ranks=1), 1, 1000), ranks=1)
     assert any(line.startswith("local_steps is ") for line in told)
     assert told[-1] == "the state of rank 1 is dropped"
 
@@ -182,7 +184,7 @@ def test_defaults_follow_another_number_of_ranks_and_what_was_given_does_not() -
 def test_what_was_given_once_is_remembered_for_the_next_number_of_ranks() -> None:
     found = resumed(epochs=20.0, batch=30)
     config = found.continued({"epochs": 50.0, "threads": 2}, ranks=2)
-    given = found.ever_given(config).to_toml()
+    given = to_toml(found.ever_given(config))
     for line in ("epochs = 50.0", "threads = 2", "batch = 30"):
         assert line in given.splitlines()
     assert "local_steps" not in given
@@ -207,4 +209,4 @@ def test_settings_that_a_run_wrote_without_effect_are_passed_over() -> None:
     found = resumed("momentum = 0.0\nwindow = 5\nmemory = 5\n", optimizer="adam")
     config = found.continued({}, ranks=2)
     assert (config.momentum, config.window) == (None, None)
-    assert "momentum" not in found.ever_given(config).to_toml()
+    assert "momentum" not in to_toml(found.ever_given(config))

@@ -15,7 +15,7 @@ import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import number, numbers, option, some_of, timeout
+from benchmarks.harness.options import option, several, some_of, timeout, whole
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Part, Section, Table, bullets
 
@@ -210,20 +210,9 @@ COMMAND = Command(
             help=f"(default {','.join(DEFAULT)})",
         ),
         option("--ways", type=some_of(WAYS), default=WAYS, help=f"(default {','.join(WAYS)})"),
-        option("--ranks", type=numbers(1), default=(2, 4, 8), help="on one GPU (default 2,4,8)"),
-        option(
-            "--device",
-            default="cuda",
-            choices=("cuda", "cpu"),
-            help="(default cuda; cpu for a trial)",
-        ),
-        option(
-            "--repetitions",
-            type=number(int, 2, 10**4),
-            default=30,
-            metavar="N",
-            help="(default 30)",
-        ),
+        several("--ranks", (2, 4, 8), "on one GPU"),
+        option("--device", default="cuda", choices=("cuda", "cpu"), help="(default cuda)"),
+        whole("--repetitions", 30, "", least=2, most=10**4),
         timeout(600.0, "seconds per case"),
     ),
     plan=plan,

@@ -25,6 +25,7 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.networks.losses import criterion
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
 from apts_mpi.training.device import place
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.optimizer import optimizer
@@ -74,9 +75,7 @@ class Contest:
         self.held_data = self._allocated() - before
         before = self._allocated()
         samples = len(parts[0]) * subdomains * comm.size
-        self._optimizer = optimizer(
-            config.completed(comm.size, samples), network, comm, whole=False
-        )
+        self._optimizer = optimizer(completed(config, comm.size, samples), network, comm)
         self._draws = [
             Subdomain(
                 network,

@@ -15,7 +15,7 @@ import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import number, numbers, option, some_of, timeout
+from benchmarks.harness.options import number, option, several, some_of, timeout
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Part, Section, Table, bullets
 
@@ -161,13 +161,8 @@ def _line(row: Row) -> list[Any]:
 COMMAND = Command(
     name="cost",
     options=(
-        option("--ranks", type=numbers(1), default=(1,), help="numbers of ranks (default 1)"),
-        option(
-            "--networks",
-            type=some_of(NETWORKS),
-            default=tuple(NETWORKS),
-            help="of these widths (default both)",
-        ),
+        several("--ranks", (1,)),
+        option("--networks", type=some_of(NETWORKS), default=(*NETWORKS,), help="(default both)"),
         option(
             "--repetitions",
             type=number(int, 2, 10**4),

@@ -20,6 +20,7 @@ from apts_mpi import networks
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.networks.losses import cross_entropy
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.optimizer import optimizer
 from apts_mpi.training.provenance import versions
@@ -113,10 +114,10 @@ class Contest:
         self.comm = comm
         self.own, self.bare, self.adams = (flat_network(network) for _ in range(3))
         self.minibatches = Minibatches(self.own, network.inputs, seed=comm.rank)
-        config = TrainConfig(local_solver=solver, batch=BATCH).completed(comm.size, SAMPLES)
+        config = completed(TrainConfig(local_solver=solver, batch=BATCH), comm.size, SAMPLES)
         self.config = config
         before = bytes_held()
-        own = optimizer(config, self.own, comm, whole=False)
+        own = optimizer(config, self.own, comm)
         self._iterate, self.averaged = own.iterate, own.averaged
         for _ in range(WARM_UP):
             self.iterate()

@@ -18,7 +18,7 @@ from apts_mpi.data import Source, write_shards
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import Option, number, option
+from benchmarks.harness.options import option, whole
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Section, Table
 
@@ -115,18 +115,14 @@ def _line(row: Row) -> list[Any]:
     ]
 
 
-def _size(name: str, default: int, text: str) -> Option:
-    return option(name, type=number(int, 1), default=default, metavar="N", help=text)
-
-
 COMMAND = Command(
     name="streaming",
     options=(
-        _size("--megabytes", 2000, "of the file (default 2000)"),
-        _size("--minibatches", 3000, "of a loop (default 3000)"),
-        _size("--batch", 64, "(default 64)"),
+        whole("--megabytes", 2000, "of the file"),
+        whole("--minibatches", 3000, "of a loop"),
+        whole("--batch", 64, ""),
         option(
-            "--folder", metavar="DIR", help="for the file, to measure its disk (default: /tmp's)"
+            "--folder", metavar="DIR", help="for the file, to measure its disk (default /tmp's)"
         ),
     ),
     plan=plan,

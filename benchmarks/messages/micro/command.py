@@ -8,117 +8,165 @@ in micro.jsonl is not measured again.
 
 from __future__ import annotations
 
-import argparse
 import os
-from pathlib import Path
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from statistics import median
 
 from apts_mpi.errors import InputError
-from benchmarks.harness import figures
-from benchmarks.harness.hosts import bits_per_second, missing
-from benchmarks.harness.mpi_settings import SETTINGS
-from benchmarks.harness.options import names
-from benchmarks.harness.results import Results, Row
-from benchmarks.messages.micro.jobs import measure
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.hosts import Hosts, bits_per_second, missing
+from benchmarks.harness.jobs import mpirun
+from benchmarks.harness.measure import Job, Outcome, Piece, Session, Start
+from benchmarks.harness.mpi_settings import SETTINGS, environment, named
+from benchmarks.harness.options import config, names, option, timeout
+from benchmarks.harness.results import Row, origin
 from benchmarks.messages.micro.plan import CONFIG, Plan, read
-from benchmarks.messages.micro.report import report
+from benchmarks.messages.micro.report import draw, section
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--config", type=Path, default=CONFIG, metavar="FILE", help="default benchmarks/micro.toml"
-    )
-    parser.add_argument(
-        "--ranks", type=int, metavar="N", help="default the file's; one a host; SLURM_NTASKS"
-    )
-    parser.add_argument(
-        "--hosts", type=int, default=1, metavar="N", help="make hosts on this machine (as root)"
-    )
-    parser.add_argument(
-        "--link", metavar="RATE", help="of each of these hosts, like 100mbit (default unlimited)"
-    )
-    parser.add_argument(
-        "--settings",
-        type=names,
-        metavar="NAMES",
-        help=f"all, or some of {','.join(SETTINGS)} (default the file's)",
-    )
-    parser.add_argument(
-        "--through", type=names, metavar="NAMES", help="only these ways (default the file's)"
-    )
-    parser.add_argument(
-        "--largest", type=int, metavar="BYTES", help="no powers above (default the file's)"
-    )
-    parser.add_argument(
-        "--launch",
-        metavar="COMMAND",
-        help="starts the ranks, like 'srun -n {ranks}' (default mpirun)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=300.0, metavar="S", help="seconds a size (default 300)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="measure again what is done")
-    parser.add_argument(
-        "--report-only", action="store_true", help="run nothing, write what there is"
+def check(options: Namespace) -> str | None:
+    """Why nothing can be measured here.
+
+    Raises:
+        InputError: the options do not go together.
+    """
+    planned(options)
+    return missing() if options.hosts > 1 and not options.report_only else None
+
+
+def plan(session: Session) -> Rounds:
+    """A round for every setting of MPI; a piece for every operation and size."""
+    found = planned(session.options)
+    # In a new order every time, so that no setting always has the machine's warm or busy time.
+    order = random.sample(sorted(found.settings), len(found.settings))
+    if not session.missing(_job(found, mpi) for mpi in order):
+        return
+    with _starting(found, session.options.launch) as start:
+        for mpi in order:
+            # Of the machine that starts the job; what else runs there is in the figures.
+            load = round(os.getloadavg()[0], 1)
+            yield [_job(found, mpi, start(mpi), load)]
+
+
+def _job(found: Plan, mpi: str, start: Start | None = None, load: float = 0.0) -> Job:
+    limits = {name: getattr(found, name) for name in ("seconds", "least", "most", "warmup")}
+    asked = {"ranks": found.ranks, "hosts": found.hosts, "limits": limits}
+    return Job(
+        task="benchmarks.messages.micro.task:task",
+        ranks=found.ranks,
+        start=start,
+        pieces=[
+            Piece(
+                settings=[found.row(operation, way, size, mpi) for way in ways],
+                words=f"{mpi}: {operation} {size} bytes",
+                arguments={**asked, "operation": operation, "ways": ways, "size": size},
+                keep=partial(_keep, found, ways, load),
+            )
+            for operation in found.operations
+            for size in found.sizes
+            if (ways := found.ways(operation))
+        ],
     )
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Measure what is missing, write all that is there."""
-    if not 0 < parsed.timeout < 1e6:
-        raise InputError("--timeout must be positive")
-    figures.require("scipy", "matplotlib")
-    plan = planned(parsed)
-    out = Path(parsed.out)
-    results = Results(out / "micro.jsonl", fresh=False)
-    reason = missing() if parsed.hosts > 1 and not parsed.report_only else None
-    failures = 0
-    if reason:
-        print(f"skipped: {reason}")
-    elif not parsed.report_only:
-        failures = measure(
-            plan,
-            results,
-            launch=parsed.launch,
-            timeout=parsed.timeout,
-            fresh=parsed.fresh,
-        )
-    report(out, results.rows(), plan)
-    return 1 if failures else 0
+def _keep(found: Plan, ways: Sequence[str], load: float, outcome: Outcome) -> tuple[list[Row], str]:
+    """A row for every way through."""
+    values = outcome.values[0]
+    shared = {"load": load, **values["setup"], "versions": values["versions"]}
+    cores = origin()["cores"] * (1 if found.made else found.hosts)
+    shared["oversubscribed"] = found.ranks > cores
+    seconds = [values["seconds"][way] for way in ways]
+    rows = [{"seconds": each, "iterations": len(each), **shared} for each in seconds]
+    told = (f"{way} {1e6 * median(each):.1f}" for way, each in zip(ways, seconds, strict=True))
+    return rows, f"{', '.join(told)} us"
 
 
-def planned(parsed: argparse.Namespace) -> Plan:
+@contextmanager
+def _starting(found: Plan, launch: str | None) -> Iterator[Callable[[str], Start]]:
+    """What starts jobs under a setting of MPI; with hosts of its own making where asked for."""
+    if found.made:
+        link = None if found.link == "unlimited" else found.link
+        with Hosts(found.hosts, link=link, ranks_per_host=found.ranks // found.hosts) as hosts:
+            yield lambda mpi: partial(hosts.mpirun, settings=named(mpi))
+    else:
+        yield lambda mpi: partial(mpirun, found.ranks, launch=launch, env=environment(named(mpi)))
+
+
+def planned(options: Namespace) -> Plan:
     """The file's plan with the command line's changes.
 
     Raises:
         InputError: they do not go together.
     """
-    if parsed.hosts < 1 or (parsed.link and parsed.hosts < 2):
+    if options.hosts < 1 or (options.link and options.hosts < 2):
         raise InputError("--link is of --hosts 2 or more")
-    if parsed.hosts > 1 and parsed.launch:
+    if options.hosts > 1 and options.launch:
         raise InputError("--hosts makes hosts, --launch uses those there are: give one of them")
-    given = parsed.link not in (None, "unlimited")
+    given = options.link not in (None, "unlimited")
     if given:
-        bits_per_second(parsed.link)
-    changes: Row = {"hosts": parsed.hosts}
-    if parsed.hosts > 1:
-        changes |= {"link": parsed.link if given else "unlimited", "ranks": parsed.hosts}
+        bits_per_second(options.link)
+    changes: Row = {"hosts": options.hosts}
+    if options.hosts > 1:
+        changes |= {"link": options.link if given else "unlimited", "ranks": options.hosts}
     elif "SLURM_JOB_ID" in os.environ:
         changes["hosts"] = _number("SLURM_JOB_NUM_NODES", 1)
         changes["ranks"] = _number("SLURM_NTASKS", changes["hosts"])
-    if parsed.ranks is not None:
-        changes["ranks"] = parsed.ranks
-    if parsed.hosts > 1 and changes["ranks"] % parsed.hosts:
-        raise InputError(f"--ranks {parsed.ranks} must be a multiple of --hosts {parsed.hosts}")
-    if parsed.settings:
-        every = parsed.settings == ("all",)
-        changes["settings"] = tuple(SETTINGS) if every else parsed.settings
+    if options.ranks is not None:
+        changes["ranks"] = options.ranks
+    if options.hosts > 1 and changes["ranks"] % options.hosts:
+        raise InputError(f"--ranks {options.ranks} must be a multiple of --hosts {options.hosts}")
+    if options.settings:
+        every = options.settings == ("all",)
+        changes["settings"] = tuple(SETTINGS) if every else options.settings
     for name in ("through", "largest"):
-        if getattr(parsed, name) is not None:
-            changes[name] = getattr(parsed, name)
-    return read(parsed.config, narrow=given, changes=changes)
+        if getattr(options, name) is not None:
+            changes[name] = getattr(options, name)
+    return read(options.config, narrow=given, changes=changes)
 
 
 def _number(variable: str, otherwise: int) -> int:
     text = os.environ.get(variable, "")
     return int(text) if text.isdigit() else otherwise
+
+
+COMMAND = Command(
+    name="micro",
+    options=(
+        config(CONFIG, "TOML of operations, sizes, settings"),
+        option(
+            "--ranks", type=int, metavar="N", help="default the file's; one per host; SLURM_NTASKS"
+        ),
+        option(
+            "--hosts", type=int, default=1, metavar="N", help="make hosts on this machine (as root)"
+        ),
+        option(
+            "--link",
+            metavar="RATE",
+            help="of each of these hosts, like 100mbit (default unlimited)",
+        ),
+        option(
+            "--settings",
+            type=names,
+            metavar="NAMES",
+            help=f"all, or some of {','.join(SETTINGS)} (default the file's)",
+        ),
+        option(
+            "--through", type=names, metavar="NAMES", help="only these ways (default the file's)"
+        ),
+        option("--largest", type=int, metavar="BYTES", help="no powers above (default the file's)"),
+        option(
+            "--launch",
+            metavar="COMMAND",
+            help="starts the ranks, like 'srun -n {ranks}' (default mpirun)",
+        ),
+        timeout(300.0, "seconds per size"),
+    ),
+    plan=plan,
+    section=lambda rows, options: section(rows, planned(options)),
+    draw=lambda rows, options, out: draw(out / "micro.png", rows),
+    libraries=("scipy", "matplotlib"),
+    check=check,
+)

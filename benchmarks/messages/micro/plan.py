@@ -19,7 +19,6 @@ OPERATIONS = ("allreduce", "broadcast")
 THROUGH = ("mpi4py", "comm", "comm-untimed", "message")
 SCALARS = 5  # of the fused message
 MOST_BYTES = 1 << 31
-MARK = "micro: "  # of the worker's lines that are meant for the benchmark
 _KINDS = {
     "operations": [str],
     "through": [str],

@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks.harness.figures import BLACK, BLUE, ORANGE, SKY, pyplot, save
 from benchmarks.harness.mpi_settings import SETTINGS, export_line
 from benchmarks.harness.results import Row
-from benchmarks.harness.tables import markdown, write
+from benchmarks.harness.sections import Section
+from benchmarks.harness.tables import markdown, setup
 from benchmarks.messages.micro.numbers import (
     EXTRA,
     LONG,
@@ -27,8 +28,6 @@ from benchmarks.messages.micro.numbers import (
 from benchmarks.messages.micro.plan import THROUGH, Plan
 
 INTRODUCTION = f"""\
-# Single messages
-
 Allreduce (a sum, in place) and Bcast of float32 buffers. Every call starts behind a barrier; its
 time is the slowest rank's. Ways through alternate call by call on the same buffer: `mpi4py` alone;
 `comm`, the package's layer as it trains, with a barrier of its own before each collective and its
@@ -45,30 +44,23 @@ _WAYS = {"mpi4py": (BLACK, "-"), "comm": (BLUE, "--"), "comm-untimed": (SKY, "-.
 _WAYS["message"] = (ORANGE, ":")
 
 
-def report(out: Path, rows: Sequence[Row], plan: Plan) -> None:
-    """Write micro.md and micro.png from all rows, and print the best settings of the plan's place.
-
-    Args:
-        plan: what was asked for; the files are about all that was ever measured.
-    """
-    if not rows:
-        print("nothing is measured")
-        return
+def section(rows: Sequence[Row], plan: Plan) -> Section:
+    """All rows, whatever was asked for; prints the best settings of the plan's place."""
     found = places(rows)
-    parts = [INTRODUCTION]
+    whole = Section("Single messages", [INTRODUCTION])
     for place in sorted(found, key=lambda place: (place.link, place.hosts, place.ranks)):
-        parts += _place(place, found[place])
-    parts.append(_setup(rows))
-    write(out / "micro.md", *parts)
-    draw(out / "micro.png", found)
+        whole.below.append(Section(str(place), [*_place(place, found[place])]))
+    loads = [row["load"] for row in rows]
+    between = f"load average before a job {min(loads)} to {max(loads)}"
+    whole.foot.append(setup(rows, between))
     here = Place(plan.ranks, plan.hosts, plan.link)
-    if here in found:
-        for line in best_lines(found[here]):
-            print(line)
+    for line in best_lines(found.get(here, {})):
+        print(line)
+    return whole
 
 
 def _place(place: Place, tables: Mapping[tuple[str, str], Table]) -> list[str]:
-    parts = [f"## {place}"]
+    parts: list[str] = []
     operations = sorted({operation for operation, _ in tables})
     goal, slower = [], slowness(tables)
     shown = best_setting(slower) or min(mpi for _, mpi in tables)
@@ -179,9 +171,9 @@ def best_lines(tables: Mapping[tuple[str, str], Table]) -> list[str]:
     ]
 
 
-def draw(path: Path, found: Mapping[Place, Mapping[tuple[str, str], Table]]) -> None:
+def draw(path: Path, rows: Sequence[Row]) -> None:
     """Medians by size, a row of panels a place, a panel an operation, the fit as a thin line."""
-    plt = pyplot()
+    plt, found = pyplot(), places(rows)
     order = sorted(found, key=lambda place: (place.link, place.hosts, place.ranks))
     figure, grid = plt.subplots(
         len(order), 2, figsize=(8, 3 * len(order)), squeeze=False, layout="constrained"
@@ -221,15 +213,3 @@ def _panel(axes: Any, table: Table) -> None:
 def _us(seconds: float) -> str:
     micro = 1e6 * seconds
     return f"{micro:.2f}" if micro < 100 else f"{micro:.0f}"
-
-
-def _setup(rows: Sequence[Row]) -> str:
-    def all_of(name: str) -> str:
-        return ", ".join(sorted({str(row[name]) for row in rows}))
-
-    loads = [row["load"] for row in rows]
-    versions = sorted({f"{k} {v}" for row in rows for k, v in row["versions"].items()})
-    return (
-        f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}; load average before a "
-        f"job {min(loads)} to {max(loads)}; commit {all_of('commit')}; {all_of('date')}."
-    )

@@ -13,7 +13,7 @@ from typing import Any
 import apts_mpi
 from apts_mpi.errors import InputError
 from benchmarks.harness.data import SOURCES
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING
 
@@ -201,34 +201,8 @@ def groups(data: DataSet) -> list[Group]:
 
 # ---- the TOML ------------------------------------------------------------------------------
 
-_METHOD = {
-    "name": str,
-    "optimizer": str,
-    "arguments": [str],
-    "learning_rates": [float],
-    "batches": [int],
-    "samples_per_message": int,
-    "finalists": int,
-    "least_ranks": int,
-}
-_SET = {
-    "name": str,
-    "source": str,
-    "hidden": [int],
-    "network": [str],
-    "only": [str],
-    "simulated": bool,
-    "measured": str,
-    "least": float,
-    "fewer": int,
-    "ranks": [int],
-    "epochs": float,
-    "seeds": [int],
-    "margin": float,
-    "rank_loss": float,
-    "shown": int,
-    "methods": dict,
-}
+_METHOD = fields(Method)
+_SET = {**fields(DataSet), "only": [str], "methods": dict}
 
 
 def read_plan(path: Path) -> tuple[DataSet, ...]:

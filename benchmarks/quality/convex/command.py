@@ -8,185 +8,75 @@ convex.jsonl, convex_loss.png and convex_radius.png.
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+import numpy as np
 
 import apts_mpi
-from apts_mpi.errors import InputError
-from apts_mpi.method.flat import FlatParameters
-from apts_mpi.trust_region.local import FirstOrder, LocalSolver, Model, SecondOrder
-from apts_mpi.trust_region.lsr1 import LSR1
 from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, RadiusRule
-from benchmarks.harness import figures, tables
-from benchmarks.harness.progress import Progress
-from benchmarks.harness.results import Results, origin
-from benchmarks.quality.convex.problems import (
-    DIMENSION,
-    RIDGE,
-    Problem,
-    quadratic,
-    softmax_regression,
-)
+from benchmarks.harness import figures
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.measure import Job, Outcome, Piece, Session
+from benchmarks.harness.options import whole
+from benchmarks.harness.results import Row
+from benchmarks.harness.sections import Image, Part, Section, Table
+from benchmarks.quality.convex.problems import DIMENSION, METHODS, PROBLEMS, RIDGE
 
 RADII = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
 TARGET = 1e-6  # of f0 - f*
-FLOOR = 1e-8  # of f0 - f*; what is below is close to the rounding of float32 parameters
 SHOWN = 100  # radii in the plot; by then the initial one is forgotten
+POINTS = 120  # of a curve that are kept, evenly spaced in the logarithm
 
 
-@dataclass(frozen=True)
-class Method:
-    """A local model, its norm, and the rule it is used with."""
-
-    title: str
-    norm: str
-    model: Callable[[int], Model]
-    rule: RadiusRule
-
-
-METHODS = (
-    Method("first order, 2-norm", "2", lambda n: FirstOrder("2"), FIRST_ORDER_RULE),
-    Method("first order, inf-norm", "inf", lambda n: FirstOrder("inf"), FIRST_ORDER_RULE),
-    Method("L-SR1", "2", lambda n: SecondOrder(LSR1(n)), RadiusRule()),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedRule(RadiusRule):
-    """The package's rule; ``radii`` are the start's and those it gave, one an iteration."""
-
-    radii: list[float] = field(default_factory=list)
-
-    def update(self, *arguments: Any, **named: Any) -> float:
-        """The next radius, remembered."""
-        self.radii.append(super().update(*arguments, **named))
-        return self.radii[-1]
-
-
-class AtFloor(Exception):
-    """Nothing more to see: the solver itself stops after a number of steps only."""
-
-
-def minimise(
-    problem: Problem, method: Method, radius: float, iterations: int
-) -> tuple[list[float], list[float]]:
-    """Relative gap (f - f*) / (f0 - f*) of the best point so far, and radius, both by iteration.
-
-    An iteration is one trial point, evaluated with its gradient.
-    """
-    flat = FlatParameters([nn.Parameter(torch.zeros(problem.n))])
-    rule = RecordedRule(radii=[radius], **asdict(method.rule))
-    values: list[float] = []
-
-    def objective(with_gradient: bool) -> float:
-        x = flat.vector.double().requires_grad_()
-        value = problem.loss(x)
-        if with_gradient:
-            flat.gradient.copy_(torch.autograd.grad(value, x)[0])
-        values.append(value.item() - problem.minimum)
-        if values[-1] < FLOOR * values[0]:
-            raise AtFloor
-        return value.item()
-
-    loss = objective(True)
-    solver = LocalSolver(
-        flat.vector,
-        flat.gradient,
-        method.model(problem.n),
-        rule,
-        norm=method.norm,
-        steps=iterations,
-    )
-    with contextlib.suppress(AtFloor):
-        solver.run(
-            objective,
-            start=flat.vector.clone(),
-            loss=loss,
-            gradient=flat.gradient.clone(),
-            shift=None,
-            radius=radius,
-            ball=math.inf,
+def plan(session: Session) -> Rounds:
+    """One job on one rank; a piece per problem and method."""
+    iterations = session.options.iterations
+    pieces = [
+        Piece(
+            settings=[_settings(problem, method, radius, iterations) for radius in RADII],
+            words=f"{problem}; {method}",
+            arguments={
+                **{"problem": problem, "method": method},
+                **{"radii": RADII, "iterations": iterations},
+            },
+            keep=keep,
         )
-    # Steps are taken only downhill, so that the best value so far is the iterate's.
-    gaps = torch.tensor(values, dtype=torch.float64).cummin(0).values / values[0]
-    return gaps.tolist(), rule.radii
+        for problem in PROBLEMS
+        for method in METHODS
+    ]
+    yield [Job(task="benchmarks.quality.convex.problems:task", ranks=1, pieces=pieces)]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--iterations", type=int, default=2000, metavar="N", help="most a run (default 2000)"
-    )
+def _settings(problem: str, method: str, radius: float, limit: int) -> Row:
+    case = {"problem": problem, "method": method, "radius": radius}
+    return {"apts_mpi": apts_mpi.__version__, **case, "limit": limit}
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Run all, write all."""
-    if parsed.iterations < 1:
-        raise InputError(f"--iterations {parsed.iterations}: must be at least 1")
-    plt, out = figures.pyplot(), Path(parsed.out)
-    # Small products gain nothing from threads, and lose much where cores are shared.
-    torch.set_num_threads(1)
-    problems = [quadratic(10.0), quadratic(1e4), softmax_regression()]
-    progress = Progress(len(problems) * len(METHODS))
-    results = Results(out / "convex.jsonl", fresh=True)
-    shape = {"nrows": len(problems), "ncols": len(METHODS), "figsize": (10, 8.5)}
-    losses, loss_axes = plt.subplots(**shape, sharex="row", sharey=True, layout="constrained")
-    radii, radius_axes = plt.subplots(**shape, sharex="row", layout="constrained")
+def keep(outcome: Outcome) -> tuple[list[Row], str]:
+    """When the target was reached, and curves; None where it was not."""
     rows = []
-    for i, problem in enumerate(problems):
-        for j, method in enumerate(METHODS):
-            runs = [minimise(problem, method, radius, parsed.iterations) for radius in RADII]
-            for radius, curves in zip(RADII, runs, strict=True):
-                settings = {"problem": problem.title, "method": method.title, "radius": radius}
-                rows.append(results.add(settings, _figures(*curves)))
-            _draw(loss_axes[i, j], [gaps for gaps, _ in runs])
-            _draw(radius_axes[i, j], [followed[:SHOWN] for _, followed in runs])
-            for axes in (loss_axes[i, j], radius_axes[i, j]):
-                axes.set_title(f"{problem.title}\n{method.title}")
-            progress.say(f"{problem.title}; {method.title}: {_iterations(rows[-len(RADII) :])}")
-    for figure, axes, name in ((losses, loss_axes, "loss"), (radii, radius_axes, "radius")):
-        for axis in axes[-1]:
-            axis.set_xlabel("iteration + 1")
-        for axis in axes[:, 0]:
-            axis.set_ylabel("(f - f*) / (f0 - f*)" if name == "loss" else "radius")
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(
-            handles, labels, title="initial radius", loc="outside lower center", ncols=len(RADII)
-        )
-        figures.save(figure, out / f"convex_{name}.png")
-    _write(out / "convex.md", rows, parsed.iterations)
-    return 0
+    for gaps, radii in outcome.values[0]["curves"]:
+        reached = next((k for k, gap in enumerate(gaps) if gap < TARGET), None)
+        # From 1, so that the start is seen on a logarithmic axis.
+        chosen = np.unique(np.geomspace(1, len(gaps), POINTS).round().astype(int))
+        row = {
+            "iterations": reached,
+            "evaluations": None if reached is None else reached + 1,
+            "gap": gaps[-1],
+            "last_radius": radii[-1],
+            "curve": {
+                "iteration": chosen.tolist(),
+                "gap": [float(f"{gaps[k - 1]:.3g}") for k in chosen],
+            },
+            "radii": [float(f"{radius:.3g}") for radius in radii[:SHOWN]],
+            "versions": outcome.values[0]["versions"],
+        }
+        rows.append(row)
+    return rows, _iterations(rows)
 
 
-def _figures(gaps: list[float], radii: list[float]) -> dict[str, Any]:
-    """What the table tells of a run; None where the target was not reached."""
-    reached = next((k for k, gap in enumerate(gaps) if gap < TARGET), None)
-    return {
-        "iterations": reached,
-        "evaluations": None if reached is None else reached + 1,
-        "gap": gaps[-1],
-        "last_radius": radii[-1],
-    }
-
-
-def _draw(axes: Any, curves: list[list[float]]) -> None:
-    for curve, radius, colour, style in zip(
-        curves, RADII, figures.COLOURS, figures.STYLES, strict=True
-    ):
-        # Shifted by one, so that the start is seen on the logarithmic axis.
-        iterations = range(1, len(curve) + 1)
-        axes.loglog(iterations, curve, color=colour, ls=style, lw=1.3, label=f"{radius:g}")
-
-
-def _iterations(rows: list[dict[str, Any]]) -> str:
+def _iterations(rows: list[Row]) -> str:
     """Least and largest number of iterations over the initial radii."""
     reached = [row["iterations"] for row in rows if row["iterations"] is not None]
     if len(reached) < len(rows):
@@ -194,32 +84,90 @@ def _iterations(rows: list[dict[str, Any]]) -> str:
     return f"{min(reached)} to {max(reached)}"
 
 
-def _write(path: Path, rows: list[dict[str, Any]], limit: int) -> None:
-    body = []
-    for first in range(0, len(rows), len(RADII)):
-        group = rows[first : first + len(RADII)]
-        cells = [
-            f"({row['gap']:.0e})" if row["iterations"] is None else row["iterations"]
-            for row in group
-        ]
-        settings = group[0]["settings"]
-        body.append([settings["problem"], settings["method"], *cells])
-    here, rule = origin(), RadiusRule()
-    tables.write(
-        path,
-        "# Radius adaptation on convex problems",
+def draw(rows: list[Row], options: Namespace, out: Path) -> None:
+    """Relative gaps, and radii, by iteration."""
+    for name, label in (("loss", "(f - f*) / (f0 - f*)"), ("radius", "radius")):
+        _plot(out / f"convex_{name}.png", _asked(rows, options), name, label)
+
+
+def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
+    """A panel per problem and method."""
+    if not all("curve" in row for row in rows):
+        return  # of an earlier version, which drew while it measured
+    figure, axes = figures.pyplot().subplots(
+        len(PROBLEMS),
+        len(METHODS),
+        figsize=(10, 8.5),
+        sharex="row",
+        sharey=name == "loss",
+        layout="constrained",
+    )
+    looks = dict(zip(RADII, zip(figures.COLOURS, figures.STYLES, strict=True), strict=True))
+    for row in rows:
+        s = row["settings"]
+        ax = axes[list(PROBLEMS).index(s["problem"]), list(METHODS).index(s["method"])]
+        curve, (colour, style) = row["curve"], looks[s["radius"]]
+        x, y = curve["iteration"], curve["gap"]
+        if name == "radius":
+            x, y = range(1, len(row["radii"]) + 1), row["radii"]
+        ax.loglog(x, y, color=colour, ls=style, lw=1.3, label=f"{s['radius']:g}")
+        ax.set_title(f"{s['problem']}\n{s['method']}")
+    for ax in axes[-1]:
+        ax.set_xlabel("iteration + 1")
+    for ax in axes[:, 0]:
+        ax.set_ylabel(label)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title="initial radius", loc="outside lower center", ncols=len(RADII)
+    )
+    figures.save(figure, path)
+
+
+def section(rows: list[Row], options: Namespace) -> Section | None:
+    """What the rows say."""
+    rows, rule = _asked(rows, options), RadiusRule()
+    if not rows:
+        return None
+    limit, first = options.iterations, rows[0]
+    parts: list[Part] = [
         f"Iterations until f - f* < {TARGET:g} (f0 - f*), by initial radius. An iteration is one "
         "trial point, evaluated with its gradient; the start is one evaluation more. In brackets: "
         f"not reached in {limit} iterations, and the (f - f*) / (f0 - f*) they came to.",
-        tables.markdown(["problem", "method", *(f"{radius:g}" for radius in RADII)], body, text=2),
+        Table("", ["problem", "method", *(f"{radius:g}" for radius in RADII)], _body(rows), text=2),
         f"Quadratics in {DIMENSION} dimensions, eigenvalues from 1 to the condition, evenly spaced "
         "in the logarithm, in rotated axes; softmax regression of the 1437 embedded digits, 650 "
         f"parameters, ridge {RIDGE:g}. Start at zero, parameters float32, losses float64; L-SR1 "
         f"with 5 pairs. Radius rule of the package: factor {rule.shrink:g} below a ratio of "
         f"{rule.shrink_below:g}, {rule.grow:g} above {rule.grow_above:g} (first order: "
         f"{FIRST_ORDER_RULE.grow_above:g}). One process, the quadratics drawn from a fixed seed.",
-        "![relative gap](convex_loss.png)",
-        "![radius](convex_radius.png)",
-        f"Set-up: apts_mpi {apts_mpi.__version__}, commit {here['commit']}, torch "
-        f"{torch.__version__}, one thread; {here['date']}. Repeat: `python -m benchmarks convex`.",
-    )
+        Image("relative gap", "convex_loss.png"),
+        Image("radius", "convex_radius.png"),
+        f"Set-up: apts_mpi {first['settings']['apts_mpi']}, commit {first['commit']}, torch "
+        f"{first['versions']['torch']}, one thread; {first['date']}. Repeat: `python -m benchmarks "
+        "convex --fresh`.",
+    ]
+    return Section("Radius adaptation on convex problems", parts)
+
+
+def _asked(rows: list[Row], options: Namespace) -> list[Row]:
+    """The runs of at most so many iterations."""
+    return [row for row in rows if row["settings"]["limit"] == options.iterations]
+
+
+def _body(rows: list[Row]) -> list[list[Any]]:
+    lines: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        s, reached = row["settings"], row["iterations"]
+        cells = lines.setdefault((s["problem"], s["method"]), [])
+        cells.append(f"({row['gap']:.0e})" if reached is None else reached)
+    return [[*names, *cells] for names, cells in lines.items()]
+
+
+COMMAND = Command(
+    name="convex",
+    options=(whole("--iterations", 2000, "most per run"),),
+    libraries=("matplotlib",),
+    plan=plan,
+    section=section,
+    draw=draw,
+)

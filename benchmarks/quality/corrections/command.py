@@ -17,7 +17,7 @@ import apts_mpi
 from apts_mpi.data import load_source, write_shards
 from benchmarks.harness.command import Command, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import number, numbers, option, timeout, whole_numbers
+from benchmarks.harness.options import real, several, timeout
 from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
 from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.corrections.report import DATA, JOINS, SOLVERS, command, draw, section
@@ -103,25 +103,14 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
 COMMAND = Command(
     name="corrections",
     options=(
-        option(
-            "--ranks",
-            type=numbers(1),
-            default=(1, 2, 4, 8),
-            help="numbers of ranks (default 1,2,4,8)",
-        ),
-        option(
-            "--seeds",
-            type=whole_numbers,
-            default=(0, 1, 2),
-            help="of the split into shards and the initial parameters (default 0,1,2)",
-        ),
-        option(
+        several("--ranks", (1, 2, 4, 8)),
+        several("--seeds", (0, 1, 2), "of the shards and the initial parameters", least=0),
+        real(
             "--work",
-            type=number(float, 1e-9, 1e6),
-            default=40.0,
-            metavar="X",
-            help="of a run: gradient evaluations per sample; a forward one counts a third "
-            "(default 40)",
+            40.0,
+            "of a run: gradient evaluations per sample; a forward one counts a third",
+            least=1e-9,
+            most=1e6,
         ),
         timeout(60.0),
     ),

@@ -15,7 +15,7 @@ from apts_mpi.data import read_info
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import MNIST, number, numbers, option, timeout, whole_numbers
+from benchmarks.harness.options import MNIST, option, several, timeout, whole
 from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
 from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.published.authors import (
@@ -102,25 +102,11 @@ COMMAND = Command(
             type=Path,
             default=EXTRACT,
             metavar="FILE",
-            help="CSV of the published curves (default: the extract that comes with the "
-            "benchmarks)",
+            help="CSV of the published curves (default: the extract in benchmarks/reference)",
         ),
-        option(
-            "--ranks", type=numbers(1), default=(2, 4, 6), help="numbers of ranks (default 2,4,6)"
-        ),
-        option(
-            "--seeds",
-            type=whole_numbers,
-            default=(0, 1, 2),
-            help="of the initial parameters and minibatches (default 0,1,2)",
-        ),
-        option(
-            "--iterations",
-            type=number(int, MINIBATCHES),
-            default=60,
-            metavar="N",
-            help=f"outer iterations, {MINIBATCHES} per pass (default 60)",
-        ),
+        several("--ranks", (2, 4, 6)),
+        several("--seeds", (0, 1, 2), "of the initial parameters and minibatches", least=0),
+        whole("--iterations", 60, f"outer ones, {MINIBATCHES} per pass", least=MINIBATCHES),
         timeout(1800.0),
     ),
     libraries=("matplotlib",),

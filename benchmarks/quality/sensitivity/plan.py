@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,15 +10,16 @@ from typing import Any
 
 import apts_mpi
 from apts_mpi.errors import InputError
-from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.defaults import completed
 from benchmarks.harness.data import SOURCES
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
-KINDS = {item.name: item.metadata["kind"] for item in dataclasses.fields(TrainConfig)}
+KINDS = {name: each.kind.type for name, each in SETTINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Family:
         """
         given = {**self._given(ranks), **changes}
         config = TrainConfig(optimizer=self.optimizer, epochs=self.epochs, **given)
-        return config.completed(ranks, self.samples)
+        return completed(config, ranks, self.samples)
 
     def settings(self, ranks: int, **changes: Any) -> Row:
         """Of a run, but for the seed, as ``runs.command`` takes them."""
@@ -182,17 +182,10 @@ def shown(value: Any) -> str:
 # ---- the TOML ------------------------------------------------------------------------------
 
 _PLAN = {"data": str, "samples": int, "hidden": [int], "seeds": [int], "families": [dict]}
+_NAMED = ("shared", "values", "limits")  # "settings", "parameters" and "most_lost_of" of the file
 _FAMILY = {
-    "name": str,
-    "optimizer": str,
-    "ranks": [int],
-    "epochs": float,
-    "batch": int,
-    "minibatches": int,
-    "most_lost": float,
-    "settings": dict,
-    "parameters": dict,
-    "most_lost_of": dict,
+    **fields(Family, without=("data", "samples", "hidden", *_NAMED)),
+    **dict.fromkeys(("settings", "parameters", "most_lost_of"), dict),
 }
 
 

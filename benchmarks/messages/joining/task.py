@@ -1,4 +1,4 @@
-"""Times one vector message by all ways to join it, in turns; rank 0 prints a line of JSON a size.
+"""Times one vector message by all ways to join it, in turns.
 
 All ranks meet at a barrier before a call, and the slowest rank's time is the call's. Call by call
 the ways alternate, in an order that rotates, so that what else goes on meets all of them. What has
@@ -8,8 +8,6 @@ left the hosts' network interfaces meanwhile is read before and after.
 from __future__ import annotations
 
 import gc
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,10 @@ from mpi4py import MPI
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
 from apts_mpi.comm.message import FusedMessage
+from apts_mpi.errors import AgreedError
 from apts_mpi.training.provenance import versions
 from benchmarks.harness.hosts import INTERFACE
 
-MARK = "joining: "  # of the lines that are meant for the benchmark
 WAYS = tuple(
     f"{way} {form}" for way in ("flat", "hierarchical") for form in ("none", "bf16", "fp16")
 )
@@ -88,30 +86,14 @@ class Contest:
         }
 
 
-def say(rank: int, values: dict[str, Any]) -> None:
-    """A line that the benchmark reads."""
-    if rank == 0:
-        print(MARK + json.dumps(values), flush=True)
-
-
-def main(argument: str) -> None:
-    """Measure what is asked for by JSON: hosts, repeats, parameters."""
-    asked = json.loads(argument)
+def task(comm: Comm, folder: Path, hosts: int, parameters: int, repeats: int) -> dict[str, Any]:
+    """Measure all ways for a vector of so many parameters; the ranks must be on so many hosts."""
     torch.set_num_threads(1)
-    comms = {
-        "flat": Comm(timed=False),
-        "hierarchical": Comm(timed=False, hierarchical=True),
-    }
-    rank = comms["flat"].rank
+    comms = {"flat": Comm(timed=False), "hierarchical": Comm(timed=False, hierarchical=True)}
     found = comms["hierarchical"].parts
-    if found != asked["hosts"]:
-        raise RuntimeError(f"the ranks are on {found} hosts, not {asked['hosts']}")
+    if found != hosts:
+        raise AgreedError(f"the ranks are on {found} hosts, not {hosts}")
     gc.disable()
-    for n in asked["parameters"]:
-        values = Contest(n, comms).measure(asked["repeats"])
-        say(rank, {"parameters": n, "ways": values, "versions": versions()})
-        gc.collect()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    values = Contest(parameters, comms).measure(repeats)
+    gc.enable()
+    return {"ways": values, "versions": versions()}

@@ -1,4 +1,4 @@
-"""Times single collectives, ways through in turns; rank 0 prints a line of JSON for each.
+"""Times single collectives, ways through in turns.
 
 Before every call all ranks meet at a barrier, then each times the call alone, and the slowest
 rank's time is the call's. No way through is measured before another: call by call they alternate,
@@ -8,11 +8,10 @@ in an order that rotates, so that what else goes on in the machine meets all of 
 from __future__ import annotations
 
 import gc
-import json
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,9 @@ from mpi4py import MPI
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.message import FusedMessage
+from apts_mpi.errors import AgreedError
 from apts_mpi.training.provenance import versions
-from benchmarks.messages.micro.plan import MARK, SCALARS
+from benchmarks.messages.micro.plan import SCALARS
 
 Call = Callable[[], object]
 
@@ -92,33 +92,35 @@ class Contest:
         return seconds
 
 
-def main(argument: str) -> None:
-    """Measure what is asked for by JSON: ranks, limits, todo as (operation, ways, bytes)."""
-    asked = json.loads(argument)
-    comms = (Comm(), Comm(timed=False))
-    rank, ranks = comms[0].rank, comms[0].size
-    if ranks != asked["ranks"]:
-        say(rank, {"error": f"the launcher started jobs of {ranks} ranks, not {asked['ranks']}"})
-        sys.exit(1)
-    comm = comms[0]
-    (hosts,) = comm.sum_scalars([float(comm.local_rank == 0)])
+def task(
+    comm: Comm,
+    folder: Path,
+    operation: str,
+    ways: list[str],
+    size: int,
+    *,
+    ranks: int,
+    hosts: int,
+    limits: dict[str, Any],
+) -> dict[str, Any]:
+    """Measure the ways through an operation on a buffer of so many bytes."""
+    if comm.size != ranks:
+        raise AgreedError(f"the launcher started jobs of {comm.size} ranks, not {ranks}")
+    (on,) = comm.sum_scalars([float(comm.local_rank == 0)])
+    if round(on) != hosts:
+        raise AgreedError(
+            f"the ranks are on {round(on)} hosts, not {hosts}: give as many --ranks as the "
+            "allocation has tasks, or a --launch that spreads them"
+        )
     binding = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    setup = {"host": comm.host, "threads": 1, "binding": binding, "device": "cpu"}
-    say(rank, {"versions": versions(), "on": round(hosts), "setup": setup})
     gc.disable()
-    for operation, ways, size in asked["todo"]:
-        seconds = Contest(comms, operation, size).measure(ways, asked["limits"])
-        for way, row in zip(ways, seconds, strict=True):
-            times = [float(f"{value:.4g}") for value in row]
-            say(rank, {"operation": operation, "through": way, "bytes": size, "seconds": times})
-        gc.collect()
-
-
-def say(rank: int, values: dict[str, Any]) -> None:
-    """A line that the benchmark reads."""
-    if rank == 0:
-        print(MARK + json.dumps(values), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+    seconds = Contest((comm, Comm(timed=False)), operation, size).measure(ways, limits)
+    gc.enable()
+    return {
+        "seconds": {
+            way: [float(f"{value:.4g}") for value in row]
+            for way, row in zip(ways, seconds, strict=True)
+        },
+        "setup": {"host": comm.host, "threads": 1, "binding": binding, "device": "cpu"},
+        "versions": versions(),
+    }

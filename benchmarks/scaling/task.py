@@ -1,43 +1,17 @@
-"""Runs of ``scaling`` in one MPI job, every rank's seconds by phase and outer iteration.
-
-``mpirun -n N python -m benchmarks.scaling.worker FILE``; FILE is a JSON list of runs: arguments,
-the outer iterations that do not count, whether every other one is made with the clock off, and a
-folder, to which every rank writes ``rank-R.json``. Rank 0 says ``ended NUMBER`` after each.
-"""
+"""A run of ``strong`` or ``weak``: every rank's seconds by phase and outer iteration."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.__main__ import guarded
-from apts_mpi.cli.main import train_settings
 from apts_mpi.comm.clock import PHASES
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.errors import AgreedError
-from apts_mpi.training.loop import REPLICA_CHECK_EVERY, Lap, Training
+from apts_mpi.training.loop import REPLICA_CHECK_EVERY, Lap
 from apts_mpi.training.provenance import versions
-from benchmarks.harness.worker import leave
-
-
-def work(path: Path) -> int:
-    """Make the runs of a file in turn, on every rank."""
-    for number, run in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-        comm = Comm()
-        try:
-            measured = measure(run, comm)
-        except AgreedError as error:  # of all ranks together: the other runs go on
-            if comm.rank == 0:
-                print(f"ended {number} {error}", flush=True)
-            continue
-        leave(Path(run["folder"]), measured, comm)
-        if comm.rank == 0:
-            print(f"ended {number}", flush=True)
-    return 0
+from benchmarks.harness import programs
 
 
 class Record:
@@ -87,11 +61,18 @@ class Record:
         }
 
 
-def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
-    """One run on this rank: its record and its set-up."""
-    arguments = [*run["arguments"], "--checkpoint-every", "off"]
-    training = Training(train_settings(arguments), comm)
-    record = Record(comm, run["warm_up"], alternate=run["alternate"])
+def task(
+    comm: Comm, folder: Path, line: list[str], *, warm_up: int, alternate: bool
+) -> dict[str, Any]:
+    """One run on this rank: its record and its set-up.
+
+    Args:
+        line: of the program, without --out. warm_up: outer iterations that do not count.
+        alternate: whether the clock is off in every other one.
+    """
+    out = ["--out", str(folder / "run"), "--checkpoint-every", "off"]
+    training = programs.training([*line, *out], comm)
+    record = Record(comm, warm_up, alternate=alternate)
     training.run(record.heard)
     return {
         **record.values(),
@@ -108,7 +89,3 @@ def measure(run: dict[str, Any], comm: Comm) -> dict[str, Any]:
         "local_steps": training.built.config.local_steps,
         "versions": versions(),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(lambda: work(Path(sys.argv[1]))))

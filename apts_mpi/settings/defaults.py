@@ -1,0 +1,108 @@
+"""What settings are where they are not given, from the data and the number of subdomains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from apts_mpi.method.options import BASELINES, MOMENTUM
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.declaration import AUTO
+
+CONTEXT = 64  # tokens of a window of text
+# An optimizer or local solver not named here has none.
+LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
+LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
+BASELINE_BATCH = 500  # samples of all ranks together
+LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
+# The scaled solver: samples of all subdomains together in an outer iteration, the local steps it
+# has where the minibatches are in their range, and that range. Of text in tokens, as a window is
+# as many samples as it has tokens.
+OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
+OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
+# A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.
+FEWEST, SHORT = 16, 10
+
+
+def plan(
+    subdomains: int,
+    samples: int,
+    *,
+    outer: int | None = None,
+    context: int | None = None,
+    batch: int | None = None,
+    steps: int | None = None,
+) -> tuple[int, int]:
+    """Samples of a minibatch and local steps of the scaled solver, where they are not given.
+
+    An outer iteration takes about ``outer`` samples over all ranks, its control batch (a third of a
+    minibatch more) included; OUTER_STEPS steps unless minibatches would leave their range, SHORT
+    ones before they are smaller than that, and never fewer than five.
+
+    Args:
+        subdomains: how many. samples: of the training set, over all of them.
+        outer: samples between two messages; default OUTER_SAMPLES, or OUTER_TOKENS of text.
+        context: tokens of a window, where the samples are those.
+    """
+    usual, (low, high) = OUTER_STEPS, MINIBATCHES
+    if context is not None:
+        usual, low, high = TEXT_STEPS, max(TOKENS[0] // context, 1), max(TOKENS[1] // context, 1)
+    whole = OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
+    share = (outer or whole) / subdomains
+    if context is None:
+        low = FEWEST if outer else max(min(low, round(share / SHORT)), FEWEST)
+    if batch is None:
+        batch = round(min(max(share / (steps or usual), low), high))
+    if steps is None:
+        part = max(samples / subdomains, 1.0)
+        even = part / math.ceil(part / batch)  # a pass is cut into equal minibatches
+        steps = min(max(math.ceil(share / even - 1.0 / 3.0), 5), 1000)
+    return batch, steps
+
+
+def completed(
+    config: TrainConfig, ranks: int, samples: int, *, task: str = "classification"
+) -> TrainConfig:
+    """The settings of a run on so many ranks and training samples, with every default.
+
+    Args:
+        ranks: how many. samples: of the training set. task: what it is for.
+
+    Raises:
+        InputError: a setting has no effect on such a task.
+    """
+    config.check_task(task)
+    c = config
+    batch, steps = c.batch, c.local_steps
+    context = (c.context or CONTEXT) if task == "language" else None
+    if c.optimizer in BASELINES:
+        batch = math.ceil(BASELINE_BATCH / ranks) if batch is None else batch
+        steps = LOCAL_STEPS.get(c.optimizer) if steps is None else steps
+    elif c.deterministic:
+        steps = LOCAL_STEPS[c.local_solver] if steps is None else steps
+    elif steps == AUTO:
+        least = max(TOKENS[0] // context, 1) if context else MINIBATCHES[0]
+        batch = least if batch is None else batch
+    else:
+        subdomains = ranks * c.subdomains_per_rank
+        batch, steps = plan(
+            subdomains, samples, outer=c.outer_samples, context=context, batch=batch, steps=steps
+        )
+    momentum, window = c.momentum, c.window
+    if c.optimizer == "apts":
+        usual = (MOMENTUM, 1) if c.deterministic else (0.0, 5)
+        momentum = usual[0] if momentum is None else momentum
+        window = usual[1] if window is None else window
+    enough = 300.0 if c.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
+    return dataclasses.replace(
+        c,
+        **c.sizes,
+        context=context,
+        batch=batch,
+        lr=LEARNING_RATES.get(c.optimizer) if c.lr is None else c.lr,
+        local_steps=steps,
+        outer_samples=None,  # which is in batch and local_steps now
+        momentum=momentum,
+        window=window,
+        epochs=enough if c.epochs is None else c.epochs,
+    )

@@ -1,0 +1,79 @@
+"""Settings that are not given: every one has a value, which stays what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from apts_mpi.errors import InputError
+from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.defaults import completed, plan
+from apts_mpi.trust_region.radius import NoisyRule
+from tests.settings.strategies import configs
+
+repeatable = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+@repeatable
+@given(config=configs(), ranks=st.integers(1, 4096))
+def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks: int) -> None:
+    done = completed(config, ranks, 1000)
+    assert completed(done, ranks + 1, 10) == done, "a run that repeats has other settings"
+    assert (done.lr is None) == (done.optimizer == "apts")
+    assert (done.local_steps is None) == (done.optimizer in ("adam", "sgd"))
+    for name in ("lr", "local_steps", "batch", "window", "epochs"):
+        given = getattr(config, name)
+        assert given is None or getattr(done, name) == given
+    for name in ("lr", "local_steps", "batch", "window", "epochs"):
+        found = getattr(done, name)
+        assert found is None or type(found) is SETTINGS[name].kind.type, (
+            f"{name} reads back as another"
+        )
+    if not config.deterministic:
+        assert done.batch is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("apts", (None, *reversed(plan(3, 1000)))),
+        ("sgd", (0.1, None, 167)),
+        ("adam", (1e-3, None, 167)),
+        ("local-sgd", (0.1, 20, 167)),
+        ("diloco", (1e-3, 20, 167)),
+    ],
+)
+def test_an_optimizer_has_defaults_of_its_own(name: str, wanted: tuple[Any, ...]) -> None:
+    done = completed(TrainConfig(optimizer=name), 3, 1000)
+    assert (done.lr, done.local_steps, done.batch) == wanted
+
+
+def test_samples_between_messages_decide_the_steps() -> None:
+    few, many = (completed(TrainConfig(outer_samples=n), 2, 60_000) for n in (1000, 8000))
+    assert few.batch is not None
+    assert many.batch is not None
+    assert few.batch * few.local_steps < many.batch * many.local_steps  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "line"),
+    [
+        ({"context": 5}, "classification", "--context 5: is for language, the data are for"),
+        ({"label_smoothing": 0.1}, "regression", "--label-smoothing 0.1: is for classification or"),
+        ({"class_weights": "1,2"}, "language", "--class-weights 1,2: is for classification, the"),
+    ],
+)
+def test_a_setting_without_effect_on_the_data_is_refused(
+    values: dict[str, Any], task: str, line: str
+) -> None:
+    with pytest.raises(InputError, match=line):
+        completed(TrainConfig(**values), 2, 1000, task=task)
+
+
+def test_the_settings_of_the_noisy_rule_have_its_defaults() -> None:
+    rule, config = NoisyRule(), completed(TrainConfig(), 1, 1000)
+    for name in ("smoothing", "grow_above", "grow", "shrink_below", "shrink", "window"):
+        assert getattr(config, name) == getattr(rule, name)
