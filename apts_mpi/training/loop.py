@@ -135,7 +135,8 @@ class Training:
         # The splits that the network is judged on, each held as one part.
         self.judged = {name: each[0] for name, each in samples.items() if name != "train"}
         self.task, self.samples = task_of(self.info), samples["train"][0].total
-        self.config = config = completed(config, comm.size, self.samples, task=self.task.kind)
+        with comm.together():
+            self.config = config = completed(config, comm.size, self.samples, task=self.task.kind)
         self.units = units_of(self.info, self.device)
         if resumed is not None and not resuming.is_standardised(resumed):
             self.units = None  # its network knows the targets as they are
