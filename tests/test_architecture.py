@@ -181,7 +181,7 @@ def plant(tmp_path: Path) -> Plant:
     [
         ("comm/clock.py", "import apts_mpi.cli.main", "comm.clock: cli.main"),
         ("comm/clock.py", "from apts_mpi import Comm", "comm.clock: apts_mpi"),
-        ("data/shards/sums.py", "from ..minibatches import ahead", "{}: data.minibatches.ahead"),
+        ("data/shards/format.py", "from ..minibatches import ahead", "{}: data.minibatches.ahead"),
         ("networks/cnn.py", "def f(): import apts_mpi.comm.clock", "networks.cnn: comm.clock"),
         ("errors.py", "if TYPE_CHECKING: from apts_mpi import version", "errors: version"),
         ("trust_region/lsr1.py", "from apts_mpi import errors", "trust_region.lsr1: errors"),
@@ -191,7 +191,7 @@ def test_a_planted_import_upward_is_found(
     plant: Plant, package: Imports, file: str, line: str, found: str
 ) -> None:
     imports = package_of(plant(f"apts_mpi/{file}", line))
-    assert upward(imports) - upward(package) == {found.format("data.shards.sums")}
+    assert upward(imports) - upward(package) == {found.format("data.shards.format")}
 
 
 def test_a_planted_circle_is_found(plant: Plant) -> None:

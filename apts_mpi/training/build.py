@@ -115,7 +115,8 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
         )
     train = samples.pop("train")
     task = task_of(info)
-    config = completed(config, comm.size, train[0].total, task=task.kind)
+    with comm.together():
+        config = completed(config, comm.size, train[0].total, task=task.kind)
     units = units_of(info, device)
     if resumed is not None and not is_standardised(resumed.checkpoint):
         units = None  # its network knows the targets as they are

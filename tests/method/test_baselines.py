@@ -46,7 +46,7 @@ def test_they_train_the_digits_and_repeat_from_their_configs(
     lines.append(["--local-steps", "auto", "--iterations", "3", "--out", "auto-a"])
     lines.append(["--config", "auto-a/config.toml", "--out", "auto-b"])
     (tmp_path / "lines.json").write_text(json.dumps(lines))
-    done = launch(2, "-m", "benchmarks.harness.worker", "lines.json", timeout=120)
+    done = launch(2, "-m", "benchmarks.harness.worker", "lines.json")
     assert done.status == 0, done.err
     # Local steps that were measured become settings like others: the run repeats from them.
     assert read(tmp_path / "auto-a")[1] == read(tmp_path / "auto-b")[1]
