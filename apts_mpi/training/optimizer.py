@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
 from apts_mpi.comm.communicator import Comm
@@ -22,7 +22,7 @@ class Optimizer(Protocol):
 
     Attributes:
         OWN: entries of its state that this rank alone has; all others are the same on every rank.
-        FORGETS: what of them is lost where a run goes on with another number of ranks.
+        FORGETS: what of them is lost where a run resumes on another number of ranks.
     """
 
     OWN: ClassVar[tuple[str, ...]]
@@ -41,46 +41,11 @@ class Optimizer(Protocol):
         """Restore it; ``resized``: of a run with another number of ranks, and of any of them."""
 
 
-class OnOneBatch:
-    """APTS, whose outer iteration is on one batch, behind the call that all optimizers have.
-
-    Args:
-        whole: whether every minibatch is the same, the subdomain's whole part.
-    """
-
-    OWN: ClassVar[tuple[str, ...]] = APTS.OWN
-    FORGETS: ClassVar[str] = APTS.FORGETS
-
-    def __init__(self, apts: APTS, *, whole: bool) -> None:
-        self._apts, self._whole = apts, whole
-        self._unlike = 0  # batches to come that are not the one before
-
-    def iterate(self, *draws: Draw) -> Iteration:
-        """One outer iteration on each subdomain's next minibatch."""
-        same = self._whole and self._unlike == 0
-        self._unlike = max(self._unlike - 1, 0)
-        return self._apts.iterate(*(draw() for draw in draws), same_batch=same)
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """The iterate itself is evaluated."""
-        return nullcontext()
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a restart needs besides the parameters."""
-        return {**self._apts.state_dict(), "unlike": self._unlike}
-
-    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
-        """Restore it; on other ranks the rest of a pass may come first, then whole parts again."""
-        self._apts.load_state_dict(state, resized=resized)
-        self._unlike = 2 if resized else int(state["unlike"])
-
-
-def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: bool) -> Optimizer:
+def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm) -> Optimizer:
     """The optimizer that the settings name.
 
     Args:
         config: completed. network: the rank's. comm: the ranks.
-        whole: whether every minibatch is the same, the subdomain's whole part.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -110,7 +75,7 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
                 window=c.window or 1,
             ),
         )
-    apts = APTS(
+    return APTS(
         network,
         comm=comm,
         local_solver=c.local_solver,
@@ -126,4 +91,3 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm, *, whole: b
         momentum=c.momentum or 0.0,
         memory=c.memory,
     )
-    return OnOneBatch(apts, whole=whole)

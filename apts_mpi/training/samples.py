@@ -67,7 +67,7 @@ class Held:
 
 
 class Streamed:
-    """The same, read from the shards ahead of need; memory is bounded (data/streaming.py).
+    """The same, read from the shards ahead of need; memory is bounded (data/minibatches/).
 
     Args:
         stream: of the part. device: where samples are wanted.

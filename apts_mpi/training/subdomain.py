@@ -79,4 +79,6 @@ class Subdomain:
                 value = network.start_gradient(x, y)
             return Pending(value, heard) if value.is_cuda else heard(value)
 
-        return Keyed(objective, network.generators, key, watch=whole), len(y)
+        # Images that change as they are drawn are another batch each time.
+        repeats = self.batches.repeats and not self._augment
+        return Keyed(objective, network.generators, key, repeats=repeats), len(y)

@@ -11,7 +11,7 @@ class Pending:
     """A loss that a GPU may still be computing: ``float`` waits for it.
 
     Args:
-        value: () on the GPU. heard: told the loss when somebody has waited for it, and returns it.
+        value: () on the GPU. heard: called by whoever waits for the loss; makes it a number.
     """
 
     def __init__(self, value: Tensor, heard: Callable[[Tensor], float] = float) -> None:
@@ -21,8 +21,10 @@ class Pending:
         return self._heard(self.value)
 
 
-# Gives the loss over the rank's next minibatch, with or without its gradient, and its samples.
+# The loss over a minibatch, with or without its gradient. It may say by an attribute ``repeats``
+# that the next minibatch is this one again, and by ``draws`` that it draws random numbers.
 Objective = Callable[[bool], float | Pending]
-
-
-Draw = Callable[[], tuple[Objective, int]]
+# A minibatch: its loss, and how many samples it has, which may be 0.
+Batch = tuple[Objective, int]
+# Gives a subdomain's next minibatch.
+Draw = Callable[[], Batch]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from apts_mpi.trust_region.objective import Draw, Objective, Pending
+from apts_mpi.trust_region.objective import Batch, Objective, Pending
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 WINDOW = 10  # minibatches whose largest loss a local step is judged against
@@ -101,16 +101,15 @@ class ScaledSolver:
         self._kept = tuple(kept)
 
     def run(
-        self, draw: Draw, *, start: Tensor, loss: float, samples: int, radius: float
-    ) -> ScaledResult:
+        self, *, start: Tensor, loss: float, samples: int, radius: float
+    ) -> Generator[None, Batch, ScaledResult]:
         """Take the steps from the present parameters; they are left where the steps ended.
 
-        The next step's minibatch judges the last step, at no further cost: where its loss is not
-        finite, or blown up against the last ones and the first, the rank goes back to the start
-        with a quarter of the radius.
+        Each ``yield`` takes the rank's next minibatch, which judges the last step, at no further
+        cost: where its loss is not finite, or blown up against the last ones and the first, the
+        rank goes back to the start with a quarter of the radius.
 
         Args:
-            draw: the rank's next minibatches.
             start: (n,) float32, the parameters here.
             loss: on the minibatch whose gradient here is in ``gradient``.
             samples: of that minibatch, which may be 0. radius: of every step.
@@ -123,9 +122,9 @@ class ScaledSolver:
         while left > 0:
             if self._kept:
                 block = min(left, BLOCK)
-                batches = self._ahead(draw, block, course)
+                batches = yield from self._ahead(block, course)
             else:
-                block, batches = 1, [draw()]
+                block, batches = 1, [(yield)]
             for objective, samples in batches:
                 if samples:
                     self._judged_step(objective, samples, start, course)
@@ -149,7 +148,7 @@ class ScaledSolver:
             self._note(loss)
             course.pending, course.tried = True, course.tried + 1
 
-    def _ahead(self, draw: Draw, count: int, course: _Course) -> list[tuple[Objective, int]]:
+    def _ahead(self, count: int, course: _Course) -> Generator[None, Batch, list[Batch]]:
         """Take so many steps before their losses are looked at.
 
         Returns:
@@ -158,9 +157,9 @@ class ScaledSolver:
         vectors, learned = (self._vector, self.m, self.v), self.learned
         for kept, vector in zip(self._kept, vectors, strict=True):
             kept.copy_(vector)
-        batches, losses, squares = list[tuple[Objective, int]](), list[float | Pending](), []
+        batches, losses, squares = list[Batch](), list[float | Pending](), []
         for _ in range(count):
-            objective, samples = draw()
+            objective, samples = yield
             batches.append((objective, samples))
             if samples:
                 losses.append(objective(True))

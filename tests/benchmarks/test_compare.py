@@ -14,9 +14,10 @@ from apts_mpi.errors import InputError
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import command
 from benchmarks.quality.compare import command as compare
+from benchmarks.quality.compare.entries import entries
 from benchmarks.quality.compare.figure import joined
 from benchmarks.quality.compare.plan import MEASURES, Group, groups, read_plan
-from benchmarks.quality.compare.report import entries, fewer, rank_losses, verdicts
+from benchmarks.quality.compare.report import fewer, rank_losses, verdicts
 from tests.benchmarks.support import Done
 
 SMALL = """

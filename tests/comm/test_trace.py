@@ -107,7 +107,7 @@ def test_a_run_of_three_ranks_is_told_whole_and_unchanged(launch: Launch, tmp_pa
 
     # Then, in one job: clocks that differ, a refusal, the same run without a trace, a full disk.
     programs = ("shifted_clocks", "relay", "refused", "plain", "shifted", "full")
-    done = launch(RANKS, TESTS / "comm/trace_programs.py", *programs, timeout=90)
+    done = launch(RANKS, TESTS / "comm/trace_programs.py", *programs)
     assert done.status == 0, done.err
     about, spans = load(tmp_path / "shifted.json")
     assert_aligned(about, spans)

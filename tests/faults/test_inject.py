@@ -29,7 +29,6 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
     return Faults(tmp_path_factory.mktemp("faults"), seed=0)
 
 
-@pytest.mark.usefixtures("all_cores")
 def test_runs_end_or_go_on_correctly_whatever_happens(
     faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ class Rank:
         comm.check_replicas(torch.tensor(numbers))
         (work,) = comm.sum_scalars((self.work,))
         assert abs(work - result.gradient_evaluations) < 1e-6, (work, result.gradient_evaluations)
-        assert self.optimizer.rule.minimum <= result.radius <= 2.0 * self.optimizer.reach
+        assert self.optimizer.rule.minimum <= result.radius <= 2.0 * self.optimizer.now.reach
         for name in ("m", "v"):
             assert bool(state["subdomains"]["0"]["local"][name].isfinite().all())
         assert bool(self.theta.isfinite().all())
@@ -275,7 +275,7 @@ def simulated_ranks() -> None:
     comm = Comm()
     rule = NoisyRule()
     rank = Rank(comm, uneven(comm), momentum=0.6, averaging=2.0, rule=rule, radius=0.02)
-    rank.optimizer.reach = 0.5  # known, so that it is not searched
+    rank.optimizer.now.reach = 0.5  # known, so that it is not searched
     simulation = Simulation(comm.size, rank.theta.clone(), rule, 0.02, 0.5)
     start = rank.theta.clone()
     for k in range(8):

@@ -137,7 +137,7 @@ def test_an_iteration_moves_no_further_than_its_radius(
     for _ in range(12):
         before, allowed = run.theta.clone(), run.apts.radius
         run.step()
-        length = norm_of(run.theta - before, run.apts.norm)
+        length = norm_of(run.theta - before, run.apts.options.norm)
         assert length <= allowed * (1 + 1e-5) + 1e-6 * float(before.abs().max())
         moved.append(length / allowed)
     assert max(moved) > (0.99 if radius < 0.1 else 0.1), "the radius is what limits it"

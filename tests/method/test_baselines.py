@@ -46,7 +46,7 @@ def test_they_train_the_digits_and_repeat_from_their_configs(
     lines.append(["--local-steps", "auto", "--iterations", "3", "--out", "auto-a"])
     lines.append(["--config", "auto-a/config.toml", "--out", "auto-b"])
     (tmp_path / "lines.json").write_text(json.dumps(lines))
-    done = launch(2, "-m", "benchmarks.harness.worker", "lines.json", timeout=120)
+    done = launch(2, "-m", "benchmarks.harness.worker", "lines.json")
     assert done.status == 0, done.err
     # Local steps that were measured become settings like others: the run repeats from them.
     assert read(tmp_path / "auto-a")[1] == read(tmp_path / "auto-b")[1]
@@ -106,7 +106,7 @@ def test_drawing_minibatches_is_the_datas_time(
     out = str(tmp_path / "run")
     config = TrainConfig(optimizer="local-sgd", local_steps=10, iterations=2, out=out, threads=1)
     training = Training(config, Comm())
-    take = training.subdomains[0].batches.__next__
+    take = training.built.subdomains[0].batches.__next__
 
     def slow(_: Batches) -> NDArray[np.int64]:
         time.sleep(0.1)

@@ -236,9 +236,9 @@ def test_what_is_no_argument_by_position_and_no_switch() -> None:
     with pytest.raises(TypeError, match="takes parameters alone by position"):
         kind(module().parameters(), 0.1)
     with pytest.raises(TypeError, match="shared is a str: give True or False"):
-        StochasticAPTS(module().parameters(), shared="off")  # type: ignore[arg-type]
+        StochasticAPTS(module().parameters(), shared="off")
     with pytest.raises(TypeError, match="consistency is an int: give True or False"):
-        APTS(module().parameters(), consistency=1)  # type: ignore[arg-type]
+        APTS(module().parameters(), consistency=1)
 
 
 @pytest.mark.parametrize("given", ["x", 0, Comm()])

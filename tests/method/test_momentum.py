@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ def run(**options: Any) -> tuple[APTS, Bowl]:
         **options,
     }
     optimizer = APTS(bowl.parameters(), **settings)
-    optimizer.global_step = False  # its gradients still are joined, as momentum needs them
+    optimizer.options = replace(
+        optimizer.options, global_step=False
+    )  # its gradients still are joined, as momentum needs them
     return optimizer, bowl
 
 
@@ -54,14 +57,14 @@ def corrections_alone(optimizer: APTS, closure: Callable[[], Tensor]) -> tuple[T
     (with_momentum,) = moves(optimizer, closure, 1)
     optimizer.flat.vector.copy_(theta)
     optimizer.load_state_dict(state)
-    optimizer.momentum = 0.0
+    optimizer.options = replace(optimizer.options, momentum=0.0)
     (without,) = moves(optimizer, closure, 1)
     return with_momentum - without, first
 
 
 def test_half_of_the_accepted_correction_is_added_to_the_next() -> None:
     optimizer, bowl = run()
-    optimizer._subdomains[0].radius = optimizer.global_radius = STEP
+    optimizer._subdomains[0].radius = optimizer.now.global_radius = STEP
     added, first = corrections_alone(optimizer, bowl)
     assert float(first.norm()) > 0
     assert torch.allclose(added, 0.5 * first, atol=1e-6)
@@ -69,12 +72,10 @@ def test_half_of_the_accepted_correction_is_added_to_the_next() -> None:
 
 def test_momentum_is_cut_to_what_the_ball_leaves() -> None:
     optimizer, bowl = run(radius=1.0)
-    optimizer._subdomains[0].radius = optimizer.global_radius = 0.9
+    optimizer._subdomains[0].radius = optimizer.now.global_radius = 0.9
     (first,) = moves(optimizer, bowl, 1)
-    optimizer.radius, optimizer._subdomains[0].radius = (
-        1.0,
-        0.9,
-    )  # 0.9 + 0.5 * 0.9 would leave the ball
+    optimizer.now.radius, optimizer._subdomains[0].radius = 1.0, 0.9
+    # 0.9 + 0.5 * 0.9 would leave the ball
     (second,) = moves(optimizer, bowl, 1)
     assert abs(float(first.norm()) - 0.9) < 1e-6
     assert 1.0 - 1e-5 < float(second.norm()) <= 1.0 + 1e-5
@@ -100,7 +101,7 @@ def test_a_rejected_correction_leaves_no_momentum() -> None:
 
 def test_momentum_that_would_undo_the_correction_is_left_out() -> None:
     optimizer, bowl = run()
-    optimizer._subdomains[0].radius = optimizer.global_radius = STEP
+    optimizer._subdomains[0].radius = optimizer.now.global_radius = STEP
     moves(optimizer, bowl, 1)
     optimizer._step.copy_(50.0 * STEP * torch.tensor([0.6, 0.8]))  # uphill, longer than a step
     (step,) = moves(optimizer, bowl, 1)

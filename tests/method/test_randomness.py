@@ -108,19 +108,19 @@ def test_later_evaluations_repeat_the_first_and_disturb_nobody(source: str) -> N
     generators.seed((1,))
     expected = [draw() for _ in range(3)]
     generators.seed((1,))
-    one = Repeated(lambda _: draw(), generators, watch=True)
+    one = Repeated(lambda _: draw(), generators, repeats=True)
     first = float(one(True))
     between = draw()
     assert float(one(False)) == first
     assert [first, between, draw()] == expected, "as if it had been evaluated once"
-    other = Repeated(lambda _: draw(), generators, watch=True)
+    other = Repeated(lambda _: draw(), generators, repeats=True)
     assert float(other(False)) != first
     assert one.draws
     assert other.draws
 
 
 def test_a_loss_that_draws_nothing_is_known_as_such() -> None:
-    quiet = Repeated(lambda _: 1.0, Generators(CPU), watch=True)
+    quiet = Repeated(lambda _: 1.0, Generators(CPU), repeats=True)
     assert float(quiet(True)) == float(quiet(False)) == 1.0
     assert not quiet.draws
 

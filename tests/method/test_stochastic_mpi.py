@@ -15,7 +15,7 @@ SAMPLES = 1437  # of the digits to train on
 
 
 def train(launch: Launch, ranks: int, *flags: str) -> Finished:
-    done = launch(ranks, "-m", "apts_mpi", *flags, timeout=120)
+    done = launch(ranks, "-m", "apts_mpi", *flags)
     assert done.status == 0, done.err
     return done
 

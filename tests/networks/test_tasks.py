@@ -30,7 +30,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def ran(launch: Launch, ranks: int, *arguments: str | Path) -> str:
-    done = launch(ranks, "-m", "apts_mpi", *arguments, timeout=120)
+    done = launch(ranks, "-m", "apts_mpi", *arguments)
     assert done.status == 0, done.err
     return done.out + done.err
 

@@ -25,6 +25,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 LIBRARIES = ("numpy", "torch", "h5py", "mpi4py", "safetensors.torch", "tqdm", "pytest")
+COMPILER = "torch._dynamo"  # which torch's optimizers import when they are first made
 
 
 class Fork(NamedTuple):
@@ -37,7 +38,7 @@ class Fork(NamedTuple):
 
 def load() -> None:
     """Import the libraries, then every module of the package of this checkout."""
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, COMPILER):
         importlib.import_module(name)
     import apts_mpi
 

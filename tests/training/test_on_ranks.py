@@ -1,4 +1,4 @@
-"""The methods and their messages on 1 to 8 real ranks, a job for each number of ranks."""
+"""The methods and their messages on 1 to 8 real ranks, a job for each check."""
 
 from __future__ import annotations
 
@@ -49,9 +49,16 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("ranks", ON_RANKS)
-def test_holds_on_every_rank(program: Callable[..., Finished], ranks: int) -> None:
-    names = [f"{kind}.{name}" for kind, names in ON_RANKS[ranks].items() for name in names]
-    run = program(ranks, *names, timeout=170)
+CHECKS = [
+    (ranks, f"{kind}.{name}")
+    for ranks, kinds in ON_RANKS.items()
+    for kind, names in kinds.items()
+    for name in names
+]
+
+
+@pytest.mark.parametrize(("ranks", "name"), CHECKS)
+def test_holds_on_every_rank(program: Callable[..., Finished], ranks: int, name: str) -> None:
+    run = program(ranks, name)
     assert run.status == 0, run.out + run.err
-    assert [line for line in run.out.splitlines() if line in names] == names
+    assert name in run.out.splitlines()

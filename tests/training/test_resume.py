@@ -28,7 +28,7 @@ def test_runs_that_were_stopped_are_as_if_they_never_were(launch: Launch) -> Non
     done = launch(3, PROGRAMS, "as_if_never_stopped", "leave_for_others", timeout=240)
     assert done.status == 0, done.err + done.out
     for ranks, names in ((2, ["go_on_elsewhere"]), (4, ["go_on_elsewhere", "the_rest_of_a_pass"])):
-        done = launch(ranks, PROGRAMS, *names, timeout=170)
+        done = launch(ranks, PROGRAMS, *names)
         assert done.status == 0, done.err + done.out
 
 
@@ -38,7 +38,7 @@ def test_what_checkpoints_promise(launch: Launch) -> None:
         *("wishes_of_the_clock", "one_wish_is_enough", "copies_that_differ_make_no_checkpoint"),
         "a_second_run_in_the_same_folder",
     )
-    done = launch(3, PROGRAMS, *names, timeout=150)
+    done = launch(3, PROGRAMS, *names)
     assert done.status == 0, done.err + done.out
 
 
@@ -143,7 +143,7 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
         os.kill(pid, signal.SIGTERM)
     status, out = two.end(timeout=30)
     assert status == 3, out
-    assert f"going on after iteration {iterations} of" in out
+    assert f"resuming after iteration {iterations} of" in out
     last = len(rows(run))
     three = launch(3, "-m", "apts_mpi", "--resume", run, "--iterations", str(last + 5))
     assert three.status == 0, three.err
@@ -153,7 +153,6 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     assert rows(run) == rows(tmp_path / "never-stopped")
 
 
-@pytest.mark.usefixtures("all_cores")
 def test_a_second_signal_ends_at_once(cache: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     slow = Run(2, cache, run, *LONG, "--local-steps", "1000", "--batch", "1")

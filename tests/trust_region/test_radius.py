@@ -232,13 +232,15 @@ class Script:
         self.apts = APTS(self.flat, comm=Comm(), **{**defaults, "radius": 0.1, **options})
         self.losses = iter(losses)
 
-    def objective(self, with_gradient: bool) -> float:
+    repeats = True  # every batch is the same
+
+    def __call__(self, with_gradient: bool) -> float:
         if with_gradient:
             self.flat.gradient.fill_(1.0)
         return next(self.losses)
 
     def step(self) -> Any:
-        return self.apts.iterate((self.objective, 1), same_batch=True)
+        return self.apts.iterate(lambda: (self, 1))
 
 
 def test_a_window_of_five_accepts_a_rise_that_a_monotone_run_rejects() -> None:

@@ -70,6 +70,10 @@ class Batches:
         seed, rank: a rank's order depends on these and on nothing else.
         window: samples of a window of the part, where it is streamed: the order is then one by
             groups of windows (`Grouped`). None shuffles the whole part.
+
+    Attributes:
+        repeats: whether the next batch is the one drawn last, the whole part; the same on every
+            rank.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Batches:
         self._number = self._taken = 0
         self._earlier: tuple[Leg, ...] = ()
         self._rest: Sequence[Indices] | None = None  # of the pass that was begun
+        self.repeats = False
 
     @property
     def whole(self) -> bool:
@@ -141,6 +146,7 @@ class Batches:
             self._rest = self.one_pass(self._number)
         batch = self._rest[self._taken]
         self._taken += 1
+        self.repeats = self.whole and not self._earlier
         if self._taken == len(self._rest):
             self._number, self._taken, self._earlier, self._rest = self._number + 1, 0, (), None
         return batch

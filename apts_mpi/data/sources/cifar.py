@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.sources.download import downloaded
+from apts_mpi.data.sources.cache import downloaded
 from apts_mpi.errors import InputError, fault
 from apts_mpi.files.sealed import sync
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.sources.arrays import SPLIT_WORDS
+from apts_mpi.data.sources.finding import SPLIT_WORDS
 from apts_mpi.data.sources.stored import Stored, rows_of_block
 from apts_mpi.errors import InputError, fault
 

@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.sources.arrays import named_file, read_arrays
+from apts_mpi.data.sources.arrays import read_arrays
 from apts_mpi.data.sources.cache import in_cache
 from apts_mpi.data.sources.cifar import fetch_cifar10, read_cifar10
+from apts_mpi.data.sources.finding import named_file
 from apts_mpi.data.sources.images import read_images
 from apts_mpi.data.sources.mnist import fetch_mnist, read_mnist
 from apts_mpi.data.sources.source import TASKS, Source

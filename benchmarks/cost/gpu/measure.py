@@ -75,9 +75,7 @@ class Contest:
         self.held_data = self._allocated() - before
         before = self._allocated()
         samples = len(parts[0]) * subdomains * comm.size
-        self._optimizer = optimizer(
-            completed(config, comm.size, samples), network, comm, whole=False
-        )
+        self._optimizer = optimizer(completed(config, comm.size, samples), network, comm)
         self._draws = [
             Subdomain(
                 network,

@@ -117,7 +117,7 @@ class Contest:
         config = completed(TrainConfig(local_solver=solver, batch=BATCH), comm.size, SAMPLES)
         self.config = config
         before = bytes_held()
-        own = optimizer(config, self.own, comm, whole=False)
+        own = optimizer(config, self.own, comm)
         self._iterate, self.averaged = own.iterate, own.averaged
         for _ in range(WARM_UP):
             self.iterate()

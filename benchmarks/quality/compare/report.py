@@ -7,21 +7,18 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks.harness import tables
 from benchmarks.harness.results import Row, finder
 from benchmarks.harness.runs import AVERAGING
 from benchmarks.harness.sections import Image, Part, Section, Table
+from benchmarks.quality.compare.entries import Entry, entries
 from benchmarks.quality.compare.figure import plot
 from benchmarks.quality.compare.plan import (
     LOCAL,
     DataSet,
     Get,
-    Group,
-    Measure,
-    Method,
     groups,
     read_plan,
 )
@@ -29,78 +26,6 @@ from benchmarks.quality.compare.plan import (
 LEAST_FEWER = 10  # times fewer bytes than gradient averaging that are nearly enough
 RESULT = ["seeds", "work, epochs", "messages", "MB"]
 TUNED = ["rate", "batch", "local steps"]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A method with so many ranks as it came out of its grid.
-
-    Attributes:
-        tuned: the settings chosen, but for the seed. rows: the runs of them that are done.
-        worst: the figure on the first seed at the chosen batch and the worst rate; None without a
-            grid, infinite where that diverged.
-    """
-
-    group: Group
-    tuned: Row
-    rows: list[Row]
-    worst: float | None
-
-    @property
-    def method(self) -> Method:
-        """The method."""
-        return self.group.method
-
-    @property
-    def measure(self) -> Measure:
-        """What it is judged by."""
-        return self.group.data.measure
-
-    @property
-    def figures(self) -> list[float]:
-        """Final test accuracy in percent, or loss, of each run; none where any diverged."""
-        values = [self.measure.shown(row) for row in self.rows]
-        return [] if None in values else [value for value in values if value is not None]
-
-    @property
-    def mean(self) -> float:
-        """Mean of the figures; NaN where a run diverged."""
-        return fmean(self.figures) if self.figures else math.nan
-
-    def behind(self, other: Entry) -> float:
-        """By how much its figure is worse than another's; infinite where it diverged."""
-        if not self.figures:
-            return math.inf
-        return self.measure.sign * (other.mean - self.mean) if other.figures else -math.inf
-
-    @property
-    def score(self) -> float:
-        """Higher is better; -infinity where a run diverged."""
-        return self.measure.sign * self.mean if self.figures else -math.inf
-
-    def average(self, name: str) -> float:
-        """Mean of a figure over the runs."""
-        return fmean(row[name] for row in self.rows)
-
-
-def entries(data: DataSet, get: Get) -> list[Entry]:
-    """What there is of a set, in the order of its methods and ranks."""
-    found = []
-    for group in groups(data):
-        best = group.best(get)
-        if best is not None:
-            found.append(Entry(group, *best, worst=_worst(group, best[0], get)))
-    return found
-
-
-def _worst(group: Group, tuned: Row, get: Get) -> float | None:
-    if "lr" not in tuned:
-        return None
-    others = [c for c in group.candidates() if c["batch"] == tuned["batch"]]
-    rows = [get({**candidate, "seed": group.data.seeds[0]}) for candidate in others]
-    measure = group.data.measure
-    scores = [measure.score(row) for row in rows if row is not None]
-    return measure.sign * measure.scale * min(scores) if scores else None
 
 
 @dataclass(frozen=True)
@@ -120,19 +45,19 @@ class Verdict:
 
     def goals(self) -> dict[str, str]:
         """What was aimed at: met, missed, and for bytes also nearly."""
-        told = {}
+        goals = {}
         if self.averaging is not None:
             lost, data = self.own.behind(self.averaging), self.own.group.data
             good = lost <= self.margin + 1e-9
             if data.least is not None:
                 good = good and self.own.mean >= data.least
-            told[data.measured] = tables.met(good)
+            goals[data.measured] = tables.met(good)
             times = fewer(self.averaging, self.own)
             nearly = "nearly" if times >= LEAST_FEWER else "missed"
-            told["bytes"] = "met" if times >= data.fewer else nearly
+            goals["bytes"] = "met" if times >= data.fewer else nearly
         if self.local is not None:
-            told["local"] = tables.met(self.own.behind(self.local) <= 0)
-        return told
+            goals["local"] = tables.met(self.own.behind(self.local) <= 0)
+        return goals
 
     def cells(self) -> list[str]:
         """Its line of the table."""
@@ -146,7 +71,7 @@ class Verdict:
             form = "+" + self.own.measure.form
             line.append(f"{self.own.mean - other.mean:{form}}" if good else "diverged")
             line.append(f"1/{fewer(other, self.own):.1f}" if good else "-")
-        return [*line, ", ".join(f"{name} {told}" for name, told in self.goals().items())]
+        return [*line, ", ".join(f"{name} {goal}" for name, goal in self.goals().items())]
 
 
 def fewer(baseline: Entry, own: Entry) -> float:
@@ -177,7 +102,7 @@ def verdicts(data: DataSet, found: Sequence[Entry]) -> list[Verdict]:
 
 def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
     """A sentence per untuned method: what the most ranks lose against the fewest."""
-    told = []
+    sentences = []
     least, most = min(data.ranks), max(data.ranks)
     for method in data.methods:
         own = {entry.group.ranks: entry for entry in found if entry.method == method}
@@ -191,8 +116,8 @@ def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
             text += (
                 f" (goal: at most {data.rank_loss:g}): {tables.met(lost <= data.rank_loss + 1e-9)}"
             )
-        told.append(text + ".")
-    return told
+        sentences.append(text + ".")
+    return sentences
 
 
 def section(rows: Sequence[Row], options: Namespace) -> Section | None:

@@ -74,8 +74,8 @@ def _bar(ax: Any, y: int, item: Swept, plan: Plan, low: float) -> None:
     start, small = max(least.mean, low), {"va": "center", "fontsize": 7}
     ax.barh(y, most.mean - start, left=start, height=0.62, color=colour)
     if least.mean < low:
-        told = "diverged" if least.diverged else f"{least.mean:.1f} %"
-        text = f"← {told} at {least.point.text}"
+        value = "diverged" if least.diverged else f"{least.mean:.1f} %"
+        text = f"← {value} at {least.point.text}"
         ax.annotate(text, (low, y), (3, 0), textcoords="offset points", **small)
     else:
         ax.annotate(

@@ -47,16 +47,16 @@ class Verdict:
         """What came out."""
         if self.worst is None:
             return f"{self.what}: not run yet."
-        told = "missed" if self.over else "met"
-        text = f"{self.what} costs more than {self.limit:g} points: {told}"
+        lines = "missed" if self.over else "met"
+        text = f"{self.what} costs more than {self.limit:g} points: {lines}"
         if self.missing:
             text += f" so far, {self.missing} values are missing"
         items = self.over or [self.worst]
-        listed = "; ".join(_told(*item) for item in items)
+        listed = "; ".join(_named(*item) for item in items)
         return f"{text}. {'Those that do' if self.over else 'The worst'}: {listed}."
 
 
-def _told(loss: float, found: Swept, value: Value) -> str:
+def _named(loss: float, found: Swept, value: Value) -> str:
     more = ", diverged" if value.diverged else ""
     return f"{found.sweep.label} {value.point.text} at N = {found.ranks} ({loss:.2f}{more})"
 
@@ -89,7 +89,7 @@ def _verdict(what: str, limit: float, found: Sequence[Swept]) -> Verdict:
 
 def spreads(found: Sequence[Swept]) -> list[str]:
     """A sentence per parameter with a goal of its own, or of a family without one."""
-    told = []
+    lines = []
     for item in found:
         family = item.sweep.family
         if family.most_lost is not None and item.sweep.field not in family.limits:
@@ -98,8 +98,8 @@ def spreads(found: Sequence[Swept]) -> list[str]:
             text = f"{item.sweep.label} {item.sweep.range}, N = {item.ranks}"
             if family.optimizer != "apts":
                 text = f"{item.sweep.label} {item.sweep.range}"
-            told.append(f"{text}: {item.least:.2f} to {item.most:.2f} %, {item.spread:.2f} points")
-    return told
+            lines.append(f"{text}: {item.least:.2f} to {item.most:.2f} %, {item.spread:.2f} points")
+    return lines
 
 
 def section(rows: list[Row], options: Namespace) -> Section | None:
@@ -114,7 +114,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
     found = swept(plan, seeds, get)
     first = plan.families[0]
     hidden = "-".join(map(str, first.hidden))
-    told = spreads(found)
+    lines = spreads(found)
     lost = sum(row["test_accuracy"] is None for row in rows)
     count = f"{len(rows)} runs, of which {lost} diverged"
     # The plan's own seeds are what makes it complete.
@@ -129,8 +129,8 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         f"{count}." + (f" **Not complete:** {missing} runs are missing." if missing else ""),
         bullets([verdict.sentence() for verdict in verdicts(plan, found)]),
     ]
-    if told:
-        parts += ["Spread over the range:", bullets(told)]
+    if lines:
+        parts += ["Spread over the range:", bullets(lines)]
     parts += [
         Table("", HEADER, [_line(item) for item in found], text=1),
         Image("accuracy by parameter", "sensitivity.png"),
@@ -154,16 +154,16 @@ def _seeds(plan: Plan, options: Namespace) -> list[int]:
 
 def _families(plan: Plan) -> str:
     """What the families besides the first are."""
-    told = []
+    lines = []
     for family in plan.families[1:]:
         if family.batch:
-            told.append(f"{family.name}: batch {family.batch}, one rank (N ranks take its steps).")
+            lines.append(f"{family.name}: batch {family.batch}, one rank (N ranks take its steps).")
         elif family.minibatches:
-            told.append(
+            lines.append(
                 f"{family.name}: {family.minibatches} minibatches per pass, "
                 f"{family.shared.get('iterations', 'no limit of')} outer iterations."
             )
-    return " ".join(told)
+    return " ".join(lines)
 
 
 def _line(item: Swept) -> list[str]:

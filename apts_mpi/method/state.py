@@ -1,8 +1,13 @@
-"""What a saved state of an optimizer may hold, value by value."""
+"""The numbers that the methods keep from iteration to iteration, and what they may be.
+
+Beside a method's numbers its saved state has vectors, the states of the subdomains and the options
+that it belongs to (frame.py).
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +16,52 @@ from apts_mpi.files.forms import every, is_count, is_finite, is_flag, is_real, m
 from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule
 
 _RULE = RadiusRule()
+
+
+@dataclass
+class Numbers:
+    """Of both methods.
+
+    Attributes:
+        iterations: done so far. radius: Delta; NaN until it is searched.
+    """
+
+    iterations: int = 0
+    radius: float = math.nan
+
+
+@dataclass
+class APTSNumbers(Numbers):
+    """Of ``APTS``.
+
+    Attributes:
+        global_radius: of the global step. relaxation: a, of the joined corrections.
+        loss: f at the iterate. known: whether that and the gradients hold for the next batch too.
+        moving: whether the last correction was accepted.
+    """
+
+    global_radius: float = math.nan
+    relaxation: float = 1.0
+    loss: float = math.nan
+    known: bool = False
+    moving: bool = False
+
+
+@dataclass
+class StochasticNumbers(Numbers):
+    """Of ``StochasticAPTS``.
+
+    Attributes:
+        accepted: iterations whose correction was taken. reach: displacement that lowered the loss
+            at the start. ready: whether the subdomains have a minibatch's gradient at the iterate.
+    """
+
+    accepted: int = 0
+    reach: float = math.nan
+    ready: bool = False
+
+
+# ---- what they may be in a checkpoint ----------------------------------------------------------
 
 
 def _is_radius(value: Any) -> bool:

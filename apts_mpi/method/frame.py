@@ -1,0 +1,187 @@
+"""What both methods share: equal ranks at the start, one message, the state and its round trip."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import zlib
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.replicas import take_rank_zeros
+from apts_mpi.method import interface
+from apts_mpi.method.flat import Closures, FlatParameters
+from apts_mpi.method.iteration import Iteration, require_options
+from apts_mpi.method.messages import CountedMessages
+from apts_mpi.method.options import Options
+from apts_mpi.method.signs import FailureSigns
+from apts_mpi.method.state import Numbers
+from apts_mpi.method.subdomain import BatchSubdomain, SampledSubdomain
+
+if TYPE_CHECKING:
+    from apts_mpi.comm.job import MPI
+
+_REMEDY = "look for bad samples in the batch or a network that overflows"
+
+
+class Method(interface.NoTorchOptimizer):
+    """The frame of a method; a class of it names its options, whose fields are its arguments.
+
+    Args:
+        parameters, comm: as the methods'. options, now: the method's options and first numbers.
+
+    Raises:
+        AgreedError: on every rank, where the ranks' networks differ.
+    """
+
+    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "lost")
+    FORGETS: ClassVar[str]
+    RESIZED: ClassVar[set[str]] = {"rank", "ranks", "subdomains", "local_steps"}
+
+    options: Options
+    now: Numbers
+    _subdomains: Sequence[BatchSubdomain | SampledSubdomain]
+
+    def __init_subclass__(cls, *, options: type, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        # For help(), and to name the arguments there are where another one is given.
+        named = inspect.Parameter.KEYWORD_ONLY
+        cls.__signature__ = inspect.Signature(
+            [
+                inspect.Parameter("parameters", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                inspect.Parameter("comm", named, default=None),
+                *(inspect.Parameter(f.name, named, default=f.default) for f in fields(options)),
+            ]
+        )
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter] | FlatParameters,
+        comm: Comm | MPI.Comm | None,
+        options: Options,
+        now: Numbers,
+    ) -> None:
+        if not isinstance(parameters, FlatParameters):
+            parameters = FlatParameters(interface.parameters(parameters))
+        self.comm = interface.communicator(comm)
+        self.flat = flat = parameters
+        self.options, self.now, self.rule = options, now, options.radius_rule
+        self._messages = CountedMessages(flat, self.comm, options.compress)
+        self._start = torch.zeros_like(flat.vector)  # theta_k
+        self._losses: deque[float] = deque(maxlen=options.window)
+        self._signs = FailureSigns()
+        self._closures = Closures(flat, warns=self.comm.rank == 0)
+        self.comm.require_same("a network", flat.describe())
+        self.comm.broadcast_tensor(flat.vector)
+        take_rank_zeros(flat.frozen, self.comm)
+
+    @property
+    def radius(self) -> float:
+        """Delta."""
+        return self.now.radius
+
+    @property
+    def iterations(self) -> int:
+        """Done so far."""
+        return self.now.iterations
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one subdomain, over all ranks."""
+        return self.comm.size * self.options.subdomains > 1
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """A context in which the network has the parameters to evaluate: the iterate itself."""
+        return nullcontext()
+
+    def _require_finite(self, loss: float, *, gradient: bool = True) -> float:
+        """The loss at the start of an iteration; ``gradient``: whether that is finite there."""
+        if math.isfinite(loss) and gradient:
+            return loss
+        where = f"at the start of iteration {self.now.iterations + 1} is"
+        if math.isfinite(loss):
+            raise FloatingPointError(f"the gradient {where} not finite: {_REMEDY}")
+        raise FloatingPointError(f"the loss {where} {loss}: {_REMEDY}")
+
+    def _done(self, *, noisy: bool, steps: tuple[float, float], **did: Any) -> Iteration:
+        """Count an iteration; ``steps``: local ones accepted and tried, over all ranks."""
+        self.now.iterations += 1
+        result = Iteration(
+            radius=self.now.radius,
+            local_accepted=round(steps[0]),
+            local_tried=round(steps[1]),
+            gradient_evaluations=self._messages.work,
+            **did,
+        )
+        if self.comm.rank == 0:  # all ranks see the same
+            at_floor = self.now.radius <= self.rule.minimum
+            self._signs.watch(result, at_floor=at_floor, noisy=noisy)
+        return result
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def _vectors(self) -> dict[str, Tensor]:
+        """The vectors (n,) that a restart needs, by their names in a state."""
+        raise NotImplementedError
+
+    def _belongs(self) -> dict[str, Any]:
+        """What a state belongs to."""
+        return {
+            "rank": self.comm.rank,
+            "ranks": self.comm.size,
+            "parameters": self.flat.n,
+            "shapes": zlib.crc32("\n".join(self.flat.describe()).encode()),
+            **self.options.kept(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the parameters that a restart needs; tensors and plain numbers.
+
+        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
+        the same on all of them.
+        """
+        return {
+            "options": self._belongs(),
+            **asdict(self.now),
+            "losses": list(self._losses),
+            **{name: vector.clone() for name, vector in self._vectors().items()},
+            "subdomains": {str(k): own.state_dict() for k, own in enumerate(self._subdomains)},
+            "lost": self._messages.state_dict(),
+            "signs": asdict(self._signs),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
+        """Restore what ``state_dict`` gave on the same rank.
+
+        Args:
+            resized: the state is of a run with another number of ranks or subdomains, of any rank:
+                what ``FORGETS`` says is not taken over.
+
+        Raises:
+            ValueError: the state is another rank's, or of other options or another network.
+        """
+        besides = self.RESIZED if resized else set()
+        require_options(self._belongs(), interface.options_in(state), besides=besides)
+        with interface.of_a_state():
+            self._take_over(state, resized=resized)
+
+    def _take_over(self, state: dict[str, Any], *, resized: bool) -> None:
+        for name, value in vars(self.now).items():
+            setattr(self.now, name, type(value)(state[name]))
+        self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
+        for name, vector in self._vectors().items():
+            if not (resized and name in self.OWN):
+                vector.copy_(state[name])
+        self.flat.attach_gradients()
+        states = state["subdomains"]
+        for k, own in enumerate(self._subdomains):
+            own.load_state_dict(states[str(k % len(states))], resized=resized)
+        self._messages.load_state_dict({} if resized else state.get("lost", {}))
+        self._signs = FailureSigns(**state["signs"])
