@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -155,6 +156,40 @@ def test_mpi_is_imported_by_its_room_alone(package: Imports) -> None:
 def test_commands_import_the_harness_and_themselves() -> None:
     imports = imports_of(ROOT, "benchmarks")
     assert between_commands(imports, ROOT) <= BETWEEN_COMMANDS_STILL
+
+
+def rooms(imports: Imports) -> Imports:
+    """What every room imports of others."""
+    found: Imports = {}
+    for module, imported in imports.items():
+        room = module.split(".")[0]
+        others = {name.split(".")[0] for name in imported & imports.keys()} - {room}
+        found.setdefault(room, set()).update(others)
+    return {room: names for room, names in found.items() if room != "apts_mpi"}
+
+
+def reached(room: str, arrows: Imports) -> set[str]:
+    return {name for each in arrows.get(room, ()) for name in (each, *reached(each, arrows))}
+
+
+def test_the_picture_has_the_arrows_of_the_code(package: Imports) -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
+    arrows = rooms(package)
+    follow = {
+        (room, name)
+        for room, names in arrows.items()
+        for name in names
+        if any(name in reached(other, arrows) for other in names)
+    }
+    assert drawn == {(room, name) for room, names in arrows.items() for name in names} - follow
+
+
+def test_files_that_the_page_names_are_there() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    named = re.findall(r"`(\w+/[\w/]+\.py)`", text)
+    roots = [ROOT, ROOT / "apts_mpi"]
+    assert [name for name in named if not any((each / name).exists() for each in roots)] == []
 
 
 Plant = Callable[[str, str], Path]

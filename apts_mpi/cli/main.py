@@ -47,14 +47,13 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
             require_suffix(parsed.out)
     except InputError as caught:
         error = caught
-    if comm is None:
-        alone = job.launched() is None
-        if alone and error is not None:
-            raise AgreedError(str(error))
-        comm = _comm(alone=alone and command != "train")
-    comm.agree(error)
+    if comm is None and error is not None and job.launched() is None:
+        raise AgreedError(str(error))
     if command == "train":
-        return _train(values, comm)
+        return _train(values, comm, error)
+    if comm is None:
+        comm = _comm(alone=job.launched() is None)
+    comm.agree(error)
     if command == "shard":
         from apts_mpi.cli.shard import shard
 
@@ -125,24 +124,25 @@ def _values(parsed: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def _train(values: dict[str, Any], comm: Comm) -> int:
-    from apts_mpi.comm.communicator import STOP
-    from apts_mpi.comm.watch import Watch
-    from apts_mpi.training import resuming
-    from apts_mpi.training.loop import Training
+def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) -> int:
     from apts_mpi.training.signals import StopSignals
-    from apts_mpi.training.summary import table
 
-    given = TrainConfig(**values)
-    console = _console(comm)
-    with (
-        StopSignals(lambda: comm.wish(STOP)) as signals,
-        Watch(comm, given.stall_warning, given.stall_abort) as comm.watch,
-    ):
-        config, resumed = resuming.settings(values, comm, console.say)
-        training = Training(config, comm, resumed=resumed, signals=signals)
-        summary = training.run()
-    if comm.rank == 0:
+    with StopSignals() as signals:  # before MPI starts, which may take long
+        from apts_mpi.comm.communicator import STOP
+        from apts_mpi.comm.watch import Watch
+        from apts_mpi.training import resuming
+        from apts_mpi.training.loop import Training
+        from apts_mpi.training.summary import table
+
+        ranks = _comm(alone=False) if comm is None else comm
+        ranks.agree(error)
+        signals.ask = lambda: ranks.wish(STOP)
+        given, console = TrainConfig(**values), _console(ranks)
+        with Watch(ranks, given.stall_warning, given.stall_abort) as ranks.watch:
+            config, resumed = resuming.settings(values, ranks, console.say)
+            training = Training(config, ranks, resumed=resumed, signals=signals)
+            summary = training.run()
+    if ranks.rank == 0:
         print(table(summary, training.directory.path))
     return 0
 

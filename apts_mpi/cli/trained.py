@@ -24,12 +24,13 @@ from apts_mpi.method.options import BASELINES
 from apts_mpi.networks import Task, flops
 from apts_mpi.networks.losses import Criterion, criterion
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.training import resuming
+from apts_mpi.training import saved_network
 from apts_mpi.training.console import JUDGED, judged, shown_loss
 from apts_mpi.training.device import place
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.flat_network import FlatNetwork, flat_network
 from apts_mpi.training.optimizer import optimizer
+from apts_mpi.training.resuming import Resumed, verify
 from apts_mpi.training.run_state import fitting, optimizer_state
 from apts_mpi.training.samples import Held, load, task_of
 
@@ -79,18 +80,18 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
 
 
 def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
-    resuming.verify(checkpoint)
-    data, config = checkpoint.common["data"], resuming.completed(checkpoint)
-    task, classes = resuming.task_of(checkpoint), tuple(data["classes"])
-    module, loss = resuming.outline(checkpoint, config, named=named)
+    verify(checkpoint)
+    data, config = checkpoint.common["data"], Resumed.of(checkpoint).config
+    task, classes = saved_network.task_of(checkpoint), tuple(data["classes"])
+    module, loss = saved_network.outline(checkpoint, config, named=named)
     # In place where there is memory: what a module shares among its parts stays shared.
     outlined = any(p.is_meta for p in module.parameters())
     module.load_state_dict(checkpoint.common["network"], assign=outlined)
-    resuming.load_buffers(module, checkpoint.common.get("unsaved", {}))
+    saved_network.load_buffers(module, checkpoint.common.get("unsaved", {}))
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
-    judge = criterion(task, own=loss, units=resuming.units_of(checkpoint))
+    judge = criterion(task, own=loss, units=saved_network.units_of(checkpoint))
     network = flat_network(module, judge, task, config)
     return Trained(checkpoint, config, module, network, task, judge, classes, mean, std)
 

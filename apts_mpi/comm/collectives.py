@@ -1,12 +1,12 @@
-"""The explicit collectives, on contiguous preallocated buffers; with comm.py the room of MPI.
+"""The explicit collectives, on contiguous preallocated buffers.
 
 Every call is counted, its payload added, and its time split in two: a barrier first, whose time is
 waiting for the slowest rank, then the collective itself, whose time is transfer.
 
 Hierarchical joining goes within a host first, then between the hosts' first ranks, then back: what
-crosses the network is one vector a host, not one a rank. As a host's ranks get copies of what its
-first rank has, and the first ranks' sum is one Allreduce or of identical bits (compression.py), all
-ranks end with the same.
+crosses the network is one vector per host, not one per rank. As a host's ranks get copies of what
+its first rank has, and the first ranks' sum is one Allreduce or of identical bits (compression.py),
+all ranks end with the same.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Collectives:
     Attributes:
         rank, size: of the communicator. local_rank, local_size: among the ranks of this host.
         host: this host's name. traffic: what has been sent so far. clock: where the time went.
-        watch: gets to know of every call that waits for other ranks; None for no watch.
+        watch: is notified of every call that waits for other ranks; None for no watch.
         parts: how many exchange vectors with each other: the ranks, or the hosts if hierarchical.
         takes_part: whether this rank is one of those that do.
         gpu_aware: whether MPI takes buffers from a GPU's memory; gpu_aware.py finds out.
@@ -146,7 +146,7 @@ class Collectives:
         return self._mpi.Split(host_number, self.rank)
 
     def _enter(self, call: str) -> None:
-        """Tell the watch that a call begins which waits for other ranks."""
+        """Notify the watch of a call that waits for other ranks."""
         if self.watch is not None:
             self.watch.enter(call)
 

@@ -1,4 +1,4 @@
-"""What ranks tell each other, by the explicit collectives of collectives.py; nothing is pickled.
+"""What ranks send each other, by the explicit collectives; nothing is pickled.
 
 The two calls that a trace needs besides (``read_clock``, ``relay``) are no part of training, and
 neither counted nor timed.

@@ -17,7 +17,7 @@ next message. Otherwise, or by ``drop``, they stay as they were before it.
 
 Q: to the nearest, ties to even, as bfloat16, or as float16 after a multiplication by a power of two
 that brings the largest element to 2^14 to 2^15. That power is one for u_r, and one for t_r, and
-goes along. Scalars and flags are summed exactly: they go to all as they are, 12 bits a number.
+goes along. Scalars and flags are summed exactly: they go to all as they are, 12 bits per number.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ _EXPONENT = 15  # float16 holds 2^15 and rounds nothing up to infinity below
 _LARGEST_SCALE = 126  # so that the scale and its inverse are normal in float32
 _NEAR_INFINITY = 2.0**127  # from here on, bfloat16 may round to it
 _MASK = (1 << DIGIT_BITS) - 1
-_WIDTH = DIGITS + 1  # numbers a scalar; the last one takes what the sum of a rank's rows has above
+_WIDTH = (
+    DIGITS + 1
+)  # numbers per scalar; the last one takes what the sum of a rank's rows has above
 _NAN = -(2**15)  # in place of a number: the scalar is none
 _TOP = DIGIT_BITS * (DIGITS - 1)  # bits below the highest digit of a message
 

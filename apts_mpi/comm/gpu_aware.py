@@ -23,7 +23,7 @@ from apts_mpi.comm.message import synchronize
 from apts_mpi.errors import InputError
 
 _PROBE = 1024  # numbers
-# Libraries that take GPU memory only where they are told to, by the variable that tells them.
+# Libraries that take GPU memory only where a variable says so.
 _SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MPIR_CVAR_ENABLE_GPU", "MV2_USE_CUDA")
 
 Query = Callable[[], int]
@@ -65,7 +65,7 @@ def enable(
     Sets ``comm.gpu_aware``, which messages made later follow.
 
     Args:
-        say: takes the one line that tells what was found, the same on all ranks.
+        say: takes the one line that says what was found, the same on all ranks.
         ask, environment: stand-ins for the library's word and for ``os.environ``, for tests.
 
     Returns:

@@ -82,7 +82,7 @@ class Trace:
 
     Args:
         file: what to write, new. comm: the ranks; their clocks keep spans from now on.
-        say: tells people a line; called on every rank.
+        say: prints a line; called on every rank.
     """
 
     def __init__(self, file: str, comm: Comm, say: Callable[[str], None]) -> None:
@@ -176,7 +176,7 @@ def _pieces(
 class _Writer:
     """Writes beside, flushes, and gives the file its name at the end: what has the name is whole.
 
-    An error is kept until then, as the other ranks are still to be told.
+    An error is kept until then, as the other ranks have yet to learn of it.
     """
 
     def __init__(self, path: Path) -> None:

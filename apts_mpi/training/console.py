@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from apts_mpi.comm.communicator import Comm
-
-if TYPE_CHECKING:
-    pass
 
 JUDGED = {"val": "validation", "test": "test"}  # what splits are called for people
 

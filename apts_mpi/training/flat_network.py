@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from apts_mpi.comm.replicas import untrained
 from apts_mpi.method.flat import FlatParameters, _is_real
 from apts_mpi.method.randomness import Generators
 from apts_mpi.networks import Task, activations
@@ -17,13 +17,8 @@ from apts_mpi.networks.evaluating import evaluating
 from apts_mpi.networks.losses import Criterion
 from apts_mpi.settings.config import TrainConfig
 
-if TYPE_CHECKING:
-    from apts_mpi.networks.losses import Criterion
-
 # Samples per forward pass: bounds the memory of activations when a batch is a whole shard.
 CHUNK = 8192
-
-
 _ACTIVATIONS = 2**26  # numbers a forward pass may leave, 256 MiB
 
 
@@ -59,6 +54,7 @@ class FlatNetwork(FlatParameters):
         drawing: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__(module.parameters())
+        self.frozen = untrained(module)  # by their names, with the buffers
         several = any(isinstance(part, _BatchNorm) for part in module.modules())
         self.module, self.chunk = module, max(chunk, 2 if several else 1)
         self.generators = Generators(self.vector.device, module, *drawing)

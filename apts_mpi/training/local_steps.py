@@ -10,9 +10,10 @@ all: on MNIST the work to 97 percent grew like 1 + S / S0 with S0 two thirds of 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 
 import numpy as np
@@ -20,12 +21,45 @@ from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
+from apts_mpi.networks.evaluating import kept
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.training.flat_network import FlatNetwork
+from apts_mpi.training.subdomain import Subdomain
 
 _S0 = 2.0 / 3.0  # of the training set
 _LEAST, _MOST = 1.0 / 12.0, 1.0 / 2.0  # of it in an outer iteration: outside was not measured
 _FEWEST_STEPS = 5
 _SCALAR_MESSAGES = 2  # of an outer iteration, besides the vector
 _TURNS, _SECONDS = 5, 0.02  # after the first message so many more, or as many as this time allows
+
+
+def paced(
+    config: TrainConfig,
+    comm: Comm,
+    say: Callable[[str], object],
+    network: FlatNetwork,
+    subdomains: Sequence[Subdomain],
+) -> TrainConfig:
+    """The settings with as many local steps as messages and gradients cost here."""
+    assert config.batch is not None, "completed settings have one"
+    samples, many = subdomains[0].samples, len(subdomains)
+    x, y = next(samples.blocks(config.batch))
+    with kept(network.module):
+        message, gradient = measure(
+            comm, network.vector, lambda: len(y) and network.loss_and_gradient(x, y)
+        )
+    steps = local_steps(
+        message=message,
+        gradient=many * gradient,  # a rank's subdomains take their steps one after another
+        samples=samples.total,
+        subdomains=comm.size * many,
+        batch=config.batch,
+    )
+    say(
+        f"{steps} local steps of {config.batch} samples: an iteration's messages take "
+        f"{1e3 * message:.3g} ms, a gradient {1e3 * gradient:.3g} ms"
+    )
+    return dataclasses.replace(config, local_steps=steps)
 
 
 def local_steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 from importlib.metadata import version
@@ -28,6 +29,12 @@ def versions() -> dict[str, str]:
         "mpi": library_version(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+@functools.cache
+def facts() -> dict[str, str]:
+    """Versions and the digest of the code, which all ranks must have alike."""
+    return {**versions(), "code": code_digest()}
 
 
 def code_digest() -> str:

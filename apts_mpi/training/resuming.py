@@ -1,15 +1,13 @@
-"""Going on with a run: which settings stand, and what another number of ranks changes."""
+"""Resuming a run: which settings stand, and what another number of ranks changes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor, nn
 
 from apts_mpi import networks
 from apts_mpi.checkpoints.folder import COMMON, FOLDER, Checkpoint, holds, newest
@@ -27,12 +25,12 @@ from apts_mpi.files.forms import (
     misshapen,
 )
 from apts_mpi.method.options import BASELINES
-from apts_mpi.networks.losses import Units
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.declaration import AUTO
-from apts_mpi.settings.toml import parse_toml, to_toml, with_effect
+from apts_mpi.settings.toml import parse_toml, with_effect
+from apts_mpi.training.saved_network import outline
 
-# Of this run alone, never taken over from the one that goes on.
+# Of this run alone, never taken over from the one that it resumes.
 _OWN = ("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort")
 FIGURES = ("test_loss", "test_accuracy")  # that every evaluation gives
 _FREE = {name for name, each in SETTINGS.items() if each.free}
@@ -90,8 +88,8 @@ _OWN_FORM: dict[str, Any] = {
 
 def settings(
     given: dict[str, Any], comm: Comm, say: Callable[[str], object]
-) -> tuple[TrainConfig, Checkpoint | None]:
-    """The settings of a run and the checkpoint it goes on from, if any; every rank calls it.
+) -> tuple[TrainConfig, Resumed | None]:
+    """The settings of a run and what it resumes, if anything; every rank calls it.
 
     Args:
         given: settings from flags and a configuration file. say: takes a line.
@@ -99,7 +97,7 @@ def settings(
     Raises:
         AgreedError: on every rank, where there is no such checkpoint, or settings contradict it.
     """
-    config, checkpoint = TrainConfig(**given), None
+    config, checkpoint, resumed = TrainConfig(**given), None, None
     if config.resume is not None:
         auto = config.resume == "auto"
         path = Path(str(config.out if auto else config.resume))
@@ -108,12 +106,13 @@ def settings(
     with comm.together():
         if checkpoint is not None:
             verify(checkpoint)
-            config = continued(checkpoint, given, comm.size)
+            resumed = Resumed.of(checkpoint)
+            config = resumed.continued(given, comm.size)
         config.check_effect()
-        if checkpoint is not None:
-            outline(checkpoint, config, named=given.get("network"))
-            ever_given(checkpoint, config)
-    return config, checkpoint
+        if resumed is not None:
+            outline(resumed.checkpoint, config, named=given.get("network"))
+            resumed.ever_given(config)
+    return config, resumed
 
 
 def verify(checkpoint: Checkpoint) -> None:
@@ -128,216 +127,117 @@ def verify(checkpoint: Checkpoint) -> None:
             raise fault(checkpoint.path, f"its {name} is missing or cannot be", REMEDY)
 
 
-def outline(
-    checkpoint: Checkpoint, config: TrainConfig, *, named: str | None
-) -> tuple[nn.Module, networks.OwnLoss | None]:
-    """The network of the settings, and the loss it brings, if any.
+@dataclass(frozen=True)
+class Resumed:
+    """A checkpoint that a run resumes, with the settings in it, parsed.
 
-    It has no memory for its parameters, which the checkpoint has; but for one of the user's own.
-
-    Args:
-        named: the network that the user names. Code of the user's own is only run where the user
-            names it: a file that comes from elsewhere may name any.
-
-    Raises:
-        InputError: the checkpoint has the parameters of another network, or has a network of the
-            user's own that is not named.
+    Attributes:
+        config: of the run that wrote it, complete.
+        given: what that run and those that it resumed were given.
     """
-    tensors, own = checkpoint.common["network"], config.network not in networks.NETWORKS
-    if own and named != config.network:
-        raise InputError(
-            f"{checkpoint.path}: its network is no part of this program; name it, if its code "
-            f"is to be run: --network {config.network}"
-        )
-    layers = [*(config.hidden or ()), *(config.channels or ())]
-    if len(layers) + (config.depth or 0) >= len(tensors) and not own:  # before as many are made
-        raise fault(checkpoint.path, f"has no network of {len(layers)} layers", REMEDY)
-    try:
-        with torch.device("cpu" if own else "meta"):
-            module, loss = networks.build(
-                config.network, task_of(checkpoint), config.sizes, seed=config.seed
+
+    checkpoint: Checkpoint
+    config: TrainConfig
+    given: TrainConfig
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Resumed:
+        """Read the settings in a checkpoint that has been verified.
+
+        Raises:
+            InputError: they are none, or are not complete.
+        """
+        config, where = _settings(checkpoint, "complete"), checkpoint.path / COMMON
+        if config.local_steps == AUTO or (config.optimizer in BASELINES and config.lr is None):
+            raise fault(where, "has settings that are not complete", REMEDY)
+        return cls(checkpoint, config, _settings(checkpoint, "settings"))
+
+    @property
+    def path(self) -> Path:
+        """Folder of the checkpoint."""
+        return self.checkpoint.path
+
+    @property
+    def shards(self) -> int:
+        """How many files the run's data were in."""
+        return int(self.checkpoint.common["data"]["shards"])
+
+    @property
+    def directory(self) -> Path | None:
+        """Of the run that wrote it; None where the checkpoint lies somewhere else."""
+        folder = self.path.absolute().parent
+        return folder.parent if folder.name == FOLDER else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Ranks of the run that wrote it, and subdomains per rank."""
+        return self.checkpoint.ranks, self.config.subdomains_per_rank
+
+    def continued(self, given: dict[str, Any], ranks: int) -> TrainConfig:
+        """The settings of a run that resumes: the old ones, and those that may be given anew.
+
+        On as many subdomains everything stands as it was; on others, defaults that follow their
+        number do so again.
+
+        Args:
+            given: settings from flags and a configuration file. ranks: of this run.
+
+        Raises:
+            InputError: one of them contradicts the run's own; the line has all that do.
+        """
+        complete = self.config
+        differing = [
+            f"{name} = {value!r}, not {getattr(complete, name)!r}"
+            for name, value in given.items()
+            if name not in _FREE and value != getattr(complete, name)
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path / COMMON}: the run has other settings than those given: "
+                f"{'; '.join(differing)}; leave them out, or start a run of its own"
             )
-    except (InputError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        if own:
-            raise
-        what = f"has no network of its settings ({error})"
-        raise fault(checkpoint.path, what, REMEDY) from error
-    saved, others = module.state_dict(), checkpoint.common.get("unsaved", {})
-    fits(checkpoint, tensors, saved)
-    if others:
-        fits(checkpoint, others, unsaved(module))
-    return module, loss
+        many = given.get("subdomains_per_rank", complete.subdomains_per_rank)
+        same = ranks * many == self.checkpoint.ranks * complete.subdomains_per_rank
+        values = vars(complete if same else self.given)
+        values = {name: value for name, value in values.items() if name not in _OWN}
+        return TrainConfig(**{**values, **given})
+
+    def ever_given(self, config: TrainConfig) -> TrainConfig:
+        """What the run that resumes and those before it were given.
+
+        Args:
+            config: of the run that resumes.
+        """
+        changed = {
+            name: getattr(config, name)
+            for name in _FREE.difference(_OWN)
+            if getattr(config, name) != getattr(self.config, name)
+        }
+        return dataclasses.replace(self.given, **changed)
+
+    def changes(self, config: TrainConfig, ranks: int) -> list[str]:
+        """What another number of ranks changes, a phrase each.
+
+        Args:
+            config: completed, of the run that resumes.
+        """
+        names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in _FREE]
+        phrases = [
+            f"{name} is {getattr(config, name)}, not {getattr(self.config, name)}"
+            for name in names
+            if getattr(config, name) != getattr(self.config, name)
+        ]
+        last = self.checkpoint.ranks - 1
+        if ranks == last:
+            phrases.append(f"the state of rank {last} is dropped")
+        elif ranks < last:
+            phrases.append(f"the states of ranks {ranks} to {last} are dropped")
+        return phrases
 
 
-def is_standardised(checkpoint: Checkpoint) -> bool:
-    """Whether its network, of a regression, is trained on standardised targets."""
-    return {"target_mean", "target_std"} <= set(checkpoint.common["data"])
-
-
-def units_of(checkpoint: Checkpoint) -> Units | None:
-    """The units of the targets that the network of a checkpoint is trained on, on the CPU.
-
-    Raises:
-        ValueError: they are none.
-    """
-    if not is_standardised(checkpoint):
-        return None
-    values = [checkpoint.common["data"][name] for name in ("target_mean", "target_std")]
-    shape = (task_of(checkpoint).outputs,)
-    for value in values:
-        if not is_finite(value) or value.dtype != torch.float64 or value.shape != shape:
-            raise ValueError("the targets' mean or deviation cannot be")
-    mean, std = values
-    if task_of(checkpoint).kind != "regression" or not bool((std > 0).all()):
-        raise ValueError("the targets' deviation cannot be")
-    return Units(mean, std)
-
-
-def fits(checkpoint: Checkpoint, found: Any, wanted: Mapping[str, Any]) -> None:
-    """Make sure that entries of a network's state are of its names, types and shapes.
-
-    Extra state, which is no tensor, is for the network's own ``set_extra_state`` to judge.
-
-    Raises:
-        InputError: one is not; the line names it.
-    """
-    forms = [
-        {name: _form(each) for name, each in state.items()}
-        for state in (wanted, found if isinstance(found, dict) else {})
-    ]
-    if forms[0] != forms[1]:
-        ours, theirs = forms
-        name = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
-        was, is_ = (form.get(name, "is missing") for form in (theirs, ours))
-        what = f"its network's {name[:80]} {was}, and in the network it {is_}"
-        raise fault(checkpoint.path, what, REMEDY)
-
-
-def _form(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return "is no tensor"
-    kind = "" if value.dtype == torch.float32 else f" and type {str(value.dtype)[6:]}"
-    return f"has shape {tuple(value.shape)}{kind}"
-
-
-def unsaved(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that a module's own state leaves out; a run goes on with them all the same."""
-    saved = module.state_dict()
-    return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
-
-
-def load_buffers(module: nn.Module, values: Any) -> None:
-    """Give some of a module's buffers the values of a state.
-
-    Raises:
-        ValueError: the values are those of other buffers.
-    """
-    buffers = dict(module.named_buffers())
-    for name, value in values.items():
-        own = buffers.get(name)
-        if own is None or _form(value) != _form(own):
-            raise ValueError(f"there is no buffer {name[:80]} like the one of the state")
-        own.copy_(value)
-
-
-def task_of(checkpoint: Checkpoint) -> networks.Task:
-    """What the network of a checkpoint does."""
-    data = checkpoint.common["data"]
-    return networks.Task(data["task"], tuple(data["sample_shape"]), data["outputs"])
-
-
-def continued(checkpoint: Checkpoint, given: dict[str, Any], ranks: int) -> TrainConfig:
-    """The settings of a run that goes on: the old ones, and those that may be given anew.
-
-    On as many subdomains everything stands as it was; on others, defaults that follow their number
-    do so again.
-
-    Args:
-        given: settings from flags and a configuration file. ranks: of this run.
-
-    Raises:
-        InputError: one of them contradicts the run's own; the line has all that do.
-    """
+def _settings(checkpoint: Checkpoint, name: str) -> TrainConfig:
     where = checkpoint.path / COMMON
-    complete = completed(checkpoint)
-    differing = [
-        f"{name} = {value!r}, not {getattr(complete, name)!r}"
-        for name, value in given.items()
-        if name not in _FREE and value != getattr(complete, name)
-    ]
-    if differing:
-        raise InputError(
-            f"{where}: the run has other settings than those given: {'; '.join(differing)}; leave "
-            "them out, or start a run of its own"
-        )
-    many = given.get("subdomains_per_rank", complete.subdomains_per_rank)
-    same = ranks * many == checkpoint.ranks * complete.subdomains_per_rank
-    values = _settings(checkpoint, "complete" if same else "settings")
-    for name in _OWN:
-        values.pop(name, None)
-    return TrainConfig(**{**values, **given})
-
-
-def completed(checkpoint: Checkpoint) -> TrainConfig:
-    """The settings of the run that wrote it, with every default.
-
-    Raises:
-        InputError: they are none, or some have no value.
-    """
-    config = TrainConfig(**_settings(checkpoint, "complete"))
-    if config.local_steps == AUTO or (config.optimizer in BASELINES and config.lr is None):
-        raise fault(checkpoint.path / COMMON, "has settings that are not complete", REMEDY)
-    return config
-
-
-def ever_given(checkpoint: Checkpoint, config: TrainConfig) -> str:
-    """The settings that the run and those it went on from were given, as TOML.
-
-    Args:
-        config: of the run that goes on.
-    """
-    values, before = _settings(checkpoint, "settings"), completed(checkpoint)
-    for name in _FREE.difference(_OWN):
-        if getattr(config, name) != getattr(before, name):
-            values[name] = getattr(config, name)
-    return to_toml(TrainConfig(**values))
-
-
-def _settings(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
-    where = checkpoint.path / COMMON
-    values = with_effect(parse_toml(checkpoint.common[name], where))
     try:
-        TrainConfig(**values)
+        return TrainConfig(**with_effect(parse_toml(checkpoint.common[name], where)))
     except InputError as error:
         raise fault(where, str(error), REMEDY) from error
-    return values
-
-
-def run_directory(checkpoint: Checkpoint) -> Path | None:
-    """The directory of the run that wrote it; None where it lies somewhere else."""
-    folder = checkpoint.path.absolute().parent
-    return folder.parent if folder.name == FOLDER else None
-
-
-def changes(checkpoint: Checkpoint, config: TrainConfig, ranks: int) -> list[str]:
-    """What another number of ranks changes, a phrase each.
-
-    Args:
-        config: completed, of the run that goes on.
-    """
-    before = completed(checkpoint)
-    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in _FREE]
-    told = [
-        f"{name} is {getattr(config, name)}, not {getattr(before, name)}"
-        for name in names
-        if getattr(config, name) != getattr(before, name)
-    ]
-    if ranks < checkpoint.ranks:
-        last = checkpoint.ranks - 1
-        which = (
-            f"state of rank {last} is"
-            if ranks == last
-            else f"states of ranks {ranks} to {last} are"
-        )
-        told.append(f"the {which} dropped")
-    return told

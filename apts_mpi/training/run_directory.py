@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from apts_mpi.checkpoints.folder import FOLDER, Checkpoints, set_aside
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.errors import InputError, writing
+from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.toml import to_toml
+from apts_mpi.training.resuming import Resumed
 
 CONFIG, METRICS, SUMMARY = "config.toml", "metrics.jsonl", "summary.json"
 _MOST_PENDING = 100_000  # rows kept where the disk takes none
@@ -213,3 +217,40 @@ def default_out(config: TrainConfig, comm: Comm) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     name = f"{Path(config.data).name}-{config.optimizer}-{comm.size}ranks-{stamp}-{os.getpid()}"
     return Path("runs") / comm.broadcast_text(name)
+
+
+def open_run(
+    config: TrainConfig,
+    comm: Comm,
+    resumed: Resumed | None,
+    *,
+    threads: int,
+    done: int,
+    say: Callable[[str], object],
+) -> tuple[RunDirectory, Checkpoints]:
+    """The directory of a run, and the checkpoints in it; every rank calls it.
+
+    Args:
+        config: completed. threads: of a rank. done: iterations that the run has behind it.
+
+    Raises:
+        AgreedError: on every rank, where the directory cannot be written.
+    """
+    begun = None if resumed is None else resumed.directory
+    if config.out is None and resumed is not None and begun is None:
+        raise AgreedError(f"--resume {resumed.path}: lies in no run directory; give --out")
+    run = comm.broadcast_text(uuid.uuid4().hex) if resumed is None else resumed.checkpoint.run
+    path = Path(config.out) if config.out else begun or default_out(config, comm)
+    if comm.watch is not None:
+        comm.watch.directory = path
+    # Complete, so that the run repeats from it; where to write is the next run's own to choose.
+    complete = dataclasses.replace(config, out=None, resume=None, trace=None, threads=threads)
+    shared = config.resume == "auto"
+    directory = RunDirectory(path, complete, comm, warn=say, shared=shared, begun=begun, rows=done)
+    folder = path / FOLDER
+    if resumed is not None:
+        with comm.together(), writing(str(folder)):
+            names = [] if comm.rank else set_aside(folder, done)
+        for name in names:
+            say(f"{folder / name}: set aside, as the run resumes before it")
+    return directory, Checkpoints(folder, comm, keep=config.keep, run=run)

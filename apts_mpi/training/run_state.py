@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,10 +19,12 @@ from apts_mpi.method.state import require_sound
 from apts_mpi.networks.losses import Units
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import resuming
-from apts_mpi.training.provenance import versions
-
-if TYPE_CHECKING:
-    from apts_mpi.training.loop import Training
+from apts_mpi.training.build import Run
+from apts_mpi.training.progress import Progress
+from apts_mpi.training.provenance import facts
+from apts_mpi.training.resuming import Resumed
+from apts_mpi.training.samples import task_of
+from apts_mpi.training.saved_network import load_buffers, unsaved
 
 # What a state that is sound but of something else raises where it is taken up.
 _MISFIT = (
@@ -32,21 +32,34 @@ _MISFIT = (
 )
 
 
-def states(training: Training) -> tuple[State, State]:
-    """What is the same on every rank, and what this one alone has; every rank calls it."""
-    t, info = training, training.info
-    others = t.statistics.others()
-    apart = replicas.differ(others, t.comm)
-    state = t.optimizer.state_dict()
-    own = {name: state.pop(name) for name in t.optimizer.OWN}
-    place = t.subdomains[0].batches.place(_subdomains(t))
+def states(run: Run, progress: Progress, seconds: float) -> tuple[State, State]:
+    """What is the same on every rank, and what this one alone has; every rank calls it.
+
+    Args:
+        seconds: that the run has taken so far.
+    """
+    others = run.statistics.others()
+    apart = replicas.differ(others, run.comm)
+    optimizer = run.optimizer.state_dict()
+    own = {name: optimizer.pop(name) for name in run.optimizer.OWN}
+    return _common(run, progress, optimizer), {
+        "optimizer": own,
+        "buffers": {name: others[name] for name in apart},
+        "seconds": dict(run.comm.clock.seconds),
+        "seconds_total": seconds,
+    }
+
+
+def _common(run: Run, progress: Progress, optimizer: State) -> State:
+    info, task = run.info, task_of(run.info)
+    place = run.subdomains[0].batches.place(run.parts)
     return {
-        "settings": t.given,
-        "complete": to_toml(dataclasses.replace(t.config, threads=t.threads)),
+        "settings": to_toml(run.given),
+        "complete": to_toml(dataclasses.replace(run.config, threads=run.placement.threads)),
         "data": {
             "name": info.name,
-            "task": t.task.kind,
-            "outputs": t.task.outputs,
+            "task": task.kind,
+            "outputs": task.outputs,
             "digest": info.digest,
             "shards": info.shards,
             # So that the network can be built and used where the data are not.
@@ -54,23 +67,18 @@ def states(training: Training) -> tuple[State, State]:
             "classes": list(info.classes),
             "mean": torch.as_tensor(info.mean),
             "std": torch.as_tensor(info.std),
-            **_units(t.criterion.units),
+            **_units(run.criterion.units),
         },
-        "versions": _behind(t),
-        "network": dict(t.module.state_dict()),
-        "unsaved": resuming.unsaved(t.module),
-        "optimizer": state,
-        "progress": dataclasses.asdict(t.progress),
+        "versions": _behind(run),
+        "network": dict(run.module.state_dict()),
+        "unsaved": unsaved(run.module),
+        "optimizer": optimizer,
+        "progress": dataclasses.asdict(progress),
         "place": {
             "number": place.number,
             "legs": [dataclasses.asdict(leg) for leg in place.legs],
         },
-        "traffic": dataclasses.asdict(t.comm.traffic),
-    }, {
-        "optimizer": own,
-        "buffers": {name: others[name] for name in apart},
-        "seconds": dict(t.clock.seconds),
-        "seconds_total": time.perf_counter() - t.started,
+        "traffic": dataclasses.asdict(run.comm.traffic),
     }
 
 
@@ -79,7 +87,7 @@ def _units(units: Units | None) -> State:
     return {} if units is None else {"target_mean": units.mean, "target_std": units.std}
 
 
-def rehearse(training: Training) -> None:
+def rehearse(run: Run, progress: Progress) -> None:
     """Write a state, read and load it, all in memory; every rank calls it before training.
 
     So that a run is not trained for hours whose checkpoints then cannot be written or read.
@@ -87,77 +95,74 @@ def rehearse(training: Training) -> None:
     Raises:
         AgreedError: on every rank, where that fails; the line names what the network holds.
     """
-    t = training
-    with t.comm.together():
+    name = f"--network {run.config.network}"
+    with run.comm.together():
         try:
-            common, own = states(t)
-            if not t.progress.losses:  # none is written before the first evaluation
+            common, own = states(run, progress, 0.0)
+            if not progress.losses:  # none is written before the first evaluation
                 common["progress"]["losses"] = dict.fromkeys(resuming.FIGURES)
             read = Checkpoint(
                 path=Path("a checkpoint"),
                 run="",
-                iteration=t.progress.iterations,
-                ranks=t.comm.size,
+                iteration=progress.iterations,
+                ranks=run.comm.size,
                 common=rehearsed(common),
                 own=rehearsed(own),
             )
             resuming.verify(read)
             extra = {k: v for k, v in read.common["network"].items() if not isinstance(v, Tensor)}
-            t.module.load_state_dict({**common["network"], **extra})
+            run.module.load_state_dict({**common["network"], **extra})
         except (Unwritable, InputError) as error:
-            what = f"no checkpoint could be used: {error}"
-            raise InputError(f"--network {t.config.network}: {what}") from error
+            raise InputError(f"{name}: no checkpoint could be used: {error}") from error
         except Exception as error:  # the user's own get_extra_state and the like
-            what = f"its state fails: {in_one_line(error)}"
-            raise InputError(f"--network {t.config.network}: {what}") from error
+            raise InputError(f"{name}: its state fails: {in_one_line(error)}") from error
 
 
-def _subdomains(training: Training) -> int:
-    """Of all ranks."""
-    return training.comm.size * len(training.subdomains)
-
-
-def _behind(training: Training) -> dict[str, str]:
+def _behind(run: Run) -> dict[str, str]:
     """All that a run's bits depend on besides its settings."""
-    t = training
-    return {**versions(), "code": t.code, "device": t.device.type, "threads": str(t.threads)}
+    where = run.placement
+    return {**facts(), "device": where.device.type, "threads": str(where.threads)}
 
 
-def restore(training: Training, resumed: Checkpoint) -> None:
-    """Go on where a checkpoint was written, on as many ranks or others; every rank calls it.
+def restore(run: Run, resumed: Resumed) -> tuple[Progress, float]:
+    """Resume where a checkpoint was written, on as many ranks or others; every rank calls it.
+
+    Returns:
+        The progress so far, and the seconds it took.
 
     Raises:
         AgreedError: on every rank, where it does not fit the data, the settings or itself.
     """
-    t, comm = training, training.comm
-    with comm.together(), fitting(resumed):
-        before = dict(resumed.common["versions"])
-        _take_up(training, resumed)
-    comm.check_replicas(t.network.vector)
-    line = f"going on after iteration {resumed.iteration} of {resumed.path}"
-    if _is_resized(training, resumed):
-        told = "; ".join(resuming.changes(resumed, t.config, comm.size))
+    comm, say, checkpoint = run.comm, run.console.say, resumed.checkpoint
+    with comm.together(), fitting(checkpoint):
+        before = dict(checkpoint.common["versions"])
+        progress = _take_up(run, resumed)
+        seconds = float(checkpoint.own["seconds_total"])
+    comm.check_replicas(run.network.vector)
+    line = f"resuming after iteration {checkpoint.iteration} of {resumed.path}"
+    if _is_resized(run, resumed):
+        changes = "; ".join(resumed.changes(run.config, comm.size))
         line += (
-            f" on {_shape(comm.size, len(t.subdomains))}, not "
-            f"{_shape(resumed.ranks, _their_subdomains(resumed))}: parameters, radius and place in "
-            f"the data stay, {t.optimizer.FORGETS} is lost" + (f"; {told}" if told else "")
+            f" on {_shape(*_here(run))}, not {_shape(*resumed.shape)}: parameters, radius and "
+            f"place in the data stay, {run.optimizer.FORGETS} is lost"
+            + (f"; {changes}" if changes else "")
         )
-    t.console.say(line)
-    for name, now in _behind(t).items():
+    say(line)
+    for name, now in _behind(run).items():
         if before.get(name) != now:
             what = f"{name} is {now}, was {before.get(name)}"
-            t.console.say(f"warning: {what}: the run does not repeat bit for bit")
+            say(f"warning: {what}: the run does not repeat bit for bit")
+    return progress, seconds
 
 
-def _their_subdomains(resumed: Checkpoint) -> int:
-    """Of a rank."""
-    return resuming.completed(resumed).subdomains_per_rank
+def _here(run: Run) -> tuple[int, int]:
+    """Ranks, and subdomains per rank."""
+    return run.comm.size, len(run.subdomains)
 
 
-def _is_resized(training: Training, resumed: Checkpoint) -> bool:
-    """Whether it goes on with other subdomains, or with the same ones on other ranks."""
-    here = training.comm.size, len(training.subdomains)
-    return here != (resumed.ranks, _their_subdomains(resumed))
+def _is_resized(run: Run, resumed: Resumed) -> bool:
+    """Whether it resumes with other subdomains, or with the same ones on other ranks."""
+    return _here(run) != resumed.shape
 
 
 def _shape(ranks: int, subdomains: int) -> str:
@@ -191,32 +196,32 @@ def fitting(resumed: Checkpoint) -> Iterator[None]:
         raise fault(resumed.path, f"does not fit this run ({detail})", REMEDY) from error
 
 
-def _take_up(training: Training, resumed: Checkpoint) -> None:
-    t, common, own = training, resumed.common, resumed.own
-    data, info = common["data"], t.info
+def _take_up(run: Run, resumed: Resumed) -> Progress:
+    checkpoint, info, resized = resumed.checkpoint, run.info, _is_resized(run, resumed)
+    common, own, data = checkpoint.common, checkpoint.own, checkpoint.common["data"]
     if data["digest"] != info.digest:
         raise InputError(
-            f"--data {t.config.data}: holds {info.name} in {info.shards} shards, digest "
+            f"--data {run.config.data}: holds {info.name} in {info.shards} shards, digest "
             f"{info.digest[:12]}; the run had {data['name']} in {data['shards']}, digest "
             f"{str(data['digest'])[:12]}; give the shard directory it had, which any number of "
             "ranks can read"
         )
-    resized = _is_resized(training, resumed)
-    t.module.load_state_dict(common["network"])
-    resuming.load_buffers(t.module, common.get("unsaved", {}))
-    t.optimizer.load_state_dict(optimizer_state(resumed, t.network.n), resized=resized)
-    known = {each.name for each in dataclasses.fields(t.progress)}
-    t.progress = type(t.progress)(**{k: v for k, v in common["progress"].items() if k in known})
-    if t.progress.iterations != resumed.iteration:
-        raise ValueError(f"{t.progress.iterations} iterations in {resumed.iteration}")
+    run.module.load_state_dict(common["network"])
+    load_buffers(run.module, common.get("unsaved", {}))
+    run.optimizer.load_state_dict(optimizer_state(checkpoint, run.network.n), resized=resized)
+    known = {each.name for each in dataclasses.fields(Progress)}
+    progress = Progress(**{k: v for k, v in common["progress"].items() if k in known})
+    if progress.iterations != checkpoint.iteration:
+        raise ValueError(f"{progress.iterations} iterations in {checkpoint.iteration}")
     legs = tuple(Leg(**leg) for leg in common["place"]["legs"])
     where = Place(int(common["place"]["number"]), legs)
-    for each in t.subdomains:
-        each.batches.go_to(where, info.splits["train"].sizes, _subdomains(t))
+    for each in run.subdomains:
+        each.batches.go_to(where, info.splits["train"].sizes, run.parts)
     if not resized:  # of other ranks there may be two with the same state
-        resuming.load_buffers(t.module, own.get("buffers", {}))
+        load_buffers(run.module, own.get("buffers", {}))
+    traffic, clock = run.comm.traffic, run.comm.clock
     for name, value in common["traffic"].items():
-        setattr(t.comm.traffic, name, getattr(t.comm.traffic, name) + int(value))
+        setattr(traffic, name, getattr(traffic, name) + int(value))
     for name, value in own["seconds"].items():
-        t.clock.seconds[name] += float(value)
-    t.started -= float(own["seconds_total"])
+        clock.seconds[name] += float(value)
+    return progress

@@ -9,6 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import NoReturn
+
+from apts_mpi.comm import job
+from apts_mpi.files.streams import write_error
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _APART = 1.0  # seconds; launchers and batch systems send one signal by several ways at once
@@ -21,14 +25,16 @@ class StopSignals:
     thread, where Python takes no handlers, the context does nothing.
 
     Args:
-        ask: called from that thread at the first signal.
+        ask: as the attribute.
 
     Attributes:
+        ask: called from that thread at the first signal. As long as it is None, while ranks start,
+            that signal ends the process, with a line of the first rank.
         caught: name of that signal, None before.
     """
 
-    def __init__(self, ask: Callable[[], object]) -> None:
-        self._ask = ask
+    def __init__(self, ask: Callable[[], object] | None = None) -> None:
+        self.ask = ask
         self.caught: str | None = None
         self._handlers: dict[signal.Signals, object] = {}
 
@@ -67,9 +73,18 @@ class StopSignals:
                     continue
                 if self.caught is None:
                     first, self.caught = time.monotonic(), signal.Signals(number).name
-                    self._ask()
+                    if self.ask is None:
+                        _end(number, self.caught)
+                    self.ask()
                 elif time.monotonic() - first > _APART:
                     os._exit(128 + number)
+
+
+def _end(number: int, name: str) -> NoReturn:
+    """Before there is a run to stop: other ranks may wait in MPI, and the launcher ends them."""
+    if job.speaks(0, 1):
+        write_error(f"apts_mpi: stopped by {name} while the ranks were starting\n")
+    os._exit(128 + number)
 
 
 def _heard(number: int, frame: object) -> None:

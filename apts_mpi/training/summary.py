@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.options import BASELINES
+from apts_mpi.training.build import Run
 from apts_mpi.training.console import JUDGED, judged, shown_loss
 from apts_mpi.training.provenance import git_commit, versions
 
-if TYPE_CHECKING:
-    from apts_mpi.training.loop import Training
 
-
-def summarise(
-    training: Training, *, seconds_total: float, results: dict[str, Any]
-) -> dict[str, Any]:
+def summarise(run: Run, *, seconds_total: float, results: dict[str, Any]) -> dict[str, Any]:
     """The contents of ``summary.json``; ``oversubscribed`` is of this rank's host.
 
     ``seconds_X`` are maxima over ranks; ``seconds_X_min`` and ``seconds_X_mean`` stand beside.
     """
-    config, comm = training.config, training.comm
+    config, comm, where = run.config, run.comm, run.placement
     traffic = comm.traffic  # read before the messages below add to it
     sent = {
         "vector_allreduces": traffic.vector_allreduces,
@@ -46,13 +42,13 @@ def summarise(
         "optimizer": config.optimizer,
         "local_solver": None if config.optimizer in BASELINES else config.local_solver,
         "network": config.network,
-        "parameters": training.network.n,
-        "dataset": training.info.name,
+        "parameters": run.network.n,
+        "dataset": run.info.name,
         "ranks": comm.size,
         "subdomains_per_rank": config.subdomains_per_rank,
-        "threads_per_rank": training.threads,
-        "oversubscribed": training.oversubscribed,
-        "device": training.device.type,
+        "threads_per_rank": where.threads,
+        "oversubscribed": where.oversubscribed,
+        "device": where.device.type,
         "seed": config.seed,
         **results,
         **sent,
@@ -99,7 +95,7 @@ def table(summary: dict[str, Any], path: Path) -> str:
         (
             "messages",
             f"{s['vector_allreduces']} of {s['parameters']:,} parameters, "
-            f"{s['scalar_allreduces']} of scalars, {s['bytes_allreduced'] / 1e6:.1f} MB a rank",
+            f"{s['scalar_allreduces']} of scalars, {s['bytes_allreduced'] / 1e6:.1f} MB per rank",
         ),
         ("written to", str(path)),
     ]

@@ -80,7 +80,7 @@ def task(comm: Comm, folder: Path, hidden: str, repetitions: int) -> Row:
         if row["iteration"] % 2 == 0:
             comm.agree(None)  # so that all ranks begin together
             start = time.perf_counter()
-            comm.check_replicas(run.network.vector)  # goes with every checkpoint
+            comm.check_replicas(run.built.network.vector)  # goes with every checkpoint
             failed = run.checkpoint()
             checkpoints.append(time.perf_counter() - start)
             if failed is not None:
@@ -92,8 +92,8 @@ def task(comm: Comm, folder: Path, hidden: str, repetitions: int) -> Row:
         "checkpoint": checkpoints[WARM_UP:],
         "iteration": iterations[2 * WARM_UP :],
         "bytes": sum(path.stat().st_size for path in newest.iterdir()),
-        "parameters": run.network.n,
-        "threads_per_rank": run.threads,
+        "parameters": run.built.network.n,
+        "threads_per_rank": run.built.placement.threads,
         "versions": versions(),
     }
 

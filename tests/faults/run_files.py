@@ -180,7 +180,7 @@ def _resume(folder: Path) -> str:
     except AgreedError as error:
         raise InputError(str(error)) from error
     assert all(map(str.isprintable, told.splitlines()))
-    return digest(training.network.vector.numpy())
+    return digest(training.built.network.vector.numpy())
 
 
 def _trained(folder: Path) -> str:

@@ -30,10 +30,9 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.job import MPI
 from apts_mpi.errors import AgreedError
 from apts_mpi.files import sealed
-from apts_mpi.training import flat_network, run_directory, subdomain
+from apts_mpi.training import build, flat_network, run_directory, subdomain
 from apts_mpi.training import loop as training
 from apts_mpi.training import samples as placement
-from apts_mpi.training import summary as report
 
 # Where a fault strikes: as this function is called.
 PLACES: dict[str, tuple[Any, str]] = {
@@ -172,10 +171,11 @@ def plant(fault: Fault) -> None:
     if fault.action == "other seed":
         sys.argv += ["--seed", "5"]
     elif fault.action == "other code":
-        training.code_digest = lambda: "0123456789abcdef"
+        real = build.facts()
+        build.facts = lambda: {**real, "code": "0123456789abcdef"}  # type: ignore[assignment]
     elif fault.action == "other version":
-        real = report.versions()
-        training.versions = lambda: {**real, "torch": "1.0.0"}
+        real = build.facts()
+        build.facts = lambda: {**real, "torch": "1.0.0"}  # type: ignore[assignment]
     elif fault.action == "NaN":
         _intercept(fault, after=_nan)
     elif fault.action == "parameter lost":
@@ -191,7 +191,7 @@ def _nan(network: flat_network.FlatNetwork) -> torch.Tensor:
 
 
 def _lose(run: training.Training) -> None:
-    run.network.vector[3] += 1e-3
+    run.built.network.vector[3] += 1e-3
 
 
 def _intercept(

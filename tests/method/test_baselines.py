@@ -106,7 +106,7 @@ def test_drawing_minibatches_is_the_datas_time(
     out = str(tmp_path / "run")
     config = TrainConfig(optimizer="local-sgd", local_steps=10, iterations=2, out=out, threads=1)
     training = Training(config, Comm())
-    take = training.subdomains[0].batches.__next__
+    take = training.built.subdomains[0].batches.__next__
 
     def slow(_: Batches) -> NDArray[np.int64]:
         time.sleep(0.1)

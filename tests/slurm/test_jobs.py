@@ -262,7 +262,7 @@ def test_the_time_limit_changes_nothing(
     stopped = re.search(r"stopped by SIGUSR1 on rank .* after iteration (\d+),", told(run))
     assert stopped, told(run)
     assert "start 2\n" in told(run)
-    assert f"going on after iteration {stopped[1]} of" in told(run)
+    assert f"resuming after iteration {stopped[1]} of" in told(run)
     assert cluster.wait(whole) == {"COMPLETED"}, told(same)
     assert len(rows(run)) == 50
     assert without_times(rows(run)) == without_times(rows(same))

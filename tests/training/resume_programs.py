@@ -89,7 +89,7 @@ def as_if_never_stopped() -> None:
         again = go_on(f"{name}-part")
         assert again.progress.iterations == STOPPED
         same_results(summary, again.run())
-        assert torch.equal(whole.network.vector, again.network.vector), name
+        assert torch.equal(whole.built.network.vector, again.built.network.vector), name
         assert rows(f"{name}-part") == rows(f"{name}-whole"), name
 
 
@@ -98,8 +98,8 @@ def leave_for_others() -> None:
     for name in ("scaled", "sr1", "halves", "adam", "local-sgd", "diloco"):
         part = begin(f"{name}-left", *WAYS[name], "--iterations", "60")
         stopped(part, STOPPED)
-        np.save(f"{name}-vector-{part.comm.rank}.npy", part.network.vector.numpy())
-        np.save(f"{name}-radius.npy", getattr(part.optimizer, "radius", 0.0))
+        np.save(f"{name}-vector-{part.comm.rank}.npy", part.built.network.vector.numpy())
+        np.save(f"{name}-radius.npy", getattr(part.built.optimizer, "radius", 0.0))
 
 
 def go_on_elsewhere() -> None:
@@ -110,10 +110,12 @@ def go_on_elsewhere() -> None:
         before = rows(f"{name}-left")
         training = go_on(f"{name}-left", out=out, iterations=8)
         assert training.progress.iterations == STOPPED
-        assert np.array_equal(training.network.vector.numpy(), np.load(f"{name}-vector-0.npy"))
-        radius = getattr(training.optimizer, "radius", 0.0)
+        assert np.array_equal(
+            training.built.network.vector.numpy(), np.load(f"{name}-vector-0.npy")
+        )
+        radius = getattr(training.built.optimizer, "radius", 0.0)
         assert radius == np.load(f"{name}-radius.npy")
-        legs = training.subdomains[0].batches.place(comm.size).legs
+        legs = training.built.subdomains[0].batches.place(comm.size).legs
         assert [leg.ranks for leg in legs][:1] == [3] or not legs
         summary = training.run()
         after = rows(out)
@@ -126,14 +128,15 @@ def go_on_elsewhere() -> None:
             twice = go_on(out, iterations=10, out=f"{out}-twice")
             again.run()
             twice.run()
-            assert torch.equal(again.network.vector, twice.network.vector)
+            assert torch.equal(again.built.network.vector, twice.built.network.vector)
 
 
 def the_rest_of_a_pass() -> None:
     """It is drawn first and alone, also where minibatches are all of a part from then on."""
     training = go_on("halves-left", out="rest", iterations=STOPPED + 3)
     drawn = [
-        training.comm.sum_scalars([float(training.subdomains[0].draw()[1])])[0] for _ in range(3)
+        training.comm.sum_scalars([float(training.built.subdomains[0].draw()[1])])[0]
+        for _ in range(3)
     ]
     assert drawn == [1437 - 3 * 240, 1437, 1437], drawn
     twice = go_on("halves-left", out="rest-1", iterations=STOPPED + 1)
@@ -142,7 +145,7 @@ def the_rest_of_a_pass() -> None:
     again.run()
     once = go_on("halves-left", out="rest-2", iterations=STOPPED + 3)
     once.run()
-    assert torch.equal(once.network.vector, again.network.vector)
+    assert torch.equal(once.built.network.vector, again.built.network.vector)
 
 
 def checkpoints_are_kept() -> None:
@@ -167,7 +170,7 @@ def checkpoints_are_kept() -> None:
     assert [line.split(":")[1].strip() for line in told] == list(map(str, damage))
     again = go_on("kept", iterations=9)
     again.run()
-    assert torch.equal(again.network.vector, training.network.vector)
+    assert torch.equal(again.built.network.vector, training.built.network.vector)
     # Those that were damaged are out of the way, and nothing is left of them under such a name.
     assert [path.name for path in listed(folder)] == ["00000009", "00000008", "00000006"]
     for path in listed(folder):
@@ -208,7 +211,7 @@ def a_full_disk_stops_nothing() -> None:
     comm = Comm()
     training = begin("full", "--iterations", "6", "--checkpoint-every", "2")
     told: list[str] = []
-    training.console.say = told.append  # type: ignore[assignment,method-assign]
+    training.built.console.say = told.append  # type: ignore[assignment,method-assign]
     folder = Path("full/checkpoint")
 
     def heard(row: dict[str, Any], lap: object, rest: object) -> None:
@@ -230,7 +233,7 @@ def a_disk_that_fills_up() -> None:
     comm = Comm()
     training = begin("disk/run", "--iterations", "9", "--checkpoint-every", "2")
     told: list[str] = []
-    training.console.say = told.append  # type: ignore[assignment,method-assign]
+    training.built.console.say = told.append  # type: ignore[assignment,method-assign]
 
     def heard(row: dict[str, Any], lap: object, rest: object) -> None:
         if comm.rank == 0 and row["iteration"] == 3:
@@ -286,7 +289,7 @@ def copies_that_differ_make_no_checkpoint() -> None:
 
     def heard(row: dict[str, Any], lap: object, rest: object) -> None:
         if row["iteration"] == 3 and training.comm.rank == 1:
-            training.network.vector[5] += 1e-3
+            training.built.network.vector[5] += 1e-3
 
     try:
         training.run(heard)

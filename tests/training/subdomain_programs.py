@@ -38,7 +38,7 @@ def on(ranks: int, subdomains: int, out: str, flags: list[str]) -> dict[str, Any
     training = Training(train_settings([*SMALL, *flags, *many]), Comm(group))
     rows: list[dict[str, Any]] = []
     summary = training.run(lambda row, lap, rest: rows.append(dict(row)))
-    return {"vector": training.network.vector.clone(), "rows": rows, "summary": summary}
+    return {"vector": training.built.network.vector.clone(), "rows": rows, "summary": summary}
 
 
 def the_same_subdomains_on_fewer_ranks() -> None:

@@ -337,5 +337,5 @@ def test_a_run_on_targets_as_they_are_goes_on_with_them(tmp_path: Path) -> None:
         {"resume": str(tmp_path / "run"), "epochs": 40, "threads": 1}, Comm(), print
     )
     training = Training(config, Comm(), resumed=found)
-    assert training.criterion.units is None
+    assert training.built.criterion.units is None
     assert training.evaluate()["test_loss"] > 5 * summary["test_loss"]  # it was trained otherwise

@@ -143,7 +143,7 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
         os.kill(pid, signal.SIGTERM)
     status, out = two.end(timeout=30)
     assert status == 3, out
-    assert f"going on after iteration {iterations} of" in out
+    assert f"resuming after iteration {iterations} of" in out
     last = len(rows(run))
     three = launch(3, "-m", "apts_mpi", "--resume", run, "--iterations", str(last + 5))
     assert three.status == 0, three.err

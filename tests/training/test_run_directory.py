@@ -19,7 +19,7 @@ from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import completed
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import run_directory
-from apts_mpi.training.resuming import changes, continued, ever_given
+from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_directory import Rows, RunDirectory
 
 Told = list[str]
@@ -148,41 +148,43 @@ def test_a_batch_job_sets_attempts_aside_that_came_to_no_checkpoint(
 RESUMED = {"resume": "run"}
 
 
-def checkpoint(**settings: Any) -> Checkpoint:
-    """Of two ranks and 1000 samples."""
+def resumed(without_effect: str = "", **settings: Any) -> Resumed:
+    """A run of two ranks and 1000 samples."""
     config = TrainConfig(**settings)
-    texts = {"settings": to_toml(config), "complete": to_toml(completed(config, 2, 1000))}
-    return Checkpoint(Path("run/checkpoint/00000007"), "name", 7, 2, texts, {})
+    both = {"settings": config, "complete": completed(config, 2, 1000)}
+    texts = {name: to_toml(each) + without_effect for name, each in both.items()}
+    found = Checkpoint(Path("run/checkpoint/00000007"), "name", 7, 2, texts, {})
+    return Resumed.of(found)
 
 
 def test_settings_stand_unless_they_are_free() -> None:
-    found = checkpoint(hidden=(8,), seed=3, epochs=20.0, trace="t.json", max_seconds=5.0, out="o")
-    config = continued(found, {"epochs": 50.0, "seed": 3, "threads": 2}, ranks=2)
+    found = resumed(hidden=(8,), seed=3, epochs=20.0, trace="t.json", max_seconds=5.0, out="o")
+    config = found.continued({"epochs": 50.0, "seed": 3, "threads": 2}, ranks=2)
     assert (config.hidden, config.seed, config.epochs, config.threads) == ((8,), 3, 50.0, 2)
     assert config.batch is not None  # as it was, whatever the defaults become
     assert (config.trace, config.max_seconds, config.out) == (None, None, None)
     with pytest.raises(InputError) as caught:
-        continued(found, {"hidden": (9,), "seed": 4, "epochs": 50.0}, ranks=2)
+        found.continued({"hidden": (9,), "seed": 4, "epochs": 50.0}, ranks=2)
     line = str(caught.value)
     assert "hidden = (9,), not (8,); seed = 4, not 3; leave them out" in line
     assert "epochs" not in line
 
 
 def test_defaults_follow_another_number_of_ranks_and_what_was_given_does_not() -> None:
-    config = continued(checkpoint(seed=3), {}, ranks=4)
+    config = resumed(seed=3).continued({}, ranks=4)
     assert config.batch is None
     assert config.seed == 3
-    assert continued(checkpoint(batch=77), {}, ranks=4).batch == 77
-    found = checkpoint()
-    told = changes(found, completed(continued(found, {}, ranks=1), 1, 1000), ranks=1)
+    assert resumed(batch=77).continued({}, ranks=4).batch == 77
+    found = resumed()
+    told = found.changes(completed(found.continued({}, ranks=1), 1, 1000), ranks=1)
     assert any(line.startswith("local_steps is ") for line in told)
     assert told[-1] == "the state of rank 1 is dropped"
 
 
 def test_what_was_given_once_is_remembered_for_the_next_number_of_ranks() -> None:
-    found = checkpoint(epochs=20.0, batch=30)
-    config = continued(found, {"epochs": 50.0, "threads": 2}, ranks=2)
-    given = ever_given(found, config)
+    found = resumed(epochs=20.0, batch=30)
+    config = found.continued({"epochs": 50.0, "threads": 2}, ranks=2)
+    given = to_toml(found.ever_given(config))
     for line in ("epochs = 50.0", "threads = 2", "batch = 30"):
         assert line in given.splitlines()
     assert "local_steps" not in given
@@ -192,10 +194,10 @@ def test_the_settings_of_the_run_decide_what_has_effect() -> None:
     """Flags beside --resume say little alone; what has none in the run is refused all the same."""
     flags = ["--resume", "run", "--join", "sum", "--memory", "3", "--norm", "2"]
     given = {k: v for k, v in vars(train_settings(flags)).items() if k in ("resume", "join")}
-    assert continued(checkpoint(local_solver="sr1", join="sum"), given, ranks=2).join == "sum"
+    assert resumed(local_solver="sr1", join="sum").continued(given, ranks=2).join == "sum"
     with pytest.raises(InputError, match="join = 'sum', not 'adaptive'"):
-        continued(checkpoint(), given, ranks=2)
-    config = continued(checkpoint(optimizer="adam"), {"subdomains_per_rank": 2, **RESUMED}, ranks=2)
+        resumed().continued(given, ranks=2)
+    config = resumed(optimizer="adam").continued({"subdomains_per_rank": 2, **RESUMED}, ranks=2)
     with pytest.raises(InputError, match=r"--subdomains-per-rank 2: .* --optimizer adam, only"):
         config.check_effect()
     with pytest.raises(InputError, match="--join sum: has no effect"):
@@ -204,9 +206,7 @@ def test_the_settings_of_the_run_decide_what_has_effect() -> None:
 
 def test_settings_that_a_run_wrote_without_effect_are_passed_over() -> None:
     """As runs of other versions did, with all settings complete."""
-    found = checkpoint(optimizer="adam")
-    for text in ("settings", "complete"):
-        found.common[text] += "momentum = 0.0\nwindow = 5\nmemory = 5\n"
-    config = continued(found, {}, ranks=2)
+    found = resumed("momentum = 0.0\nwindow = 5\nmemory = 5\n", optimizer="adam")
+    config = found.continued({}, ranks=2)
     assert (config.momentum, config.window) == (None, None)
-    assert "momentum" not in ever_given(found, config)
+    assert "momentum" not in to_toml(found.ever_given(config))

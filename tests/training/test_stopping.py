@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -59,3 +61,33 @@ def test_another_thread_can_train_without_handlers() -> None:
     thread.start()
     thread.join(timeout=10)
     assert seen == [before]
+
+
+STARTING = """
+import sys
+from apts_mpi.training.signals import StopSignals
+with StopSignals():
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_a_signal_while_ranks_start_ends_them_with_one_line(rank: str, lines: int) -> None:
+    environment = {**os.environ, "OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_SIZE": "2"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=50) == 128 + signal.SIGTERM
+    _, err = process.communicate()
+    assert (
+        err.splitlines() == ["apts_mpi: stopped by SIGTERM while the ranks were starting"] * lines
+    )

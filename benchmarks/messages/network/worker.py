@@ -41,7 +41,8 @@ def reach(arguments: list[str], target: float, comm: Comm) -> dict[str, Any]:
         traffic = comm.traffic
         accuracy = row.get("test_accuracy")
         # Evaluation is not timed; finding the number of local steps is.
-        spent = sum(lap.values()) + rest["other"] + (0.0 if rows else training.seconds_pacing)
+        pacing = 0.0 if rows else training.built.seconds_pacing
+        spent = sum(lap.values()) + rest["other"] + pacing
         rows.append(
             (spent, row["epoch"], traffic.bytes_allreduced, traffic.vector_allreduces, accuracy)
         )
@@ -54,14 +55,14 @@ def reach(arguments: list[str], target: float, comm: Comm) -> dict[str, Any]:
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
     return {
         **columns,
-        "parameters": training.network.n,
-        "samples": training.samples,
-        "local_steps": training.config.local_steps,
-        "rank_batch": training.config.batch,
+        "parameters": training.built.network.n,
+        "samples": training.built.samples,
+        "local_steps": training.built.config.local_steps,
+        "rank_batch": training.built.config.batch,
         "oversubscribed": oversubscribed(comm.size),
         "host": comm.host,
-        "threads": training.threads,
-        "device": training.device.type,
+        "threads": training.built.placement.threads,
+        "device": training.built.placement.device.type,
         "versions": versions(),
     }
 
