@@ -29,7 +29,7 @@ from apts_mpi.training.loop import Training
 from apts_mpi.training.resuming import settings
 from apts_mpi.training.samples import Held
 from tests.conftest import Launch
-from tests.data.sources.test_sources import refused, saved
+from tests.data.helpers import refused, saved
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 3))

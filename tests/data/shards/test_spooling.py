@@ -17,7 +17,7 @@ from apts_mpi.data import Source, load_source, load_text, write_shards
 from apts_mpi.data.shards import spooling
 from apts_mpi.data.sources import stored
 from apts_mpi.data.sources.stored import Stored
-from tests.data.sources.test_sources import refused
+from tests.data.helpers import refused
 
 N = 600
 

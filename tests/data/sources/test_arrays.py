@@ -16,7 +16,7 @@ from apts_mpi.data import Source, load_source, read_info, write_shards
 from apts_mpi.data.sources import hdf5, npy, stored
 from apts_mpi.data.sources.stored import Stored
 from apts_mpi.errors import AgreedError
-from tests.data.sources.test_sources import read_whole, refused, saved
+from tests.data.helpers import read_whole, refused, saved
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6))

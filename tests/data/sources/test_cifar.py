@@ -18,7 +18,7 @@ from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import load_source, read_info, read_partition
 from apts_mpi.data.sources import cifar
-from tests.data.sources.test_sources import DATA, refused
+from tests.data.helpers import DATA, refused
 
 NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 

@@ -16,7 +16,7 @@ from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import load_source, read_info
 from apts_mpi.data.sources.images import read_images
-from tests.data.sources.test_sources import refused
+from tests.data.helpers import refused
 
 Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install pillow")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from apts_mpi.data.sources import stored
-from tests.data.sources.test_sources import made, read_whole, refused, saved
+from tests.data.helpers import made, read_whole, refused, saved
 
 RNG = np.random.default_rng(0)
 Y = np.arange(400) % 4
