@@ -75,7 +75,7 @@ def origin() -> Row:
 
 
 class Results:
-    """JSON lines, one a run, written as runs end: a run that is there is not run again.
+    """JSON lines, one per run, written as runs end: a run that is there is not run again.
 
     Threads and processes may add to one file at the same time.
 
@@ -109,8 +109,8 @@ class Results:
                 self._rows[_key(row["settings"])] = row
             except (ValueError, KeyError, TypeError):
                 raise InputError(
-                    f"{self.path}: line {number} is not a run's result; mend it, or start with "
-                    "--fresh"
+                    f"{self.path}: line {number} is not a run's result; mend it, or move the file "
+                    "away"
                 ) from None
 
     def get(self, settings: Row) -> Row | None:
