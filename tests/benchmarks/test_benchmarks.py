@@ -36,7 +36,7 @@ sys.exit(__main__.main(sys.argv[1:]))
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nope"], "'nope'"),
+        (["nope"], "nope: no such command"),
         ([], "COMMAND"),
         (["convex", "--iterations", "0"], "--iterations: '0' is not"),
         (["corrections", "--ranks", "two"], "'two' is not like 1,2"),

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from apts_mpi.comm.communicator import Comm
-from tests.conftest import ENVIRONMENT, MPIRUN, TESTS, Launch
+from tests.conftest import ENVIRONMENT, MPIRUN, PYTHON, TESTS, Launch
 
 PROGRAMS = TESTS / "comm/watch_programs.py"
 HOST = re.escape(Comm().host)
@@ -77,7 +76,7 @@ def deserted(tmp_path: Path) -> Iterator[Callable[[signal.Signals], Path]]:
     def begin(sent: signal.Signals) -> Path:
         jobs.append(
             subprocess.Popen(
-                [str(MPIRUN), "-n", "2", sys.executable, str(PROGRAMS), "deserted"],
+                [str(MPIRUN), "-n", "2", PYTHON, str(PROGRAMS), "deserted"],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=tmp_path,

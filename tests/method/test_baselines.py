@@ -16,7 +16,8 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.loop import Training
-from tests.conftest import Launch
+from benchmarks.harness.worker import PROGRAM
+from tests.conftest import LIMIT, PYTHON, Launch, environment, finished
 
 FLAGS = {
     "sgd": ("--epochs", "20"),
@@ -45,7 +46,8 @@ def test_they_train_the_digits_and_repeat_from_their_configs(
         lines.append(["--config", f"{name}-a/config.toml", "--out", f"{name}-b"])
     lines.append(["--local-steps", "auto", "--iterations", "3", "--out", "auto-a"])
     lines.append(["--config", "auto-a/config.toml", "--out", "auto-b"])
-    (tmp_path / "lines.json").write_text(json.dumps(lines))
+    asked = {"task": PROGRAM, "pieces": [{"lines": [line]} for line in lines]}
+    (tmp_path / "lines.json").write_text(json.dumps(asked))
     done = launch(2, "-m", "benchmarks.harness.worker", "lines.json")
     assert done.status == 0, done.err
     # Local steps that were measured become settings like others: the run repeats from them.
@@ -139,7 +141,7 @@ def test_flags_an_optimizer_has_not_are_refused(launch: Launch) -> None:
         assert " ".join(flags[-2:]) in done.told[0]
 
 
-def test_no_optimizer_imports_torchs_compiler(launch: Launch) -> None:
+def test_no_optimizer_imports_torchs_compiler(tmp_path: Path, cache: Path) -> None:
     """Which would take seconds of every rank's start."""
     lines = (
         "import sys\n"
@@ -148,5 +150,5 @@ def test_no_optimizer_imports_torchs_compiler(launch: Launch) -> None:
         "    main(['--optimizer', name, '--iterations', '2', '--out', name])\n"
         "print('torch._dynamo' in sys.modules)\n"
     )
-    done = launch(0, "-c", lines)
+    done = finished([PYTHON, "-c", lines], tmp_path, environment(cache), LIMIT)
     assert done.out.split()[-1] == "False", done.err

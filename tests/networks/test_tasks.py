@@ -74,7 +74,7 @@ def test_a_regression(launch: Launch, tmp_path: Path) -> None:
     flags = ("--data", "points", "--class-weights", "balanced", *SHORT)
     refused = launch(0, "-m", "apts_mpi", *flags)
     assert refused.status == 2
-    assert "regression has no classes" in refused.told[0]
+    assert "is for classification, the data are for regression" in refused.told[0]
 
 
 def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from apts_mpi.checkpoints.folder import listed, read
-from tests.conftest import ENVIRONMENT, MPIRUN, TESTS, Launch
+from tests.conftest import ENVIRONMENT, MPIRUN, NO_LISTENER, TESTS, Launch
 
 PROGRAMS = TESTS / "training/resume_programs.py"
 LONG = "--hidden 8 --threads 1 --epochs 1e6 --evaluate-every 1e5 --checkpoint-every 50".split()
@@ -88,19 +88,27 @@ class Run:
         if sys.platform != "linux":
             pytest.skip("finds its processes in /proc")
         self.run = run
-        self.mpirun = subprocess.Popen(
-            [MPIRUN, "-n", str(ranks), sys.executable, "-m", "apts_mpi", *flags, "--out", str(run)],
+        self._command = [MPIRUN, "-n", str(ranks), sys.executable, "-m", "apts_mpi", *flags]
+        self._command += ["--out", str(run)]
+        self._environment = {**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)}
+        self.mpirun = self._started()
+
+    def _started(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self._command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)},
+            env=self._environment,
             start_new_session=True,
         )
 
     def until(self, ready: Callable[[], bool], timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while not ready():
+            if self.mpirun.poll() == NO_LISTENER:  # of the launcher, before there are ranks
+                self.mpirun = self._started()
             assert self.mpirun.poll() is None, self.mpirun.communicate()[0]
             assert time.monotonic() < deadline, "not ready"
             time.sleep(0.02)
