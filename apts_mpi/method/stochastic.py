@@ -217,6 +217,9 @@ class StochasticAPTS(Method, options=StochasticOptions):
             self._course, self.turn = None, 0
             done: Iteration = completed.value
             return done
+        except BaseException:  # nothing can be sent to what has ended
+            self._give_up()
+            raise
         return None
 
     def _give_up(self) -> None:
