@@ -23,6 +23,9 @@ log = logging.getLogger("apts_mpi")
 
 HIDDEN = 0.01  # part of a loss that rounding to 8 bits may hide
 NOISE = 1e-3  # part of a loss by which it may differ from itself
+_FIRST = 1e-5  # smallest displacement that is tried along signs
+_BLIND = 1e-3  # first radius where the loss cannot tell, as Adam's usual learning rate
+_STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 DOUBTED = 3  # doublings up to which the loss at the start is looked at twice
 
 
@@ -148,3 +151,66 @@ def along_descent(
         largest=first * 2.0**20,
     )
     return found if found.length > 0.0 else replace(found, length=first / 2.0)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a search along signs found.
+
+    Attributes:
+        step: the search. reach: length of its longest step, or how far Delta may grow where none
+            lowered the loss. longest: the largest first radius.
+    """
+
+    step: FirstStep
+    reach: float
+    longest: float
+
+    def report(self, given: float) -> None:
+        """Say that nothing was found, or that the radius given is too long; NaN: none is."""
+        if self.step.why:
+            self.step.warn(self.longest)
+        elif given > self.longest:
+            log.warning(
+                "the radius %.1e is cut to %.1e: longer steps do not lower the loss at the start",
+                given,
+                self.longest,
+            )
+
+
+def along_signs(
+    theta: Tensor,
+    start: Tensor,
+    direction: Tensor,
+    loss_here: Callable[[], float],
+    *,
+    loss: float,
+    slope: float,
+    weights: float,
+) -> Reach:
+    """The first radius of a stochastic run: a step along a gradient's signs, doubled.
+
+    No further than the weights are large: at the start of a language model the loss falls along
+    far longer steps, as soon as the frequent tokens are likely, and the rest is undone. Where that
+    cannot be seen, Delta may grow as far as the weights are large.
+
+    Args:
+        theta, start, loss_here, loss, slope: as ``search_along``'s.
+        direction: (n,) the gradient, which becomes its signs.
+        weights: root mean square of the parameters; 0 where there is none to go by.
+    """
+    largest = max(weights or 1.0, _FIRST)
+    step = search_along(
+        theta,
+        start,
+        direction.sign_(),
+        loss_here,
+        unit=-1.0,
+        loss=loss,
+        slope=slope,
+        first=_FIRST,
+        largest=largest,
+    )
+    if not math.isnan(step.length):
+        return Reach(step, step.length, step.length / _STEPS_IN_REACH)
+    return Reach(step, largest, _BLIND if step.noisy else _FIRST / _STEPS_IN_REACH)

@@ -32,7 +32,6 @@ loop that draws them may be the program's or a user's own.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,7 +43,7 @@ from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method import interface
-from apts_mpi.method.first_radius import search_along
+from apts_mpi.method.first_radius import along_signs
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.frame import Method
 from apts_mpi.method.iteration import Iteration
@@ -58,12 +57,7 @@ from apts_mpi.trust_region.scaled import ScaledSolver
 if TYPE_CHECKING:
     from apts_mpi.comm.job import MPI
 
-log = logging.getLogger("apts_mpi")
-
-_FIRST = 1e-5  # smallest displacement the radius search tries
-_BLIND = 1e-3  # first radius where the loss cannot tell, as Adam's usual learning rate
 _BRACKET = 2.0  # the search doubles: where the loss stops falling lies up to so many reaches away
-_STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 _AGREEMENT = 2.0  # the cosine from which on momentum is whole is one over this
 
 
@@ -179,7 +173,11 @@ class StochasticAPTS(Method, options=StochasticOptions):
         """Within, the network has the average of the iterates: to evaluate, or to save it.
 
         It is not to be nested, nor is a step to be taken within.
+
+        Raises:
+            RuntimeError: an iteration is in progress.
         """
+        self._require_between()
         theta, iterate = self.flat.vector, self._messages.vector  # which is free between steps
         iterate.copy_(theta)
         theta.copy_(self.average)
@@ -223,10 +221,17 @@ class StochasticAPTS(Method, options=StochasticOptions):
         return None
 
     def _give_up(self) -> None:
-        """Leave an iteration that something has ended before its end."""
+        """Leave an iteration that something has ended before its end, from where it began."""
         if self._course is not None:
             self._course.close()
+            self.flat.vector.copy_(self._start)
+            self.now.ready = False
         self._course, self.turn = None, 0
+
+    def _require_between(self) -> None:
+        """The iterate, and vectors that an iteration uses, are only there between iterations."""
+        if self._course is not None:
+            raise RuntimeError("amid an iteration: wait until take has returned one")
 
     # ---- the method ------------------------------------------------------------------------
 
@@ -374,12 +379,7 @@ class StochasticAPTS(Method, options=StochasticOptions):
         return (1.0 + averaging) / (self.now.accepted + averaging)
 
     def _search(self) -> None:
-        """Double a step along the joined gradient's signs while the loss falls.
-
-        No further than the weights are large: at the start of a language model the loss falls along
-        far longer steps, as soon as the frequent tokens are likely, and the rest is undone.
-
-        Where that cannot be seen, Delta may grow as far as the weights are large.
+        """The first radius, and how far it may grow: along the signs of the joined gradient.
 
         Costs a vector message, and forward evaluations with scalar messages.
         """
@@ -390,37 +390,24 @@ class StochasticAPTS(Method, options=StochasticOptions):
             raise ValueError("the ranks' batches have no samples")
         loss = self._require_finite(losses / total)
         self._require_finite(loss, gradient=bool(direction.isfinite().all()))
-        slope = float(direction.abs().sum(dtype=torch.float64)) / total
 
         def loss_here() -> float:
             rows = [(own.samples * own.loss_here(False),) for own in self._subdomains]
             return self._messages.sum(*rows)[0] / total
 
-        largest = max(self.flat.weight_scale() or 1.0, _FIRST)
-        step = search_along(
+        found = along_signs(
             self.flat.vector,
             self._start,
-            direction.sign_(),
+            direction,
             loss_here,
-            unit=-1.0,
             loss=loss,
-            slope=slope,
-            first=_FIRST,
-            largest=largest,
+            slope=float(direction.abs().sum(dtype=torch.float64)) / total,
+            weights=self.flat.weight_scale(),
         )
-        now.reach = largest if math.isnan(step.length) else step.length
-        longest = (_FIRST if math.isnan(step.length) else step.length) / _STEPS_IN_REACH
-        if step.noisy:
-            longest = _BLIND
-        if self.comm.rank == 0 and step.why:
-            step.warn(longest)
-        elif self.comm.rank == 0 and now.radius > longest:
-            log.warning(
-                "the radius %.1e is cut to %.1e: longer steps do not lower the loss at the start",
-                now.radius,
-                longest,
-            )
-        now.radius = longest if math.isnan(now.radius) else min(now.radius, longest)
+        now.reach = found.reach
+        if self.comm.rank == 0:
+            found.report(now.radius)
+        now.radius = found.longest if math.isnan(now.radius) else min(now.radius, found.longest)
 
     # ---- state -----------------------------------------------------------------------------
 
@@ -429,9 +416,11 @@ class StochasticAPTS(Method, options=StochasticOptions):
 
     def state_dict(self) -> dict[str, Any]:
         """As the frame's; the smoothed reductions as well."""
+        self._require_between()
         return {**super().state_dict(), "ratio": [self._ratio.actual, self._ratio.promised]}
 
     def _take_over(self, state: dict[str, Any], *, resized: bool) -> None:
+        self._give_up()
         super()._take_over(state, resized=resized)
         self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
         self._left = self.flat.gradient._version

@@ -89,7 +89,7 @@ def _widths(words: str) -> tuple[int, ...]:
 
 
 def _steps(words: str) -> int:
-    if words.startswith("-"):  # as AUTO does
+    if words.strip().startswith("-"):  # as AUTO does
         raise ValueError(words)
     return AUTO if words == "auto" else int(words)
 

@@ -89,6 +89,8 @@ def _typed(path: Path, setting: Setting, value: Any) -> Any:
         return float(value)
     if setting.kind is STEPS and value == "auto":
         return AUTO
+    if setting.kind is STEPS and value == AUTO:  # which has no number to a user
+        raise InputError(f"{path}: {name} = {value} {setting.kind.must}")
     if type(value) is not kind:
         raise InputError(f"{path}: {name} = {_shown(value)} must be of type {kind.__name__}")
     return value

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import NoisyRule
@@ -98,3 +99,63 @@ def test_a_radius_at_its_floor_is_told_once(caplog: pytest.LogCaptureFixture) ->
     assert len(told) == 2
     assert "at its floor 1.0e-03" in told[0]
     assert "10 iterations in a row were rejected" in told[1]
+
+
+# ---- between two minibatches of an iteration ----
+
+
+def halfway(run: Run) -> Tensor:
+    """Begin an iteration by taking two minibatches; the iterate that it began from."""
+    before = run.theta.clone()
+    closures = run.optimizer._closures
+    with closures.called():
+        for _ in range(2):
+            closure, samples = run.batches()
+            assert run.optimizer.take((closures.objective(closure), samples)) is None
+    assert not torch.equal(run.theta, before), "a local step was taken"
+    return before
+
+
+@pytest.mark.parametrize("used", [lambda o: o.state_dict(), lambda o: o.averaged().__enter__()])
+def test_amid_an_iteration_state_and_average_are_refused(
+    used: Callable[[StochasticAPTS], object],
+) -> None:
+    run = Run().warm()
+    halfway(run)
+    with pytest.raises(RuntimeError, match="amid an iteration"):
+        used(run.optimizer)
+
+
+def test_an_iteration_that_is_left_begins_again_from_its_iterate() -> None:
+    run = Run().warm()
+    before = halfway(run)
+
+    def fail() -> NoReturn:
+        raise ValueError("no more minibatches")
+
+    with pytest.raises(ValueError, match="no more"):
+        run.optimizer.iterate(fail)
+    assert torch.equal(run.theta, before)
+    assert not run.optimizer.now.ready
+    run.optimizer.state_dict()  # again between iterations
+
+
+def test_after_a_minibatch_that_raises_take_begins_anew() -> None:
+    run = Run().warm()
+    before = halfway(run)
+
+    def fail(_with_gradient: bool) -> NoReturn:
+        raise ValueError("a bad sample")
+
+    with pytest.raises(ValueError, match="a bad sample"):
+        run.optimizer.take((fail, 10))
+    assert torch.equal(run.theta, before)
+    halfway(run)  # its first minibatch is not lost
+
+
+def test_a_state_taken_up_amid_an_iteration_ends_it() -> None:
+    run = Run().warm()
+    state = copy.deepcopy(run.optimizer.state_dict())
+    halfway(run)
+    run.optimizer.load_state_dict(state)
+    assert repr(run.optimizer.state_dict()) == repr(state)

@@ -65,6 +65,7 @@ def test_a_file_names_only_what_it_sets(tmp_path: Path) -> None:
         ("radius = true\n", "radius = True must be of type float"),
         ('epochs = "many"\n', "epochs = 'many' must be of type float"),
         ("consistency = 1\n", "consistency = 1 must be of type bool"),
+        ("local_steps = -1\n", "local_steps = -1 must be a whole number"),
         ("norm = 2\n", "norm = 2 must be of type str"),
         ("hidden = 128\n", "must be a list of integers"),
         ("hidden = [1, 2.5]\n", "must be a list of integers"),

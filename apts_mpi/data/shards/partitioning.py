@@ -118,8 +118,8 @@ def located(
     if split == "train" and ranks > table.total:
         kind = "windows" if info.task == "language" else "samples"
         raise InputError(
-            f"{directory}: {ranks} ranks for {table.total} training {kind}; "
-            f"use {table.total} ranks at most"
+            f"{directory}: {ranks} subdomains for {table.total} training {kind}; use {table.total} "
+            "at most (ranks times --subdomains-per-rank)"
         )
     start, stop = part(table.sizes, rank, ranks)
     touched = [

@@ -118,7 +118,7 @@ def test_ranks_read_the_windows_of_every_shard(
         except InputError:  # the test text is too short
             return
         if split == "train" and ranks > len(expected):
-            with refused(f"{ranks} ranks for {len(expected)} training windows"):
+            with refused(f"{ranks} subdomains for {len(expected)} training windows"):
                 read_partition(directory, split, 0, ranks, context=context)
             return
         parts = [read_partition(directory, split, rank, ranks, context) for rank in range(ranks)]
