@@ -12,36 +12,30 @@ full-duplex network does. Files, processors and memory are the machine's. Needs 
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from apts_mpi.errors import InputError
+from benchmarks.harness import namespaces
 from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, supervise
 from benchmarks.harness.mpi_settings import SETTINGS, TUNED, environment
 
-__all__ = ["SETTINGS", "TUNED", "Hosts", "bits_per_second", "clear_leftovers", "missing"]
+__all__ = ["SETTINGS", "TUNED", "Hosts", "bits_per_second", "missing"]
 
 MOST = 64  # hosts
 INTERFACE = "eth0"  # in every host
 SUBNET = "10.97.0.0/24"  # in namespaces of their own, so any number of them may be alike
 _TOOLS = ("ip", "tc", "unshare", "sh")
-_NAMESPACES = Path("/run/netns")
-_LOCKS = Path("/run/apts_mpi-hosts")
-_PREFIX = "apts"
 _UNITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _AS_HOST = 'echo "$0" > /proc/sys/kernel/hostname && exec "$@"'
 _count = itertools.count()
@@ -57,7 +51,7 @@ def missing() -> str | None:
     if lacking:
         return f"hosts on one machine need {', '.join(lacking)} (packages iproute2, util-linux)"
     try:
-        clear_leftovers()
+        namespaces.clear_leftovers()
         with Hosts(1, link="1gbit"):
             return None
     except (RunFailed, OSError) as error:
@@ -99,10 +93,10 @@ class Hosts:
 
     def __init__(self, count: int, *, link: str | None = None, ranks_per_host: int = 1) -> None:
         if not 1 <= count <= MOST or not 1 <= ranks_per_host <= MOST:
-            raise InputError(f"hosts and ranks a host must be 1 to {MOST}")
+            raise InputError(f"hosts and ranks per host must be 1 to {MOST}")
         self.link = link
         self._rate = None if link is None else bits_per_second(link)
-        self._name = f"{_PREFIX}{os.getpid()}-{next(_count)}"
+        self._name = f"{namespaces.PREFIX}{os.getpid()}-{next(_count)}"
         self.ranks_per_host = ranks_per_host
         self.ranks = count * ranks_per_host
         self.names = [f"{self._name}-{i}" for i in range(count)]
@@ -170,10 +164,7 @@ class Hosts:
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            with _alone():
-                _clear()
-                self._lock = os.open(_LOCKS / self._name, os.O_CREAT | os.O_RDWR, 0o600)
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = namespaces.reserve(self._name)
             self._build()
             self._folder = tempfile.TemporaryDirectory(prefix="apts_mpi-hosts-")
             self._write_agent()
@@ -193,21 +184,23 @@ class Hosts:
     def _build(self) -> None:
         switch = f"{self._name}-s"
         for name in (switch, *self.names):
-            _do("ip", "netns", "add", name)
-        _do("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
-        _do("ip", "-n", switch, "link", "set", "bridge", "up")
+            namespaces.do("ip", "netns", "add", name)
+        namespaces.do("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
+        namespaces.do("ip", "-n", switch, "link", "set", "bridge", "up")
         for i, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
             port, far = f"port{i}", ("peer", "name", INTERFACE, "netns", name)
-            _do("ip", "-n", switch, "link", "add", port, "type", "veth", *far)
-            _do("ip", "-n", switch, "link", "set", port, "master", "bridge", "up")
-            _do("ip", "-n", name, "link", "set", "lo", "up")
+            namespaces.do("ip", "-n", switch, "link", "add", port, "type", "veth", *far)
+            namespaces.do("ip", "-n", switch, "link", "set", port, "master", "bridge", "up")
+            namespaces.do("ip", "-n", name, "link", "set", "lo", "up")
             # Without addresses of IPv6, no program can choose them.
-            _do("ip", "-n", name, "link", "set", INTERFACE, "addrgenmode", "none", "up")
+            namespaces.do("ip", "-n", name, "link", "set", INTERFACE, "addrgenmode", "none", "up")
             mask = SUBNET.rsplit("/", 1)[1]
-            _do("ip", "-n", name, "addr", "add", f"{address}/{mask}", "dev", INTERFACE)
+            namespaces.do("ip", "-n", name, "addr", "add", f"{address}/{mask}", "dev", INTERFACE)
             if self._rate is not None:
                 for end, device in ((name, INTERFACE), (switch, port)):
-                    _do("tc", "-n", end, "qdisc", "add", "dev", device, "root", *self._bucket())
+                    namespaces.do(
+                        "tc", "-n", end, "qdisc", "add", "dev", device, "root", *self._bucket()
+                    )
 
     def _bucket(self) -> list[str]:
         """A token bucket: what may go at once is half a millisecond of the line, 8 KiB at least.
@@ -240,13 +233,12 @@ class Hosts:
         ignored = (signal.SIGINT, signal.SIGTERM) if main else ()
         before = [(signum, signal.signal(signum, signal.SIG_IGN)) for signum in ignored]
         try:
-            _remove(self._name)
+            namespaces.remove(self._name)
             if self._folder is not None:
                 self._folder.cleanup()
                 self._folder = None
             if self._lock >= 0:
-                (_LOCKS / self._name).unlink(missing_ok=True)
-                os.close(self._lock)
+                namespaces.release(self._name, self._lock)
                 self._lock = -1
         finally:
             for signum, handler in before:
@@ -254,82 +246,6 @@ class Hosts:
             if main and self._before is not None:
                 signal.signal(signal.SIGTERM, self._before)  # type: ignore[arg-type]
                 self._before = None
-
-
-def clear_leftovers() -> None:
-    """Remove the hosts of processes that are no more.
-
-    Raises:
-        OSError: not as root.
-    """
-    with _alone():
-        _clear()
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Only one process at a time looks for leftovers, or takes a name."""
-    _LOCKS.mkdir(mode=0o700, exist_ok=True)
-    lock = os.open(_LOCKS / ".all", os.O_CREAT | os.O_RDWR, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _clear() -> None:
-    """A living process holds the lock of its hosts' name; a dead one does not."""
-    found = {match[1] for path in _namespaces() if (match := _OURS.fullmatch(path.name))}
-    for name in found | {path.name for path in _LOCKS.glob(f"{_PREFIX}*")}:
-        lock = os.open(_LOCKS / name, os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(name)
-            (_LOCKS / name).unlink(missing_ok=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(lock)
-
-
-_OURS = re.compile(rf"({_PREFIX}[0-9]+-[0-9]+)-(?:s|[0-9]+)")
-
-
-def _namespaces() -> list[Path]:
-    return sorted(_NAMESPACES.iterdir()) if _NAMESPACES.is_dir() else []
-
-
-def _remove(name: str) -> None:
-    """End what runs in the hosts of this name, then remove them; cables and bridge go with them."""
-    own = [path.name for path in _namespaces() if re.fullmatch(rf"{name}-(s|[0-9]+)", path.name)]
-    deadline = time.monotonic() + 5
-    while any([_killed(namespace) for namespace in own]) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    for namespace in own:
-        _do("ip", "netns", "delete", namespace)
-
-
-def _killed(namespace: str) -> int:
-    """Kill the processes in a namespace; returns how many there still were."""
-    pids = [int(word) for word in _do("ip", "netns", "pids", namespace).split()]
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(pids)
-
-
-def _do(*command: str) -> str:
-    """Run a command of the system.
-
-    Raises:
-        RunFailed: with the first line of what it says.
-    """
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"]
-        raise RunFailed(f"{' '.join(command)}: {said[0]}")
-    return done.stdout
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

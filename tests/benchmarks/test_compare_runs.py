@@ -11,18 +11,10 @@ import pytest
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
 from benchmarks.__main__ import main
-from benchmarks.harness import measure
 from tests.benchmarks.support import FakeMpi, cells_of, needs_mpirun, rows_of, run
 from tests.benchmarks.test_compare import SMALL, plan_of
 
 EVERYTHING = 2 * 3 + (6 + 2 * 2) + 3  # apts, adam with its finalists, local-sgd
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMpi:
-    made = FakeMpi()
-    monkeypatch.setattr(measure, "mpirun", made)
-    return made
 
 
 def called(tmp_path: Path, *options: str) -> int:

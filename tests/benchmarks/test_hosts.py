@@ -21,10 +21,10 @@ from benchmarks.harness.hosts import (
     TUNED,
     Hosts,
     bits_per_second,
-    clear_leftovers,
     missing,
 )
 from benchmarks.harness.jobs import ROOT, RunFailed
+from benchmarks.harness.namespaces import clear_leftovers
 
 # Rank 0 tells who is there, then how long sums of 1 MB took.
 TIMED = """

@@ -14,7 +14,6 @@ from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import completed
 from benchmarks.__main__ import main
-from benchmarks.harness import measure
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import command
 from benchmarks.quality.sensitivity import command as sensitivity
@@ -220,13 +219,6 @@ def test_met_and_missing(tmp_path: Path) -> None:
 
 
 # --- how it is run ---
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeMpi:
-    made = FakeMpi()
-    monkeypatch.setattr(measure, "mpirun", made)
-    return made
 
 
 def called(tmp_path: Path, *options: str) -> int:
