@@ -23,7 +23,7 @@ class InputError(Exception):
 
 
 class AgreedError(Exception):
-    """An error that every rank raises with the same line, so that one rank tells it for all.
+    """An error that every rank raises with the same line, so that one rank reports it for all.
 
     Attributes:
         status: exit status of the program; 2 where the input was at fault.

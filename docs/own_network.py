@@ -27,7 +27,7 @@ class TwoViews(nn.Module):
 
 
 def margin_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Squared hinge of every wrong class: (b, classes) and (b,) to (b,), one loss a sample."""
+    """Squared hinge of every wrong class: (b, classes) and (b,) to (b,), one loss per sample."""
     right = outputs.gather(1, targets[:, None])
     wrong = (1.0 + outputs - right).clamp(min=0.0).square()
     return wrong.sum(dim=1) - 1.0  # the right class itself has 1

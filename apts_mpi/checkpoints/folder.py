@@ -168,7 +168,7 @@ def _is_folder(path: Path) -> bool:
 def set_aside(folder: Path, iteration: int) -> list[str]:
     """Rename checkpoints of later iterations, so that none is taken for the newest; their names.
 
-    They are damaged, or of a course that the run has left by going on from an older one.
+    They are damaged, or of a course that the run has left by resuming from an older one.
     """
     later = [path for path in listed(folder) if int(path.name) > iteration]
     for path in later:
@@ -194,7 +194,7 @@ def holds(path: Path, comm: Comm) -> bool:
         try:
             found[0] = bool(find(path))
         except OSError:
-            found[0] = True  # where it cannot be looked for, reading it tells what is wrong
+            found[0] = True  # where it cannot be looked for, reading it says what is wrong
     comm.maximum(found)
     return bool(found[0])
 
@@ -206,7 +206,7 @@ def newest(path: Path, comm: Comm, warn: Callable[[str], object]) -> Checkpoint:
 
     Args:
         path: as ``find``'s. comm: the ranks, as many as wrote it or others.
-        warn: takes a line; on rank 0 it should tell it.
+        warn: takes a line; on rank 0 it should show it.
 
     Raises:
         AgreedError: on every rank, where there is none.

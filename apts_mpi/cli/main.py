@@ -159,7 +159,7 @@ def _console(comm: Comm) -> Console:
 
 
 def _look(command: str, parsed: argparse.Namespace, comm: Comm) -> str:
-    """What `inspect`, `evaluate` and `export` tell; every rank calls it."""
+    """What `inspect`, `evaluate` and `export` report; every rank calls it."""
     from apts_mpi.checkpoints.folder import holds, newest
     from apts_mpi.cli import trained
     from apts_mpi.data import describe

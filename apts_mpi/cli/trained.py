@@ -42,7 +42,7 @@ class Trained:
     Attributes:
         checkpoint: it is from. config: complete. module: the network.
         parameters: flat, of the module. task: what it does. criterion: what it is judged by.
-        classes: names of what it tells apart.
+        classes: names of what it distinguishes.
         mean, std: float64, () or a sample's shape; it takes (x - mean) / std.
     """
 
@@ -128,7 +128,7 @@ def _lines(trained: Trained) -> list[str]:
         "sample": f"{task.kind}, {task.sample_shape} to {task.outputs}"
         + (f"; forward {count:,} FLOPs, gradient 3 times that" if count else ""),
         "data set": f"{data['name']} in {data['shards']} shards, digest {data['digest'][:12]}",
-        "optimizer": f"{method}, batch {c.batch or 'all'} a rank",
+        "optimizer": f"{method}, batch {c.batch or 'all'} per rank",
         "progress": f"iteration {checkpoint.iteration} ({progress['accepted']} accepted), "
         f"{progress['work']:.0f} sample gradients of {c.epochs:g} epochs",
     }
@@ -214,7 +214,7 @@ def _unlike(name: str, info: DatasetInfo, trained: Trained) -> InputError:
     has = f"{len(info.classes)} classes ({', '.join(info.classes)[:80]})"
     if info.task == "regression":
         has = f"{info.outputs} outputs"
-    gives = f"tells {len(trained.classes)} apart ({', '.join(trained.classes)[:80]})"
+    gives = f"distinguishes {len(trained.classes)} classes ({', '.join(trained.classes)[:80]})"
     if task.kind == "regression":
         gives = f"gives {task.outputs}"
     return InputError(
@@ -246,7 +246,7 @@ def _targets(trained: Trained) -> dict[str, Any]:
 
 
 def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
-    """Write the network as a plain ``state_dict``; returns what to tell.
+    """Write the network as a plain ``state_dict``; returns what to print.
 
     Raises:
         InputError: the file is there already, or cannot be written.
@@ -274,10 +274,10 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         sealed.write(path, content)
     tensors = sum(isinstance(each, torch.Tensor) for each in state.values())
-    told = (
+    written = (
         f"{trained.parameters.n:,} parameters in {tensors} tensors after iteration "
         f"{trained.checkpoint.iteration}, for (x - mean) / std"
         + (", gives (y - target_mean) / target_std" if trained.criterion.units else "")
         + f": {path}"
     )
-    return "\n".join((told, *notes))
+    return "\n".join((written, *notes))

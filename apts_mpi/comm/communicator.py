@@ -175,7 +175,7 @@ class Comm(Collectives):
         elif not all(take(each) for each in pieces):
             turn[0] = self.size  # nobody's
         while True:
-            self._enter("relay")  # of all ranks for every piece, so that all see it go on
+            self._enter("relay")  # of all ranks for every piece, so that all see it advance
             self._mpi.Bcast(turn)
             giver = int(turn[0])
             if self.rank == giver:
@@ -213,7 +213,7 @@ class Comm(Collectives):
 
     @contextmanager
     def together(self, status: int = 2) -> Iterator[None]:
-        """A step that may fail on some ranks: after it all go on, or all raise the same error.
+        """A step that may fail on some ranks: after it all continue, or all raise the same error.
 
         Within, no rank may wait for another one: a rank that fails leaves at once.
 

@@ -25,15 +25,15 @@ _PIECE = 1 << 26  # bytes of a message
 def broadcast_module(module: nn.Module, comm: Comm) -> None:
     """Give a module on every rank rank 0's parameters and buffers; every rank calls it.
 
-    A line of the log tells of the first frozen parameter or buffer that differed. Parameters that
-    are trained are expected to differ, where ranks have seeds of their own, and are not told of.
+    A line of the log names the first frozen parameter or buffer that differed. Parameters that
+    are trained are expected to differ, where ranks have seeds of their own, and are not named.
 
     Raises:
         AgreedError: on every rank, where the ranks' modules are not of the same form.
         ValueError: a tensor is sparse, or has no numbers of its own.
     """
     trained = {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
-    take_rank_zeros(trained, comm, told=False)
+    take_rank_zeros(trained, comm, logged=False)
     take_rank_zeros(untrained(module), comm)
 
 
@@ -43,12 +43,12 @@ def untrained(module: nn.Module) -> dict[str, Tensor]:
     return {**frozen, **dict(module.named_buffers())}
 
 
-def take_rank_zeros(tensors: Mapping[str, Tensor], comm: Comm, *, told: bool = True) -> None:
+def take_rank_zeros(tensors: Mapping[str, Tensor], comm: Comm, *, logged: bool = True) -> None:
     """Overwrite tensors on every rank by rank 0's where any rank's differ; every rank calls it.
 
     Args:
         tensors: by name, of any type and shape, the same ones on every rank.
-        told: whether a line of the log names the first that differed.
+        logged: whether a line of the log names the first that differed.
 
     Raises:
         AgreedError: on every rank, where other tensors are there on some.
@@ -59,7 +59,7 @@ def take_rank_zeros(tensors: Mapping[str, Tensor], comm: Comm, *, told: bool = T
     differing = differ(tensors, comm)
     for name in differing:
         _broadcast(tensors[name], comm)
-    if differing and told and comm.rank == 0:
+    if differing and logged and comm.rank == 0:
         more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
         log.warning(
             "%s%s differed from rank to rank: rank 0's are taken by all (draw them from torch's, "

@@ -43,7 +43,7 @@ class Alignment:
         """
         start, end = self.start, self.end
         if all(abs(r.root - r.own) <= r.error for r in (start, end)):
-            # As far as can be told it is rank 0's own clock, as on the same host it is.
+            # As far as can be seen it is rank 0's own clock, as on the same host it is.
             since = seconds - origin
         else:
             drift = (end.root - start.root) / (end.own - start.own)

@@ -58,7 +58,7 @@ def misshapen(state: Any, form: Mapping[str, Any], *, whole: bool = True) -> str
     """The name of the first entry that is not as its form has it; None where all are.
 
     Args:
-        form: by name, a function of a value that tells whether it is right, or the form of a
+        form: by name, a function of a value that says whether it is right, or the form of a
             dictionary. whole: whether all of the form has to be there; what it does not name may
             be anything.
     """

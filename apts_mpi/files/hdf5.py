@@ -25,7 +25,7 @@ def opened(path: Path, remedy: str) -> Iterator[h5py.File]:
         # Asked before opening: to open a pipe would wait for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise fault(path, "is not a file", remedy)
-        path.open("rb").close()  # h5py would not tell a forbidden file from a damaged one
+        path.open("rb").close()  # h5py reports a forbidden file as a damaged one
         if not h5py.is_hdf5(path):
             raise fault(path, "is not an HDF5 file", remedy)
         with h5py.File(path, "r") as file:

@@ -81,7 +81,7 @@ class Baseline(ABC):
         if not count > 0:
             raise ValueError(f"the ranks' batches have {count:g} samples together")
         torch.div(joined, count, out=gradient)
-        # Both are joined numbers, so that no rank goes on alone.
+        # Both are joined numbers, so that no rank continues alone.
         what = "gradient" if math.isfinite(total) else "loss"
         if what == "loss" or not bool(gradient.isfinite().all()):
             raise FloatingPointError(

@@ -2,7 +2,7 @@
 
 It costs forward evaluations and scalar messages only. Where a search sees nothing it says so in one
 line, and must not bound the run: the loss rises along its own gradient, or does not move, or is
-another one each time. In half precision small steps do not show yet; there the search goes on.
+another one each time. In half precision small steps do not show yet; there the search continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("apts_mpi")
 HIDDEN = 0.01  # part of a loss that rounding to 8 bits may hide
 NOISE = 1e-3  # part of a loss by which it may differ from itself
 _FIRST = 1e-5  # smallest displacement that is tried along signs
-_BLIND = 1e-3  # first radius where the loss cannot tell, as Adam's usual learning rate
+_BLIND = 1e-3  # first radius where the loss gives none, as Adam's usual learning rate
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 DOUBTED = 3  # doublings up to which the loss at the start is looked at twice
 
@@ -55,7 +55,7 @@ def search(
     """Double a step while the loss falls; the same on every rank.
 
     Where the loss rises by no more than rounding may hide, while the slope promises no more than
-    that either, nothing can be seen yet, and the search goes on.
+    that either, nothing can be seen yet, and the search continues.
 
     Args:
         loss_at: the loss after a step of that length. loss: at the start.

@@ -77,9 +77,9 @@ class FlatParameters:
 
         False where the loss depends on none of the parameters.
 
-        Torch adds to a gradient that is there, an operation a parameter: on a GPU, where each costs
-        the time of its launch, a twentieth of a ResNet's evaluation. So it makes new ones, which
-        are brought into the vector in one operation.
+        Torch adds to a gradient that is there, one operation per parameter: on a GPU, where each
+        costs the time of its launch, a twentieth of a ResNet's evaluation. So it makes new ones,
+        which are brought into the vector in one operation.
         """
         for p in self._parameters:
             p.grad = None

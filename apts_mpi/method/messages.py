@@ -14,7 +14,7 @@ from apts_mpi.trust_region.objective import Objective
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
 
 
-_SCALARS = 6  # most scalars a message carries
+_SCALARS = 6  # most scalars that a message carries
 
 
 class CountedMessages:
@@ -35,11 +35,11 @@ class CountedMessages:
         self._message = message_for(compress, flat.n, _SCALARS, flat.vector.device, comm)
         self.vector = self._message.vector
         self.work = 0.0
-        self._untold = 0.0  # this rank's, not in any message yet
+        self._unsent = 0.0  # this rank's, not in any message yet
 
     def count(self, evaluations: float) -> None:
         """Add evaluations of this rank, in those of a sample's gradient."""
-        self._untold += evaluations
+        self._unsent += evaluations
 
     def evaluate(self, objective: Objective, samples: int, *, with_gradient: bool) -> float:
         """This rank's loss over so many samples, counted."""
@@ -56,11 +56,11 @@ class CountedMessages:
             The scalars' sums, exact and the same however subdomains are spread over ranks.
         """
         rows = self._with_work(rows)
-        return self._told(self._comm.sum_message(self._message, *rows, exact=exact))
+        return self._taking_work(self._comm.sum_message(self._message, *rows, exact=exact))
 
     def sum(self, *rows: Sequence[float]) -> list[float]:
         """Sum each subdomain's row of scalars over the ranks, as ``join`` does."""
-        return self._told(self._comm.sum_scalars(*self._with_work(rows)))
+        return self._taking_work(self._comm.sum_scalars(*self._with_work(rows)))
 
     def keep(self) -> None:
         """The correction joined last was accepted: what compressing it lost is sent later."""
@@ -79,11 +79,11 @@ class CountedMessages:
         self._message.load_state_dict(state)
 
     def _with_work(self, rows: Sequence[Sequence[float]]) -> tuple[Sequence[float], ...]:
-        """The rows, behind the first one the work to be told: in thirds, which sum exactly."""
-        thirds = float(round(3.0 * self._untold))
+        """The rows, behind the first one the work not sent yet: in thirds, which sum exactly."""
+        thirds = float(round(3.0 * self._unsent))
         return tuple((*row, 0.0 if i else thirds) for i, row in enumerate(rows))
 
-    def _told(self, sums: list[float]) -> list[float]:
-        self._untold = 0.0
+    def _taking_work(self, sums: list[float]) -> list[float]:
+        self._unsent = 0.0
         self.work += sums[-1] / 3.0
         return sums[:-1]

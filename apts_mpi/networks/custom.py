@@ -1,8 +1,8 @@
 """The user's own network: ``--network package.module:function``.
 
 The function takes a ``Task`` and gives a module, or a module and its loss, which maps (outputs,
-targets) to (b,) losses, one a sample. Without a loss the outputs must be those that the task's own
-takes. docs/networks.md has an example.
+targets) to (b,) losses, one per sample. Without a loss the outputs must be those that the task's
+own takes. docs/networks.md has an example.
 """
 
 from __future__ import annotations

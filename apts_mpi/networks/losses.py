@@ -1,6 +1,6 @@
-"""Losses: what is trained on, and what is told of a network on data.
+"""Losses: what is trained on, and what is reported of a network on data.
 
-A loss maps (outputs, targets) to (b,) losses, one a sample. What is evaluated is the plain loss,
+A loss maps (outputs, targets) to (b,) losses, one per sample. What is evaluated is the plain loss,
 free of label smoothing and class weights, so that runs with different ones can be compared and a
 perplexity is one. A regression is trained on standardised targets, so that neither their unit nor
 their origin matters, and is evaluated in their own units.
@@ -22,7 +22,7 @@ from apts_mpi.networks.task import Task
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Of (b, classes) logits and (b,) int64 labels: (b,) losses, one a sample."""
+    """Of (b, classes) logits and (b,) int64 labels: (b,) losses, one per sample."""
     return F.cross_entropy(outputs, targets, reduction="none")
 
 
@@ -66,7 +66,7 @@ class Units:
         """The same, on a device."""
         return Units(self.mean.to(device), self.std.to(device))
 
-    def told(self, outputs: Tensor) -> Tensor:
+    def predicted(self, outputs: Tensor) -> Tensor:
         """Of (b, outputs): as many float64 numbers in these units."""
         return outputs.double() * self.std + self.mean
 
@@ -78,7 +78,7 @@ class Units:
 
     def plain(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The same, but in these units squared, float64."""
-        return squared_error(self.told(outputs), targets.double())
+        return squared_error(self.predicted(outputs), targets.double())
 
 
 def right_labels(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def criterion(
             trained on the targets as they are.
 
     Raises:
-        InputError: smoothing or weights that the task has no use for, or not one weight a class.
+        InputError: smoothing or weights that the task has no use for, or not one weight per class.
     """
     plain, right = _PLAIN[task.kind]
     if task.kind == "regression" and smoothing:
@@ -154,7 +154,7 @@ def criterion(
                 "--label-smoothing and --class-weights are for the program's own losses; the "
                 "network brings one"
             )
-        each_own = _one_a_sample(own.of)
+        each_own = _one_per_sample(own.of)
         module = own.of.to(device) if isinstance(own.of, nn.Module) else None
         answers = right if own.answers else None
         return Criterion(each_own, each_own, answers, own=True, module=module)
@@ -178,7 +178,7 @@ def criterion(
     return Criterion(smoothed, plain, right)
 
 
-def _one_a_sample(own: Loss) -> Loss:
+def _one_per_sample(own: Loss) -> Loss:
     """The user's loss, whose values are looked at: a mean over the batch would go unnoticed."""
 
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def _one_a_sample(own: Loss) -> Loss:
         if losses.shape != (len(targets),):
             raise InputError(
                 f"--network: its loss gave shape {tuple(losses.shape)} for {len(targets)} samples; "
-                "give one loss a sample, (b,): reduction='none' in torch's own"
+                "give one loss per sample, (b,): reduction='none' in torch's own"
             )
         return losses
 

@@ -12,10 +12,10 @@ import torch
 
 @contextmanager
 def seeded(seed: int, devices: Sequence[torch.device] = ()) -> Iterator[None]:
-    """Within, torch, numpy and ``random`` draw by the seed; afterwards they go on as before.
+    """Within, torch, numpy and ``random`` draw by the seed; afterwards they continue as before.
 
     Args:
-        seed: from 0 up. devices: GPUs whose generators go on as before too.
+        seed: from 0 up. devices: GPUs whose generators continue as before too.
     """
     python, legacy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[each for each in devices if each.type == "cuda"]):

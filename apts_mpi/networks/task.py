@@ -16,7 +16,8 @@ class Task:
         kind: "classification": (b, *sample_shape) float32 to (b, outputs) logits; "regression": to
             (b, outputs) numbers; "language": (b, context) int64 tokens to (b, context, outputs)
             logits of the token that follows each.
-        sample_shape: of a sample. outputs: classes, numbers a sample, or tokens of the vocabulary.
+        sample_shape: of a sample.
+        outputs: classes, numbers per sample, or tokens of the vocabulary.
     """
 
     kind: str

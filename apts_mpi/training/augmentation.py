@@ -1,7 +1,7 @@
 """Images changed at random as they are drawn: cropped, and flipped from left to right.
 
 What is drawn depends on a key alone, such as the run's seed, the rank and the number of its draw:
-a run repeats, on any device, and one that goes on draws what it would have drawn.
+a run repeats, on any device, and one that is resumed draws what it would have drawn.
 """
 
 from __future__ import annotations

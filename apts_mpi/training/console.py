@@ -75,7 +75,7 @@ def shown_loss(figures: dict[str, Any], name: str) -> str:
 
 
 def _judged(row: dict[str, Any], split: str) -> str:
-    """What a row tells of a split."""
+    """What a row says of a split."""
     name, loss = JUDGED[split], shown_loss(row, f"{split}_loss")
     if row.get(f"{split}_perplexity") is not None:
         perplexity = row[f"{split}_perplexity"]
@@ -89,7 +89,7 @@ def _judged(row: dict[str, Any], split: str) -> str:
 def judged(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """The figures of an evaluation for people, each with its name, losses left out.
 
-    What is best is only told of the validation samples: chosen by the test samples it would be
+    What is best is only reported for the validation samples: chosen by the test samples it would be
     better than the network is on others.
     """
     rows, epoch = [], figures.get("best_epoch")
@@ -102,10 +102,10 @@ def judged(figures: dict[str, Any]) -> list[tuple[str, str]]:
             value, best = figures.get(f"{split}_{kind}"), figures.get(f"best_{split}_{kind}")
             if value is None:
                 continue
-            told = f"{value:.{digits}f}"
+            figure = f"{value:.{digits}f}"
             if best is not None and epoch is not None:
-                told += f"  (best {best:.{digits}f}, epoch {epoch:.1f})"
-            rows.append((f"{name} {text}", told))
+                figure += f"  (best {best:.{digits}f}, epoch {epoch:.1f})"
+            rows.append((f"{name} {text}", figure))
     if None not in (figures.get("best_val_loss"), epoch):
         loss = shown_loss(figures, "best_val_loss")
         rows.append(("best validation loss", f"{loss}, epoch {epoch:.1f}"))

@@ -24,7 +24,7 @@ class Placement:
 
 
 def place(config: TrainConfig, comm: Comm, say: Callable[[str], object]) -> Placement:
-    """Bind this rank to its device and threads, told in one line; every rank calls it.
+    """Bind this rank to its device and threads, shown in one line; every rank calls it.
 
     Raises:
         AgreedError: on every rank, where some rank has no such device or the trace no place.

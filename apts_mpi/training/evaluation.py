@@ -71,8 +71,10 @@ def _left(criterion: Criterion, variance: NDArray[np.float64]) -> Loss:
     weights = np.divide(1.0, many * variance, out=np.zeros_like(variance), where=variance > 0)
 
     def left(outputs: Tensor, targets: Tensor) -> Tensor:
-        told = outputs.double() if criterion.units is None else criterion.units.told(outputs)
-        errors = (told - targets.double()).square()
+        predicted = (
+            outputs.double() if criterion.units is None else criterion.units.predicted(outputs)
+        )
+        errors = (predicted - targets.double()).square()
         return (errors * torch.from_numpy(weights).to(errors.device)).sum(dim=1)
 
     return left

@@ -23,7 +23,7 @@ _ACTIVATIONS = 2**26  # numbers a forward pass may leave, 256 MiB
 
 
 def chunk_for(activations: int) -> int:
-    """Samples per forward pass of a network that leaves so many numbers a sample."""
+    """Samples per forward pass of a network that leaves so many numbers per sample."""
     return min(max(_ACTIVATIONS // max(activations, 1), 1), CHUNK)
 
 
@@ -32,7 +32,7 @@ class FlatNetwork(FlatParameters):
 
     Args:
         module: maps (b, *sample_shape) to what the loss takes.
-        loss: maps (outputs, targets) to (b,) losses, one a sample. Samples are averaged here in
+        loss: maps (outputs, targets) to (b,) losses, one per sample. Samples are averaged here in
             float64, so that small reductions of the loss are not lost in rounding.
         chunk: samples per forward pass.
         autocast: whether the network, not its loss, computes in bfloat16 where torch does so.

@@ -1,7 +1,7 @@
 """``--local-steps auto``: how much work between two messages, from what both cost here.
 
 An outer iteration of S samples over all ranks costs a message, T seconds, and S / (N b)
-minibatches of b samples a rank, t seconds each. More samples between messages mean more work in
+minibatches of b samples per rank, t seconds each. More samples between messages mean more work in
 all: on MNIST the work to 97 percent grew like 1 + S / S0 with S0 two thirds of the training set
 (N = 2, minibatches of 64). The time, (1 + S / S0) (T / S + t / (N b)), is least at
 

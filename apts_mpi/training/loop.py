@@ -264,5 +264,5 @@ class Training:
         """
         others = self.built.statistics.others()
         with kept(self.built.module, others):
-            replicas.take_rank_zeros(others, self.comm, told=False)
+            replicas.take_rank_zeros(others, self.comm, logged=False)
             yield

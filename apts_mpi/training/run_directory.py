@@ -93,11 +93,11 @@ class RunDirectory:
 
     Args:
         path: made here. config: complete, so that the run repeats from it. comm: the ranks.
-        warn: takes a line; on rank 0 it should tell it.
+        warn: takes a line; on rank 0 it should show it.
         shared: whether the folder may have something in it: files of a batch job, or an attempt
             that came to no checkpoint, whose files are set aside. Otherwise that is refused, so
             that no run is overwritten.
-        begun: folder of the run that goes on here. rows: how many rows of its metrics stand.
+        begun: folder of the run that is resumed here. rows: how many rows of its metrics stand.
 
     Raises:
         AgreedError: on every rank, where it cannot be made or is not empty.
@@ -153,7 +153,9 @@ class RunDirectory:
 
     def _require_ours(self, rows: Rows) -> None:
         if rows.taken_over():
-            raise InputError(f"{self.path}: another run has begun here and goes on; this one ends")
+            raise InputError(
+                f"{self.path}: another run has begun here and continues; this one ends"
+            )
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary and close; every rank calls it. What is not finite becomes null.

@@ -170,7 +170,7 @@ def _shape(ranks: int, subdomains: int) -> str:
 
 
 def optimizer_state(checkpoint: Checkpoint, n: int) -> State:
-    """The optimizer's state, of which all is seen to be what an iteration can go on from.
+    """The optimizer's state, all of it checked to be what an iteration can continue from.
 
     Args:
         n: number of parameters.

@@ -116,9 +116,9 @@ def load(
     """This rank's samples of each split; every rank calls it.
 
     Args:
-        data: shard directory, or "digits". shards: of the digits; default one a subdomain.
+        data: shard directory, or "digits". shards: of the digits; default one per subdomain.
         splits: default all that there are.
-        subdomains: of a rank, whose training samples are told apart; other splits have one part.
+        subdomains: of a rank, whose training samples are kept apart; other splits have one part.
         context: tokens of a window, where the data are text; of no meaning elsewhere.
         stream: whether samples stay on the disk until they are needed.
 
@@ -130,7 +130,7 @@ def load(
         if data == "digits" and not directory.exists():
             shards = shards or comm.size * subdomains
             directory = cache_directory("digits", shards)
-            # The cache may be a host's own: one rank a host makes it where it is not there.
+            # The cache may be a host's own: one rank per host makes it where it is not there.
             if comm.local_rank == 0 and not directory.exists():
                 home = os.path.expanduser("~")
                 where = str(directory).replace(home, "~", 1) if home != "/" else str(directory)

@@ -110,7 +110,7 @@ def _form(value: Any) -> str:
 
 
 def unsaved(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that a module's own state leaves out; a run goes on with them all the same."""
+    """The buffers that a module's own state leaves out; a resumed run has them all the same."""
     saved = module.state_dict()
     return {name: buffer for name, buffer in module.named_buffers() if name not in saved}
 

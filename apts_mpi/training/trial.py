@@ -34,12 +34,12 @@ def try_out(
         training: samples, and how many the smallest minibatch of them has. evaluation: samples.
 
     Returns:
-        What is to be told of it, "" for nothing.
+        A warning about it, "" for none.
 
     Raises:
         InputError: it cannot; the line says on what it fails.
     """
-    module, told = network.module, ""
+    module, warning = network.module, ""
     with seeded(0, [network.vector.device]), kept(module):
         before = _forms(module)
         for samples, smallest in training:
@@ -47,7 +47,7 @@ def try_out(
             if count:
                 x, y = next(iter(samples.blocks(count)))
                 _run("training", len(x), network.loss_and_gradient, x, y)
-                told = told or _differing(network, x, y)
+                warning = warning or _differing(network, x, y)
         for samples in evaluation:
             count = min(_OTHER, len(samples) % network.chunk or network.chunk)
             if len(samples):
@@ -55,8 +55,8 @@ def try_out(
                 network.generators.seed(())
                 place = network.generators.state()  # where an evaluation starts, too
                 _run("evaluation", len(block[1]), network.evaluate, [block], criterion)
-                if not told and not same_state(place, network.generators.state()):
-                    told = (
+                if not warning and not same_state(place, network.generators.state()):
+                    warning = (
                         "draws random numbers in evaluation, too: figures repeat on the same "
                         "number of ranks only"
                     )
@@ -69,7 +69,7 @@ def try_out(
                 f"{after.get(name, 'not there')} after: a checkpoint could not be loaded; keep it "
                 "out of buffers"
             )
-    return told
+    return warning
 
 
 def _run(way: str, count: int, use: Callable[..., object], *arguments: Any) -> None:

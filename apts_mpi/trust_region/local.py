@@ -1,6 +1,6 @@
 """Local trust-region solvers: a few steps on one rank's own loss, inside the global ball.
 
-One loop for all; what tells the solvers apart is the model, which proposes a step and may learn
+One loop for all; the solvers differ in the model, which proposes a step and may learn
 from the gradients it sees. The gradient at the start is given, so that no evaluation is repeated.
 """
 

@@ -83,7 +83,7 @@ class LSR1:
         return len(self._order)
 
     def update(self, s: Tensor, y: Tensor) -> bool:
-        """Offer the pair of a step and its gradient difference; tell whether it was kept.
+        """Offer the pair of a step and its gradient difference; returns whether it was kept.
 
         Args:
             s: (n,) step. y: (n,) difference of the gradients of one function at its two ends.

@@ -166,10 +166,10 @@ class Batches:
         return Place(self._number, (*self._earlier, here))
 
     def go_to(self, place: Place, sizes: Sequence[int], ranks: int) -> None:
-        """Go on where a run was, on so many ranks, as many as it had or others.
+        """Resume where a run was, on so many ranks, as many as it had or others.
 
-        On as many ranks the sequence is the run's own. On others the rank goes on with what of its
-        part the pass has not drawn, so that no sample of the pass is lost or drawn twice.
+        On as many ranks the sequence is the run's own. On others the rank continues with what the
+        pass has not drawn of its part, so that no sample of the pass is lost or drawn twice.
 
         Args:
             place: of the run. sizes: samples of each shard. ranks: of this run.

@@ -1,4 +1,4 @@
-"""The order of a pass that is streamed: random by groups of windows, told without being held.
+"""The order of a pass that is streamed: random by groups of windows, known without being held.
 
 A part is cut into windows of consecutive samples; the windows are shuffled, a few at a time make a
 group, and a group's samples are shuffled together. Minibatches are pieces of that order. So one

@@ -66,7 +66,7 @@ class Stored:
 
     @property
     def held(self) -> int:
-        """Bytes that the tables of the chunks take: 40 a chunk."""
+        """Bytes that the tables of the chunks take: 40 per chunk."""
         return sum(chunks.held for *_, each in self._pieces for chunks in each)
 
     @property
@@ -160,7 +160,7 @@ class Stream:
     """A rank's part of a split in minibatches, without ever holding the part.
 
     `take` gives what `read_partition` gives of the same samples, bit for bit. For training, make
-    `Batches` with this `window`, and call `follow` once they are where the run starts or goes on.
+    `Batches` with this `window`, and call `follow` once they are where the run starts or resumes.
 
     Args:
         directory, split, rank, ranks, context, info: as `read_partition` has them.

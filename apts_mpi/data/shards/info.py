@@ -137,7 +137,7 @@ class DatasetInfo:
 
     @property
     def outputs(self) -> int:
-        """Numbers that a network tells of a sample (of each token of a text)."""
+        """Numbers that a network gives for a sample (for each token of a text)."""
         return self.target_shape[0] if self.task == "regression" else len(self.classes)
 
     @property

@@ -95,10 +95,10 @@ def heading(info: DatasetInfo) -> list[str]:
             last,
             "verified       attributes, digests, tokens, virtual data sets",
         ]
-    told = f"classes        {len(info.classes)}: {names}{more}"
+    outputs = f"classes        {len(info.classes)}: {names}{more}"
     if info.target_mean is not None and info.target_std is not None:
         mean, std = info.target_mean, info.target_std
-        told = (
+        outputs = (
             f"targets        float32 {info.target_shape}: mean {mean.min():.4g} to "
             f"{mean.max():.4g}, std {std.min():.4g} to {std.max():.4g}"
         )
@@ -118,7 +118,7 @@ def heading(info: DatasetInfo) -> list[str]:
         first,
         f"samples        {_sizes(info)}",
         f"sample         {np.dtype(info.dtype).name} {info.sample_shape}",
-        told,
+        outputs,
         f"normalisation  {values} ({scale})",
         last,
         f"verified       attributes, digests, {kind}, normalisation, virtual data sets",

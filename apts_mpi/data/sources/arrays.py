@@ -114,7 +114,7 @@ def _fitting(x_at: Place, y_at: Place) -> tuple[Stored, Stored]:
     x, y = x_at.file.array(x_at.key), y_at.file.array(y_at.key)
     if not x.shape or not y.shape:
         place = y_at if x.shape else x_at
-        raise fault(place.file.path, f"{place.name} has shape ()", "store a row a sample")
+        raise fault(place.file.path, f"{place.name} has shape ()", "store a row per sample")
     ends = []
     for place, data in ((x_at, x), (y_at, y)):
         turned = isinstance(place.file, H5) and place.file.matlab and data.ndim > 1
@@ -147,7 +147,7 @@ def _check_samples(x_at: Place, x: Stored, y_at: Place, y: Stored) -> None:
 
 
 def _features(at: Place, x: Stored, last: bool | None, *, training: bool) -> Stored:
-    """The features as they are stored in shards; the training's changes are told."""
+    """The features as they are stored in shards; the training's changes are logged."""
     where = at.file.path
     check_kind(where, at.name, x.shape, x.dtype)
     if last and x.ndim != 4:

@@ -24,8 +24,8 @@ READERS: dict[str, type[H5] | type[Npz] | type[Npy]] = {
 }
 KINDS = "a .npz, .npy, .h5 or .mat (MATLAB 7.3) file"
 NAMED = ("x", "y", "x-val", "y-val", "x-test", "y-test")  # flags that name an array
-_LISTED = 8  # arrays that a message tells of
-_LOOKED = 100  # arrays of a file that are looked at to tell of them
+_LISTED = 8  # arrays that a message lists
+_LOOKED = 100  # arrays of a file that are looked at to list them
 # What x and y and the splits are called, capitals and signs between the words left out.
 _ROLES = {
     "x": ("x", "image", "images", "img", "imgs", "data", "feature", "features", "input", "inputs"),
@@ -122,7 +122,7 @@ def searched(file: Reader) -> tuple[dict[str, Place], bool]:
 def _warn_of_unused(file: Reader, slots: Mapping[str, Place]) -> None:
     """Arrays that may be features or labels too: those of as many rows, or with such names."""
     rows = {n for at in slots.values() for n in file.array(at.key).shape[:1]}
-    used, told = {at.key for at in slots.values()}, []
+    used, unused = {at.key for at in slots.values()}, []
     for name in [name for name in file.names if name not in used][:_LOOKED]:
         try:
             data = file.array(name)
@@ -131,13 +131,13 @@ def _warn_of_unused(file: Reader, slots: Mapping[str, Place]) -> None:
         turned = isinstance(file, H5) and file.matlab
         ends = {*data.shape[:1], *(data.shape[-1:] if turned else ())}
         if rows & ends or (data.ndim and _plain(name) in _SYNONYMS):
-            told.append(f"{name[:40]} {data.dtype} {data.shape}")
-    if told:
-        more = [f"{len(told) - _LISTED} more"] * (len(told) > _LISTED)
+            unused.append(f"{name[:40]} {data.dtype} {data.shape}")
+    if unused:
+        more = [f"{len(unused) - _LISTED} more"] * (len(unused) > _LISTED)
         log.warning(
             "%s: not used: %s; %s takes them instead",
             file.path,
-            ", ".join(told[:_LISTED] + more),
+            ", ".join(unused[:_LISTED] + more),
             _by_name(file.path),
         )
 
@@ -154,16 +154,16 @@ def _by_name(path: Path) -> str:
 
 def _contents(file: Reader) -> str:
     """Names, types and shapes of a file's arrays, for a message."""
-    told = []
+    arrays = []
     for name in list(file.names)[:_LISTED]:
         try:
             data = file.array(name)
         except InputError:
-            told.append(name[:40])
+            arrays.append(name[:40])
         else:
-            told.append(f"{name[:40]} {data.dtype} {data.shape}".strip())
+            arrays.append(f"{name[:40]} {data.dtype} {data.shape}".strip())
     more = len(file.names) - _LISTED
-    return ", ".join(told + [f"{more} more"] * (more > 0)) or "nothing"
+    return ", ".join(arrays + [f"{more} more"] * (more > 0)) or "nothing"
 
 
 def given(named: Mapping[str, str]) -> dict[str, Place]:

@@ -20,7 +20,7 @@ from apts_mpi.errors import fault
 
 log = logging.getLogger("apts_mpi")
 
-_LARGE = 256 * 2**20  # bytes of a chunk, which HDF5 unpacks whole, that are told of
+_LARGE = 256 * 2**20  # bytes of a chunk, which HDF5 unpacks whole, that are reported
 _CHUNK = 2**17  # values of a smaller one
 _DEEPEST = 3  # groups that are looked into for data sets
 _MOST = 1000  # names that are looked at

@@ -24,9 +24,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 MODES = {1: "L", 3: "RGB"}
 LARGEST = 2**14  # pixels of a side
 INSTALL = "install it with `pip install pillow` (or 'apts_mpi[images]')"
-LAYOUT = "give a folder with a folder of images a class, or train, val and test with such"
+LAYOUT = "give a folder with a folder of images per class, or train, val and test with such"
 
-_LISTED = 8  # folders that a message tells of
+_LISTED = 8  # folders that a message lists
 
 Bytes = NDArray[np.uint8]
 
@@ -194,11 +194,11 @@ def _decoded(path: Path, size: tuple[int, int], mode: str) -> Bytes:
 
 
 def _plain(image: Any) -> Any:
-    """Without palette, transparency, or more than 8 bits a value."""
+    """Without palette, transparency, or more than 8 bits per value."""
     from PIL import Image
 
     if image.mode.startswith("I") or image.mode == "F":
-        raise ValueError(f"has values of mode {image.mode}; save it with 8 bits a channel")
+        raise ValueError(f"has values of mode {image.mode}; save it with 8 bits per channel")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)

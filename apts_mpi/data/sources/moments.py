@@ -157,7 +157,7 @@ class Precision:
 
     def check(self, where: Path | str, name: str) -> None:
         """Refuse data that vary by so little about their mean that float32 loses it; of what may be
-        a constant that is told. Raises InputError."""
+        a constant, warn. Raises InputError."""
         if self._origin is None:
             return
         away, spread = self._moments.result()
@@ -165,19 +165,19 @@ class Precision:
         poor = (self._lost > _SHARE * spread) & (spread > 0)
         if self._dtype.kind == "f":
             poor &= spread > _NOISE * mean
-            told = poor & (spread <= _FINE * mean)
-            poor &= ~told
-            for at in np.argwhere(told)[:1]:
+            doubtful = poor & (spread <= _FINE * mean)
+            poor &= ~doubtful
+            for at in np.argwhere(doubtful)[:1]:
                 log.warning(
                     "%s: %s, and is taken for a constant; where it is not, %s",
                     where,
-                    self._told(name, at, spread, mean),
+                    self._described(name, at, spread, mean),
                     REMEDY,
                 )
         for at in np.argwhere(poor)[:1]:
-            raise fault(where, self._told(name, at, spread, mean), REMEDY)
+            raise fault(where, self._described(name, at, spread, mean), REMEDY)
 
-    def _told(self, name: str, at: Any, spread: Any, mean: Any) -> str:
+    def _described(self, name: str, at: Any, spread: Any, mean: Any) -> str:
         place = tuple(int(i) for i in at)
         assert self._origin is not None, "asked before"
         return (

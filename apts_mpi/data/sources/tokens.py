@@ -127,7 +127,7 @@ def _codes(text: str) -> NDArray[np.uint32]:
 
 
 def _decoded(path: Path, raw: bytes, offset: int) -> tuple[bytes, str]:
-    """The bytes without a character that may go on behind them, and their text."""
+    """The bytes without a character that may continue behind them, and their text."""
     try:
         return raw, raw.decode("utf-8")
     except UnicodeDecodeError as exc:

@@ -221,7 +221,7 @@ def test_images_that_are_damaged_or_huge(folder: Path, kind: str) -> None:
         path.write_bytes(good[:60] + b"\xff\xff" + good[62:])
     elif kind == "deep":
         Image.fromarray(np.full((6, 8), 70_000, np.int32)).save(path.with_suffix(".tif"))
-        path, word = path.with_suffix(".tif"), "8 bits a channel"
+        path, word = path.with_suffix(".tif"), "8 bits per channel"
     elif kind == "script":  # which Pillow hands to another program, where it may
         path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n%%EndComments\n")
     else:
