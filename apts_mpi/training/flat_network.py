@@ -19,7 +19,7 @@ from apts_mpi.settings.config import TrainConfig
 
 # Samples per forward pass: bounds the memory of activations when a batch is a whole shard.
 CHUNK = 8192
-_ACTIVATIONS = 2**26  # numbers a forward pass may leave, 256 MiB
+_ACTIVATIONS = 2**26  # numbers that a forward pass may leave, 256 MiB
 
 
 def chunk_for(activations: int) -> int:

@@ -27,7 +27,7 @@ _LONGEST_ROW = 2**20  # bytes; a row has some hundreds
 
 
 class Rows:
-    """The file of metrics: a JSON row an outer iteration, on the disk or kept until it takes it.
+    """The file of metrics: a JSON row per outer iteration, on the disk or kept until it takes it.
 
     Args:
         path: of the file. begun: rows it starts with. warn: takes a line, once for every time that

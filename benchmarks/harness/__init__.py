@@ -19,7 +19,7 @@ A command is one ``Command`` (``command``), named ``COMMAND`` in its module, whi
 The task is a function in a module of the command, ``task(comm, folder, **arguments)``; every rank
 calls it, through the one ``worker``, and what it returns (JSON) comes back by rank as
 ``Outcome.values``, with the folder and the seconds. An error that all ranks raise together (an
-``AgreedError``, a loss that is not finite) fails its piece, and the job goes on; a job that dies
+``AgreedError``, a loss that is not finite) fails its piece, and the job continues; a job that dies
 is started again behind the piece it died in. ``programs`` has the task that runs the program's own
 command line. ``benchmarks/cost/overhead/command.py`` is an example in full.
 """

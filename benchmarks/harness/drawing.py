@@ -33,7 +33,7 @@ _LOOK = {
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is told from others: colour, and besides it marker and dashes."""
+    """What sets a method apart from others: colour, and besides it marker and dashes."""
 
     colour: str
     marker: str
@@ -75,7 +75,7 @@ def style(name: str, number: int = 0) -> Style:
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
-    """Looks of lines that are told apart by more than a method, all different."""
+    """Looks of lines that differ in more than a method, all different."""
     every = list(dict.fromkeys(_STYLES.values()))
     wanted = {name: _STYLES.get(name) for name in names}
     free = [one for one in every if one not in wanted.values()] or every

@@ -9,7 +9,7 @@ from typing import Any
 
 from apts_mpi.errors import InputError
 
-# Okabe and Ito (2008). Neighbours differ in lightness too; line styles tell the rest.
+# Okabe and Ito (2008). Neighbours differ in lightness too; line styles distinguish the rest.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED, BLACK = (
     "#0072B2",
     "#E69F00",

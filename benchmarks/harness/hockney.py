@@ -15,7 +15,7 @@ class Hockney:
     """Time of a message = latency + bytes / bandwidth.
 
     Attributes:
-        latency: seconds. bandwidth: bytes a second, infinite where size does not matter.
+        latency: seconds. bandwidth: bytes per second, infinite where size does not matter.
         residual: median of the relative errors of what it was fitted to.
     """
 

@@ -154,7 +154,7 @@ class Hosts:
         """
         supervise(
             [*self.mpi_command(), sys.executable, *arguments],
-            told=" ".join(arguments),
+            name=" ".join(arguments),
             env={**environment(settings), **(variables or {})},
             timeout=timeout,
             heard=heard,

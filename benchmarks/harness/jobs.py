@@ -64,7 +64,7 @@ def mpirun(
     """
     supervise(
         [*words(launch, ranks), sys.executable, *arguments],
-        told=" ".join(arguments),
+        name=" ".join(arguments),
         env={**ENVIRONMENT, **os.environ} if env is None else env,
         timeout=timeout,
         heard=heard,
@@ -74,7 +74,7 @@ def mpirun(
 def supervise(
     command: Sequence[str],
     *,
-    told: str,
+    name: str,
     env: Mapping[str, str],
     timeout: float,
     heard: Callable[[str], object] = lambda line: None,
@@ -82,7 +82,7 @@ def supervise(
     """Run a launcher's command from the checkout's root, and end all of it where it is late.
 
     Args:
-        told: names the job in complaints.
+        name: names the job in complaints.
         timeout: seconds after which the whole job is ended.
         heard: called with every line of its output; where it answers True, the clock starts anew.
 
@@ -130,9 +130,9 @@ def supervise(
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if late.is_set():
-        raise RunFailed(f"no end within {timeout:g} s: {told}")
+        raise RunFailed(f"no end within {timeout:g} s: {name}")
     if status != 0:
-        raise RunFailed(f"status {status}: {told}: {_reason(list(last))}")
+        raise RunFailed(f"status {status}: {name}: {_reason(list(last))}")
 
 
 def words(launch: str | None, ranks: int) -> list[str]:
@@ -155,7 +155,7 @@ def words(launch: str | None, ranks: int) -> list[str]:
 
 
 def _reason(lines: list[str]) -> str:
-    """The line of a job's output that tells best why it failed."""
+    """The line of a job's output that best says why it failed."""
     for mark in ("apts_mpi: ", "Error: ", ""):
         found = [line for line in lines if mark in line and any(map(str.isalnum, line))]
         if found:

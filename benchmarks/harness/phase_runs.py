@@ -94,27 +94,27 @@ class Point:
 
     @cached_property
     def cost(self) -> list[Array]:
-        """Rank-seconds a sample gradient, of every run."""
+        """Rank-seconds per sample gradient, of every run."""
         return [np.array([run.seconds * self.ranks / run.evaluations]) for run in self.runs]
 
     @cached_property
     def per_epoch(self) -> Estimate:
-        """Seconds an epoch."""
+        """Seconds per epoch."""
         return median(self.cost).times(self.runs[0].samples / self.ranks)
 
     @cached_property
     def per_gradient(self) -> Estimate:
-        """Rank-seconds a sample gradient: seconds that a rank takes for one of its own."""
+        """Rank-seconds per sample gradient: seconds that a rank takes for one of its own."""
         return median(self.cost)
 
     @cached_property
     def per_iteration(self) -> Estimate:
-        """Seconds an outer iteration."""
+        """Seconds per outer iteration."""
         return median([run.iterations for run in self.runs])
 
     @cached_property
     def phase_cost(self) -> dict[str, float]:
-        """Rank-seconds a sample gradient by phase, evaluation too: sums over sums."""
+        """Rank-seconds per sample gradient by phase, evaluation too: sums over sums."""
         work = sum(run.evaluations for run in self.runs)
         return {
             phase: float(sum(run.phases[phase].sum() for run in self.runs)) / work
@@ -123,7 +123,7 @@ class Point:
 
     @property
     def slowest(self) -> float:
-        """Rank-seconds a sample gradient if every rank took as long as the slowest: sums."""
+        """Rank-seconds per sample gradient if every rank took as long as the slowest: sums."""
         spent = sum(float(run.iterations.sum()) for run in self.runs) * self.ranks
         return spent / sum(run.evaluations for run in self.runs)
 
@@ -143,7 +143,7 @@ class Point:
         """Part of the ranks' time that is compute."""
         return self.share(*COMPUTE)
 
-    def an_epoch(self, name: str) -> float:
+    def per_epoch_of(self, name: str) -> float:
         """Bytes, messages or CPU seconds of a rank in an epoch of work."""
         total = {
             "bytes": sum(run.nbytes for run in self.runs),

@@ -34,14 +34,14 @@ def measure_missing(
     """Measure what the results do not have yet, and write each down as it ends.
 
     Args:
-        cases: settings, and how they are told. measure: what came out of settings, and that in a
+        cases: settings, and how they are named. measure: what came out of settings, and that in a
             few words; it may raise RunFailed.
 
     Returns:
         How many failed.
     """
     progress, failures = Progress(len(cases)), 0
-    for settings, told in cases:
+    for settings, name in cases:
         if results.get(settings) is not None:
             progress.skip()
             continue
@@ -49,8 +49,8 @@ def measure_missing(
             row, what = measure(settings)
         except RunFailed as error:
             failures += 1
-            progress.say(f"{told}: failed: {error}")
+            progress.say(f"{name}: failed: {error}")
             continue
         results.add(settings, {**row, **origin()})
-        progress.say(f"{told}: {what}")
+        progress.say(f"{name}: {what}")
     return failures

@@ -4,7 +4,7 @@
 ``module:function``, and of ``pieces``, the keyword arguments of its calls. Every rank calls
 ``task(comm, folder, **arguments)`` for each piece in turn, with a communicator of its own and a
 folder that all ranks share, and leaves what it returns there as ``rank-R.json``. Then rank 0 prints
-``ended NUMBER``, with the error behind it where all ranks raised one; the other pieces go on.
+``ended NUMBER``, with the error behind it where all ranks raised one; the other pieces continue.
 """
 
 from __future__ import annotations

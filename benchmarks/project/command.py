@@ -86,7 +86,7 @@ def _of(out: Path) -> list[Path]:
 def write(path: Path, predictions: list[Prediction], projections: list[Projection]) -> None:
     """The rows of ``project.jsonl``, anew.
 
-    An accelerator is named with the network too, so that its rows are told apart by that alone.
+    An accelerator is named with the network too, so that its rows differ by that alone.
     """
     results = Results(path, fresh=True)
     base = {"benchmark": "project"}

@@ -44,7 +44,7 @@ def measured(path: Path, predictions: Sequence[Prediction]) -> None:
                     label=f"{benchmark}, {method}",
                 )
     ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-    ax.set_xlabel("measured, s an outer iteration")
+    ax.set_xlabel("measured, s per outer iteration")
     ax.set_ylabel("predicted, s")
     figure.legend(loc="outside right upper", fontsize=7)
     figures.save(figure, path)
@@ -56,7 +56,7 @@ def projected(out: Path, projections: Sequence[Projection]) -> list[tuple[str, s
     drawn = []
     for number, compute in enumerate(dict.fromkeys(one.compute for one in projections)):
         own = [one for one in projections if one.compute == compute]
-        whose = "cores as measured" if compute == MEASURED else f"{compute} a rank"
+        whose = "cores as measured" if compute == MEASURED else f"{compute} per rank"
         for kind in ("time", "efficiency"):
             name = f"project_{kind}{f'_{number}' if number else ''}.png"
             text = {
@@ -69,7 +69,7 @@ def projected(out: Path, projections: Sequence[Projection]) -> list[tuple[str, s
 
 
 def _grid(path: Path, own: Sequence[Projection], kind: str, text: str) -> None:
-    """A panel a size and network; a circle where a method stops paying."""
+    """A panel per size and network; a circle where a method stops paying."""
     plt = figures.pyplot()
     sizes = list(dict.fromkeys(one.parameters for one in own))
     networks = list(dict.fromkeys(one.network for one in own))

@@ -52,7 +52,7 @@ def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
 def costs_of(
     method: str, hidden: str, batch: float, parameters: int, alone: Sequence[Measured]
 ) -> tuple[Costs, list[Measured]]:
-    """What a rank of this method takes by itself, and the configurations that tell.
+    """What a rank of this method takes by itself, and the configurations that show it.
 
     Of runs on one rank those of the same method, else of any; of the same network, else of the one
     nearest in parameters, compute and algebra in proportion to them. Of these, the compute is that
@@ -95,7 +95,7 @@ def costs_of(
 def _spread(found: Sequence[Measured]) -> Spread:
     """Of the calmer half of the runs, each iteration relative to its run's median.
 
-    The other half tells more of other load on the machine than of the method, as with medians.
+    The other half shows more of other load on the machine than of the method, as with medians.
     """
     evaluations = found[0].work.evaluations
     runs = []

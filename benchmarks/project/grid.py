@@ -11,8 +11,8 @@ from benchmarks.project.plan import Accelerator, Method, Plan
 from benchmarks.project.rows import Measured
 
 MEASURED = "measured"  # who computes: a core as it was measured
-FLOPS = 6  # a parameter and sample: 2 forward, 4 backward
-# Bytes of memory that pass a parameter: in a local step those of Adam (four vectors read, three
+FLOPS = 6  # per parameter and sample: 2 forward, 4 backward
+# Bytes of memory that pass per parameter: in a local step those of Adam (four vectors read, three
 # written); in joining and judging some ten vectors are read and five written.
 STEP_BYTES, JOIN_BYTES = 28, 60
 
@@ -42,7 +42,7 @@ class Staged:
     """A network reached from a device: messages are copied to its host before and back after.
 
     Attributes:
-        link: the network. copy: bytes a second.
+        link: the network. copy: bytes per second.
     """
 
     link: Link

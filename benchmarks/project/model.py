@@ -27,7 +27,7 @@ class Link:
     """What connects any two ranks.
 
     Attributes:
-        latency: alpha, seconds a message. per_byte: beta, seconds a byte.
+        latency: alpha, seconds per message. per_byte: beta, seconds per byte.
         reduction: gamma, seconds to add a byte; 0 where it is part of ``per_byte``.
     """
 
@@ -40,7 +40,7 @@ class Link:
         return best(nbytes, ranks, self)[1]
 
     def barrier(self, ranks: int) -> float:
-        """Of a barrier by dissemination (Hensgen, Finkel, Manber 1988): a latency a round."""
+        """Of a barrier by dissemination (Hensgen, Finkel, Manber 1988): a latency per round."""
         return math.ceil(math.log2(ranks)) * self.latency
 
 
@@ -116,9 +116,11 @@ class Costs:
     """What a rank takes by itself, for one method and network.
 
     Attributes:
-        gradient: seconds a sample of a loss and gradient. evaluation: seconds a minibatch besides.
-        step: seconds of algebra a local step. join: of algebra an outer iteration besides.
-        sample: seconds to draw a sample. other: seconds an outer iteration besides.
+        gradient: seconds per sample of a loss and gradient.
+        evaluation: seconds per minibatch besides.
+        step: seconds of algebra per local step.
+        join: of algebra per outer iteration besides.
+        sample: seconds to draw a sample. other: seconds per outer iteration besides.
         spread: of the time by itself, relative.
     """
 
@@ -166,7 +168,7 @@ def work_of(
 
     Args:
         method: as in the rows of ``strong``. steps: local ones. evaluations, vectors: minibatch
-            evaluations and vector messages an iteration, needed where they depend on the data.
+            evaluations and vector messages per iteration, needed where they depend on the data.
 
     Raises:
         ValueError: the method is not known, or such a number is missing.

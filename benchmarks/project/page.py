@@ -30,7 +30,7 @@ def proof(rows: Sequence[Row]) -> Section | None:
     middle = float(np.median(np.abs(errors)))
     worst = max(range(len(rows)), key=lambda i: abs(errors[i]))
     name = _configuration(rows[worst]["settings"]["of"])
-    told = [
+    found = [
         Finding(
             f"The model is off by {percent(middle)} percent (median of {len(rows)} points; aim: at "
             f"most {percent(AIM)}).",
@@ -76,7 +76,7 @@ def proof(rows: Sequence[Row]) -> Section | None:
         "Scatter plot, both axes logarithmic: predicted against measured time of an outer "
         "iteration. Values are in the table below.",
         draw.svg(on, height=4.3),
-        tuple(told),
+        tuple(found),
     )
     table = Table(
         "Every point",
@@ -120,7 +120,7 @@ def projections(rows: Sequence[Row]) -> Section | None:
         [
             Text(
                 "Every number and curve of this section is a projection of the cost model, not a "
-                "measurement. Efficiency: time an epoch on one rank over N times that on N."
+                "measurement. Efficiency: time per epoch on one rank over N times that on N."
             )
         ],
     )
@@ -160,7 +160,7 @@ def _picture(key: Key, methods: dict[str, dict[int, Row]]) -> Picture:
     reach = {method: last_ranks(own) for method, own in methods.items()}
     best = max(reach, key=lambda method: reach[method])
     most = max(n for own in methods.values() for n in own)
-    told = ", ".join(f"{method} {'all' if n == most else n}" for method, n in reach.items())
+    reached = ", ".join(f"{method} {'all' if n == most else n}" for method, n in reach.items())
 
     def on(ax: Any) -> None:
         every = sorted({n for own in methods.values() for n in own})
@@ -194,7 +194,7 @@ def _picture(key: Key, methods: dict[str, dict[int, Row]]) -> Picture:
         (
             Finding(
                 f"Projection: efficiency stays at {100 * HALF:.0f} percent or more up to N = "
-                f"{told} (furthest: {best})."
+                f"{reached} (furthest: {best})."
             ),
         ),
     )
@@ -207,12 +207,12 @@ def _table(key: Key, methods: dict[str, dict[int, Row]]) -> Table:
         cells = []
         for n in every:
             row = own.get(n)
-            told = (
+            cell = (
                 f"{digits(row['seconds_per_epoch'])} ({percent(row['efficiency'])})" if row else "-"
             )
-            cells.append(told)
+            cells.append(cell)
         rows.append([method, *cells])
-    caption = f"Projection: {_where(key)}: seconds an epoch (efficiency, %) by ranks"
+    caption = f"Projection: {_where(key)}: seconds per epoch (efficiency, %) by ranks"
     return Table(caption, ["method", *(f"N = {n}" for n in every)], rows, folded=True)
 
 

@@ -55,8 +55,8 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """An assumed device: operations and bytes of memory a second, seconds an evaluation besides,
-    and bytes a second between it and its host.
+    """An assumed device: operations and bytes of memory per second, seconds per evaluation
+    besides, and bytes per second between it and its host.
     """
 
     name: str
@@ -123,7 +123,7 @@ def _check(made: Plan) -> None:
         check(bool(numbers) and min(numbers) > 0, f"{name} must be positive numbers")
     doublings = [2 ** (i + 1) for i in range(len(made.ranks))]
     check(list(made.ranks) == doublings, "ranks must be 2, 4, 8, ... without a gap")
-    check(made.samples >= made.ranks[-1], "samples must be one a rank at least")
+    check(made.samples >= made.ranks[-1], "samples must be one per rank at least")
     check(made.pays > 1, "pays must be above 1")
     for kind, labels in (
         ("networks", [network.name for network in made.networks]),

@@ -21,7 +21,7 @@ def transfer_of(
 ) -> tuple[Fitted, str] | None:
     """The network of a configuration and its name; None where ``micro`` has none like it.
 
-    Where several MPI settings were measured: those of the run if it tells, else those that the
+    Where several MPI settings were measured: those of the run if it names them, else those that the
     benchmarks start it with (``launch.ENVIRONMENT`` within a host, the tuned ones between hosts).
     """
     within = ("yield", "defaults", "tuned")
@@ -114,7 +114,7 @@ def costs_for(target: Measured, alone: Sequence[Measured]) -> tuple[Costs, list[
 def slowdown(
     target: Measured, scaling: Sequence[Measured], alone: Sequence[Measured]
 ) -> tuple[float, str]:
-    """How much slower a rank is beside the others of its machine, and who tells.
+    """How much slower a rank is beside the others of its machine, and from whose runs.
 
     The median, over other configurations with as many ranks on a machine, of the time that a rank
     took by itself over what the model says of it. Never from the configuration itself: for
@@ -128,11 +128,11 @@ def slowdown(
         peers = [m for m in peers if m.method == target.method] or peers
     else:
         peers = [m for m in peers if m.method != target.method]
-    factor, told = 1.0, ""
+    factor, whose = 1.0, ""
     if peers:
         factor = typical(_busy_ratio(m, alone) for m in peers)
-        told = ", ".join(sorted({m.method for m in peers}))
-    return factor * target.together / max(together, 1), told
+        whose = ", ".join(sorted({m.method for m in peers}))
+    return factor * target.together / max(together, 1), whose
 
 
 def _busy_ratio(m: Measured, alone: Sequence[Measured]) -> float:

@@ -19,19 +19,20 @@ from benchmarks.project.rows import Measured
 SHOWN = (32, 1024)  # ranks of the table of times
 
 MODEL = """\
-Seconds of an outer iteration = minibatch evaluations (a forward one a third) x seconds of one + \
-algebra (a part an iteration, a part a local step) + data + what is besides + vector messages + \
-scalar messages, each of both with a barrier before it + waiting for the slowest rank. That wait \
-is the expected maximum over the ranks of a rank's own time, less its mean: ranks draw from the \
-measured distribution of iteration times of one rank, in the calmer half of its runs; beyond a \
-quarter as many ranks as measured times, the larger of that and of a normal tail. Allreduce: the \
-cheapest of ring, recursive doubling and Rabenseifner's (Thakur, Rabenseifner, Gropp 2005). \
-Times are medians over iterations and repetitions; evaluation on test data is left out."""
+Seconds of an outer iteration = minibatch evaluations (a forward one counts a third) x seconds of \
+one + algebra (a part per iteration, a part per local step) + data + what is besides + vector \
+messages + scalar messages, each of both with a barrier before it + waiting for the slowest rank. \
+That wait is the expected maximum over the ranks of a rank's own time, less its mean: ranks draw \
+from the measured distribution of iteration times of one rank, in the calmer half of its runs; \
+beyond a quarter as many ranks as measured times, the larger of that and of a normal tail. \
+Allreduce: the cheapest of ring, recursive doubling and Rabenseifner's (Thakur, Rabenseifner, \
+Gropp 2005). Times are medians over iterations and repetitions; evaluation on test data is left \
+out."""
 
 PROOF = """\
 Fitted to: compute, algebra, data and the spread of times, runs of `strong` and `weak` on one \
 rank; messages, `micro`. Never to the configuration that is predicted. Ranks that share a \
-machine slow each other down (memory, cache, clock): by how much is told by other methods' runs \
+machine slow each other down (memory, cache, clock): by how much is taken from other methods' runs \
 with as many ranks (`network`: by `strong` and `weak`); beside it, the prediction without that. \
 How many evaluations and messages an iteration of L-SR1 and first order has is the run's own \
 count, for the others it follows from their steps. In brackets: the least and the largest median \
@@ -69,7 +70,7 @@ def report(
 
 
 def _costs(alone: Sequence[Measured]) -> str:
-    """The parameters of what a rank does by itself, one line a method, network and minibatch."""
+    """The parameters of what a rank does by itself, one line per method, network and minibatch."""
     body = []
     for m in sorted(alone, key=lambda m: (m.hidden, m.method, m.work.batch)):
         costs, _ = costs_of(m.method, m.hidden, m.work.batch, m.parameters, alone)
@@ -83,8 +84,8 @@ def _costs(alone: Sequence[Measured]) -> str:
         if line not in body:
             body.append(line)
     header = (
-        *("hidden layers", "method", "batch", "a sample gradient, us", "GFLOP/s"),
-        *("algebra a step, ms", "an iteration, ms", "data a sample, us", "besides, ms"),
+        *("hidden layers", "method", "batch", "per sample gradient, us", "GFLOP/s"),
+        *("algebra per step, ms", "per iteration, ms", "data per sample, us", "besides, ms"),
         "slowest of two, +%",
     )
     return tables.markdown(header, body, text=2)
@@ -167,19 +168,19 @@ def _assumptions(plan: Plan) -> str:
     """What the projections assume."""
     lines = [
         f"**Everything from here on is a projection.** The data set has {plan.samples:,} samples "
-        f"whatever the ranks, {plan.samples // plan.ranks[-1]:,} a rank at {plan.ranks[-1]}; an "
+        f"whatever the ranks, {plan.samples // plan.ranks[-1]:,} per rank at {plan.ranks[-1]}; an "
         "epoch is as many sample gradients, a forward one counted a third. It says nothing of "
         "accuracy. Where more ranks mean more samples between messages (apts beyond 32 ranks, "
         "others where the least minibatch of a rank binds), the time of an epoch falls with the "
         "ranks, but more of them may be needed, which is not in here.",
-        "- One rank a node, each with a port of its own, no other traffic, no overlap of messages "
-        "and compute; stragglers as spread as on the machine that was measured.",
-        "- apts: the program's own plan, some 10,500 samples of all ranks an outer iteration, at "
+        "- One rank per node, each with a port of its own, no other traffic, no overlap of "
+        "messages and compute; stragglers as spread as on the machine that was measured.",
+        "- apts: the program's own plan, some 10,500 samples of all ranks per outer iteration, at "
         "least 5 steps, minibatches of 64 to 250. "
         + "; ".join(
-            f"{m.label}: {m.global_batch} samples over all ranks a step"
-            + (f", at least {m.least_batch} a rank" if m.least_batch > 1 else "")
-            + (f", {m.local_steps} steps a message" if m.local_steps else "")
+            f"{m.label}: {m.global_batch} samples over all ranks per step"
+            + (f", at least {m.least_batch} per rank" if m.least_batch > 1 else "")
+            + (f", {m.local_steps} steps per message" if m.local_steps else "")
             for m in plan.methods
             if m.method != "apts"
         )
@@ -198,7 +199,7 @@ def _assumptions(plan: Plan) -> str:
         a = plan.accelerator
         lines.append(
             f"- {a.name}, **an assumption, not measured**: {a.flops / 1e12:g} TFLOP/s, memory at "
-            f"{a.memory / 1e12:g} TB/s, {1e6 * a.launch:g} us an evaluation besides, messages "
+            f"{a.memory / 1e12:g} TB/s, {1e6 * a.launch:g} us per evaluation besides, messages "
             f"copied to its host and back at {a.copy / 1e9:g} GB/s."
         )
     return "\n".join(lines)
@@ -214,7 +215,7 @@ def _projections(plan: Plan, projections: Sequence[Projection]) -> list[str]:
     last = max(plan.ranks)
     shown = [ranks for ranks in SHOWN if ranks in plan.ranks] or [last]
     for compute in dict.fromkeys(one.compute for one in projections):
-        whose = "cores as measured" if compute == MEASURED else f"{compute} a rank"
+        whose = "cores as measured" if compute == MEASURED else f"{compute} per rank"
         limits, times = [], []
         for parameters in plan.parameters:
             for network in plan.networks:
@@ -251,10 +252,10 @@ def _time(one: Projection, ranks: int) -> str:
 
 
 def _setup(rows: Sequence[Row]) -> str:
-    """The set-up behind the measured rows, where they tell it."""
-    told = [
+    """The set-up behind the measured rows, where they have it."""
+    known = [
         {**row, "threads_per_rank": row.get("threads", row.get("threads_per_rank", 1))}
         for row in rows
         if all(name in row for name in ("versions", "cores", "commit", "date"))
     ]
-    return tables.setup(told) if told else ""
+    return tables.setup(known) if known else ""

@@ -28,8 +28,8 @@ class Measured:
         of: settings, without repetition, rank and phase. method: as in ``strong``.
         hidden: layers of the network. parameters: of it. ranks, hosts: how many of them.
         together: ranks on one machine, the most. link: between hosts. mpi: its settings, "" where
-            not told. cores: of a machine, 0 where not told.
-        work: of an outer iteration. samples: gradients of a rank an iteration, a forward one
+            not known. cores: of a machine, 0 where not known.
+        work: of an outer iteration. samples: gradients of a rank per iteration, a forward one
             counted a third.
         seconds: of outer iterations, each the slowest rank's, without evaluation. medians: of them
             by repetition.

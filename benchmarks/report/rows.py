@@ -188,10 +188,10 @@ def _row(where: str, line: str) -> tuple[Row, str]:
     for table, wanted in checks:
         for name, good in wanted.items():
             if not good(table.get(name)):
-                told = (
+                fault = (
                     "is missing" if name not in table else f"= {_short(table[name])} is not valid"
                 )
-                raise InputError(f"{where}, of {kind}: {name} {told}")
+                raise InputError(f"{where}, of {kind}: {name} {fault}")
     return row, kind
 
 

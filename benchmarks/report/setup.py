@@ -16,12 +16,12 @@ _MACHINE = {
     "cores": "cores of a host that may be used",
     "host_cores": "cores of a host",
     "device": "device",
-    "threads": "threads a rank",
-    "threads_per_rank": "threads a rank",
+    "threads": "threads per rank",
+    "threads_per_rank": "threads per rank",
     "binding": "cores of a rank (binding)",
     "parameters": "parameters",
     "samples": "samples of the training set",
-    "local_steps": "local steps an outer iteration",
+    "local_steps": "local steps per outer iteration",
     "oversubscribed": "more ranks than cores",
     "commit": "commit",
     "date": "date",
@@ -52,15 +52,15 @@ def _values(rows: Rows) -> Table:
     for name in _SETTINGS:
         cells = [_all(_setting(row, name) for row in rows[kind]) for kind in kinds]
         lines.append([name, *cells])
-    for name, told in _MACHINE.items():
+    for name, label in _MACHINE.items():
         cells = [_all(row.get(name) for row in rows[kind]) for kind in kinds]
-        lines.append([told, *cells])
+        lines.append([label, *cells])
     lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
     return Table("Settings and machines", ["what", *kinds], lines, text=1 + len(kinds))
 
 
 def _setting(row: Row, name: str) -> object:
-    """A setting, or what stands beside the settings where it tells no rows apart."""
+    """A setting, or what stands beside the settings where no rows differ by it."""
     return row["settings"].get(name, row.get(name))
 
 
@@ -145,9 +145,9 @@ def span(rows: Sequence[Row]) -> str:
     """From which days and commits rows are."""
     dates = sorted({str(row["date"]) for row in rows if row.get("date")})
     commits = sorted({str(row["commit"]) for row in rows if row.get("commit")})
-    told = []
+    found = []
     if dates:
-        told.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
+        found.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
     if commits:
-        told.append(f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}")
-    return "; ".join(told)
+        found.append(f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}")
+    return "; ".join(found)

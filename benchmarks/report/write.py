@@ -91,9 +91,9 @@ def _glance(page: Page, named: dict[int, str]) -> Iterator[str]:
     """Warnings, then the key findings of every section."""
     for warning, some in groupby(page.glance, key=lambda pair: pair[1].warning):
         for _, own in groupby(some, key=lambda pair: id(pair[0])):
-            told = list(own)
-            section = told[0][0]
-            lines = "".join(f"<li>{_marked(one)}</li>" for _, one in told)
+            listed = list(own)
+            section = listed[0][0]
+            lines = "".join(f"<li>{_marked(one)}</li>" for _, one in listed)
             link = f'<a href="#{named[id(section)]}">{html.escape(section.title)}</a>'
             kind = "finding warning" if warning else "finding"
             yield f'<div class="{kind}"><p>{link}</p><ul>{lines}</ul></div>'
@@ -130,10 +130,10 @@ def _part(part: Part) -> str:
     if isinstance(part, Table):
         return _table(part)
     drawn = drawing.inline(part.svg, part.name, html.escape(part.alt))
-    told = "\n".join(map(_finding, part.findings))
+    findings = "\n".join(map(_finding, part.findings))
     return (
         f'<figure id="{part.name}">\n<p class="title">{html.escape(part.title)}</p>\n{drawn}\n'
-        f'<figcaption>{told}\n<p class="caption">{html.escape(part.caption)}</p></figcaption>\n'
+        f'<figcaption>{findings}\n<p class="caption">{html.escape(part.caption)}</p></figcaption>\n'
         "</figure>"
     )
 

@@ -18,7 +18,7 @@ TITLES = {"strong": "Strong scaling", "weak": "Weak scaling"}
 WHAT = {
     "strong": "The same work on more and more ranks: N ranks divide the steps or the minibatch of "
     "one. Ideal: 1/N of the time of one rank.",
-    "weak": "The same work a rank on more and more ranks: N ranks do N times the work of one "
+    "weak": "The same work per rank on more and more ranks: N ranks do N times the work of one "
     "between two messages. Ideal: a rank takes as long for a sample gradient as alone.",
 }
 HOW = (
@@ -76,7 +76,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
         )
     ]
     if several:
-        told = tuple(findings.efficiency_findings(network))
+        found = tuple(findings.efficiency_findings(network))
         parts.append(
             Picture(
                 f"{name}-efficiency",
@@ -85,7 +85,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
                 f"Scatter plot: parallel efficiency in percent against number of ranks for "
                 f"{_methods(network)}. Values are in the table below.",
                 figures.efficiency(network),
-                told,
+                found,
             )
         )
     parts += [
@@ -95,7 +95,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
             "Mean over ranks and iterations, by phase; evaluation, outlined, is not part of the "
             "time. Beside a bar: communication (allreduce and broadcast) + wait, in percent."
             + (" †: oversubscribed." if _marked(network) else ""),
-            f"Stacked bars, one a method and number of ranks: time by phase for "
+            f"Stacked bars, one per method and number of ranks: time by phase for "
             f"{_methods(network)}. Shares are in the table of phases below.",
             figures.phases(network, kind),
             tuple(findings.phase_findings(network)),

@@ -19,7 +19,7 @@ Models = Mapping[int, Estimate]  # by id() of a point: what the cost model says 
 
 
 def shown(point: Point, kind: str) -> Estimate:
-    """What is plotted: seconds an epoch, or in weak scaling seconds of a rank a sample gradient."""
+    """What is plotted: seconds per epoch, or in weak scaling of a rank per sample gradient."""
     return point.per_epoch if kind == "strong" else point.per_gradient
 
 
@@ -43,11 +43,11 @@ def time(network: Network, kind: str, models: Models) -> str:
                 ax.plot(
                     [n * beside for n in every], y, color=look.colour, ls="--", lw=0.7, alpha=0.8
                 )
-            told = [(p.ranks, models[id(p)].value) for p in series.points if id(p) in models]
-            if told:
+            modelled = [(p.ranks, models[id(p)].value) for p in series.points if id(p) in models]
+            if modelled:
                 ax.plot(
-                    [n * beside for n, _ in told],
-                    [value for _, value in told],
+                    [n * beside for n, _ in modelled],
+                    [value for _, value in modelled],
                     color=look.colour,
                     ls=":",
                     lw=1.8,
@@ -59,7 +59,9 @@ def time(network: Network, kind: str, models: Models) -> str:
         handles += _lines(models, network)
         draw.ranks_axis(ax, every)
         draw.log_axis(ax.yaxis, seconds)
-        ax.set_ylabel("time an epoch" if kind == "strong" else "time of a rank a sample gradient")
+        ax.set_ylabel(
+            "time per epoch" if kind == "strong" else "time of a rank per sample gradient"
+        )
         draw.legend(ax, handles=handles, labels=[one.get_label() for one in handles])
 
     return draw.svg(on, height=4.3)
@@ -123,7 +125,7 @@ def label(series: Series, point: Point) -> str:
 
 
 def phases(network: Network, kind: str) -> str:
-    """A bar a method and N, its length the time, its pieces the phases."""
+    """A bar per method and N, its length the time, its pieces the phases."""
     shown = [(series, point) for series in network.series for point in series.points]
 
     def on(ax: Any) -> None:
@@ -163,7 +165,7 @@ def phases(network: Network, kind: str) -> str:
         ax.invert_yaxis()
         ax.set_xlim(0, longest * 1.28)
         ax.grid(visible=False, axis="y")
-        ax.set_xlabel("s an epoch" if kind == "strong" else "µs of a rank a sample gradient")
+        ax.set_xlabel("s per epoch" if kind == "strong" else "µs of a rank per sample gradient")
         ax.margins(y=0.02)
         handles = [
             Patch(facecolor=c, hatch=h, edgecolor=draw.INK if c == "none" else draw.PAPER, label=p)

@@ -23,23 +23,23 @@ def time_findings(network: Network, kind: str, models: dict[int, Estimate]) -> l
     first = network.series[0]
     found = []
     most = _most(first)
-    unit = "an epoch" if kind == "strong" else "of a rank a sample gradient"
+    unit = "per epoch" if kind == "strong" else "of a rank per sample gradient"
     if most is None or first.base is None:
         point = first.points[0]
         value = seconds(figures.shown(point, kind).value)
         found.append(Finding(f"{first.label} takes {value} {unit} at N = {point.ranks}."))
     else:
         one, many = (figures.shown(point, kind).value for point in (first.base, most))
-        told = f"{first.label} takes {seconds(one)} {unit} at N = 1, {seconds(many)} at N = "
-        told += f"{most.ranks}"
+        text = f"{first.label} takes {seconds(one)} {unit} at N = 1, {seconds(many)} at N = "
+        text += f"{most.ranks}"
         if kind == "strong":
             gain = one / many
-            told += f": {times(max(gain, 1 / gain))} times {'faster' if gain >= 1 else 'slower'}"
-            told += f" (ideal: {most.ranks} times faster)"
+            text += f": {times(max(gain, 1 / gain))} times {'faster' if gain >= 1 else 'slower'}"
+            text += f" (ideal: {most.ranks} times faster)"
         else:
             change = 100 * (many / one - 1)
-            told += f": {abs(change):.1f} percent {'more' if change >= 0 else 'less'} (ideal: 0)"
-        found.append(Finding(told + ".", key=True))
+            text += f": {abs(change):.1f} percent {'more' if change >= 0 else 'less'} (ideal: 0)"
+        found.append(Finding(text + ".", key=True))
     off = [
         abs(models[id(point)].value / figures.shown(point, kind).value - 1)
         for point in network.points
@@ -66,8 +66,8 @@ def efficiency_findings(network: Network) -> list[Finding]:
             continue
         by.append((value.value, series, most))
         if series is network.series[0]:
-            told = value.times(100).text(lambda number: f"{number:.1f}")
-            text = f"Efficiency is {told} percent at N = {most.ranks} ({series.label})."
+            share = value.times(100).text(lambda number: f"{number:.1f}")
+            text = f"Efficiency is {share} percent at N = {most.ranks} ({series.label})."
             found.append(Finding(text, key=True))
     if len(by) > 1:
         value_, series, most = min(by, key=lambda item: item[0])
@@ -76,7 +76,7 @@ def efficiency_findings(network: Network) -> list[Finding]:
     if not by:
         base = any(series.base is not None for series in network.series)
         why = "all on more than one rank are oversubscribed" if base else "N = 1 was not measured"
-        found.append(Finding(f"No efficiency can be told: {why}."))
+        found.append(Finding(f"No efficiency can be given: {why}."))
     return found
 
 
@@ -135,10 +135,10 @@ def spread_findings(network: Network) -> list[Finding]:
 
 
 def hindrances(series: Series) -> list[str]:
-    """For ours, a sentence an N: what stands between it and the ideal."""
+    """For ours, a sentence per N: what stands between it and the ideal."""
     if not series.method.startswith("apts") or series.base is None:
         return []
-    base, told = series.base, []
+    base, sentences = series.base, []
     for point in series.valid:
         lost = series.lost(point)
         if lost is None:
@@ -148,18 +148,18 @@ def hindrances(series: Series) -> list[str]:
         why = "smaller batches, memory bandwidth shared"
         if point.settings["batch"] == base.settings["batch"]:
             why = "the batch is the same: memory bandwidth or the cores' clock shared"
-        grew = f"compute a sample gradient grew by {change:.1f} percent ({why})"
+        grew = f"compute per sample gradient grew by {change:.1f} percent ({why})"
         if change <= 0:
-            grew = f"compute a sample gradient fell by {-change:.1f} percent"
+            grew = f"compute per sample gradient fell by {-change:.1f} percent"
         evaluation = point.phase_cost["evaluation"] / sum(point.phase_cost[p] for p in TIMED)
-        told.append(
+        sentences.append(
             f"What stands in the way, {series.label}, N = 1 to {point.ranks}: {grew}; waiting is "
             f"{percent(point.share('wait'))} percent of the time, communication "
             f"{percent(point.communication)}, drawing data {percent(point.share('data'))}, the "
             f"rest {percent(point.share('other'))}. Evaluation, left out of the time, would add "
             f"{percent(evaluation)} percent; start-up and the first iterations are left out."
         )
-    return told
+    return sentences
 
 
 def clock_finding(row: Row) -> Finding:

@@ -1,4 +1,4 @@
-"""Tables of ``strong`` and ``weak``, a line a method and number of ranks."""
+"""Tables of ``strong`` and ``weak``, a line per method and number of ranks."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ def _ranks(point: Point) -> str:
 
 
 def main_table(network: Network) -> Table:
-    """Times, speedups and traffic, a line a method and N."""
+    """Times, speedups and traffic, a line per method and N."""
     header = [
-        *("method", "N", "batch a rank", "local steps", "runs x iterations"),
+        *("method", "N", "batch per rank", "local steps", "runs x iterations"),
         *(
             "iteration, ms [95\u00a0%]",
             "epoch, s [95\u00a0%]",
             "speedup",
             "efficiency, % [95\u00a0%]",
         ),
-        *("µs a sample gradient and rank", "CPU s a rank, an epoch"),
-        *("messages an epoch", "MB a rank, an epoch"),
+        *("µs per sample gradient and rank", "CPU s per rank and epoch"),
+        *("messages per epoch", "MB per rank and epoch"),
     ]
     rows = []
     for series in network.series:
@@ -32,10 +32,10 @@ def main_table(network: Network) -> Table:
             efficiency = series.efficiency(point)
             lengths = sorted({len(run.iterations) for run in point.runs})
             steps = point.first.get("local_steps")
-            speedup, told = "-", "-"
+            speedup, percents = "-", "-"
             if efficiency is not None:
                 speedup = "base" if point is series.base else digits(efficiency.value * point.ranks)
-                told = efficiency.times(100).text(lambda value: f"{value:.1f}")
+                percents = efficiency.times(100).text(lambda value: f"{value:.1f}")
             rows.append(
                 [
                     *(series.label, _ranks(point), str(point.settings["batch"])),
@@ -43,17 +43,17 @@ def main_table(network: Network) -> Table:
                     f"{len(point.runs)} x {'-'.join(map(str, lengths))}",
                     point.per_iteration.times(1e3).text(digits),
                     point.per_epoch.text(digits),
-                    *(speedup, told, digits(point.per_gradient.value * 1e6)),
-                    digits(point.an_epoch("cpu")),
-                    digits(point.an_epoch("messages")),
-                    digits(point.an_epoch("bytes") / 1e6),
+                    *(speedup, percents, digits(point.per_gradient.value * 1e6)),
+                    digits(point.per_epoch_of("cpu")),
+                    digits(point.per_epoch_of("messages")),
+                    digits(point.per_epoch_of("bytes") / 1e6),
                 ]
             )
     return Table("Times and traffic", header, rows)
 
 
 def phase_table(network: Network) -> Table:
-    """Shares of the phases, a line a method and N."""
+    """Shares of the phases, a line per method and N."""
     header = ["method", "N", *TIMED, "communication", "slowest rank over mean", "+ evaluation"]
     rows = []
     for series in network.series:
@@ -87,7 +87,7 @@ def lost_table(network: Network) -> Table | None:
     if not rows:
         return None
     caption = (
-        "What keeps it from the ideal: rank-seconds a sample gradient more than at N = 1, in "
+        "What keeps it from the ideal: rank-seconds per sample gradient more than at N = 1, in "
         "percent of those at N = 1 (unequal ranks: the slowest's time beyond the mean; all is "
         "1/efficiency - 1 by sums instead of medians)"
     )

@@ -16,7 +16,7 @@ from benchmarks.harness.results import Row, digest
 
 LEAST_ITERATIONS = 8  # outer ones that count, so that there is a spread
 SPLITS = ("steps", "batch")
-SPLIT = "split"  # rows of runs with the clock on and off in turn, which tell what it costs
+SPLIT = "split"  # rows of runs with the clock on and off in turn, which show what it costs
 # Rare messages, and the most frequent ones; outer iterations of each.
 SPLIT_METHODS = {"apts-scaled": 101, "adam": 601}
 
@@ -101,7 +101,7 @@ def _method(table: Row, *, strong: bool) -> Method:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: what tells it from others in the results, and its command line.
+    """One run: what sets it apart in the results, and its command line.
 
     Attributes:
         settings: of its rows, but for rank and phase. arguments: of the program, without --data
@@ -145,10 +145,10 @@ def jobs(
 ) -> Iterator[list[Run]]:
     """All runs, those of one MPI job together; jobs and the runs within in random order.
 
-    The order is the same every time, so that a plan that was interrupted goes on as it would have.
+    The order is the same every time, so that an interrupted plan continues as it would have.
 
     Args:
-        how: the ranks are started, which tells runs apart too.
+        how: the ranks are started, which sets runs apart too.
     """
     chance = random.Random(0)
     chosen = [m for m in plan.methods if methods is None or m.name in methods]

@@ -46,7 +46,7 @@ class Series:
         return Estimate(1.0) if point is base else quotient(base.cost, point.cost)
 
     def lost(self, point: Point) -> dict[str, float] | None:
-        """By phase, rank-seconds a sample gradient more than on one rank, as part of all there.
+        """By phase, rank-seconds per sample gradient more than on one rank, as part of all there.
 
         Besides the phases "unequal": how much longer the slowest rank takes than the mean.
         """
@@ -83,7 +83,7 @@ class Network:
 
 
 def _same_work(base: Point, point: Point) -> bool:
-    """Whether an outer iteration is as much work, in all (strong) or a rank (weak).
+    """Whether an outer iteration is as much work, in all (strong) or per rank (weak).
 
     The control batch and rounded local steps make a little difference.
     """
@@ -131,14 +131,14 @@ def _split(own: Sequence[Point], kind: str) -> dict[str, list[Point]]:
         for point in own:
             size = int(point.settings["batch"]) * (point.ranks if batch else 1)
             more = but(point.settings, "repetition", "ranks", "batch", *_KNOWN)
-            told = [name.format(size)] + [f"{k} {v}" for k, v in sorted(more.items())]
-            found.setdefault(", ".join(told), []).append(point)
+            parts = [name.format(size)] + [f"{k} {v}" for k, v in sorted(more.items())]
+            found.setdefault(", ".join(parts), []).append(point)
         return found
 
     def mixed(found: dict[str, list[Point]]) -> int:
         return sum(len(some) - len({point.ranks for point in some}) for some in found.values())
 
-    ways = [by("batch {} a rank", 0), by("batch {} in all", 1)]
+    ways = [by("batch {} per rank", 0), by("batch {} in all", 1)]
     if kind == "strong":
         ways.reverse()
     together: dict[str, list[Point]] = {own[0].method: list(own)}

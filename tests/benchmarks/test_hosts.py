@@ -152,11 +152,11 @@ def test_settings_replace_each_other_and_nothing_else(monkeypatch: pytest.Monkey
 def test_a_job_that_stays_is_ended() -> None:
     start = time.monotonic()
     with pytest.raises(RunFailed, match=r"no end within 0.5 s: sleeper"):
-        launch.supervise(["sleep", "30"], told="sleeper", env=os.environ, timeout=0.5)
+        launch.supervise(["sleep", "30"], name="sleeper", env=os.environ, timeout=0.5)
     assert time.monotonic() - start < 10
     command = ["sh", "-c", "echo the reason; exit 3"]
     with pytest.raises(RunFailed, match="status 3: failer: the reason"):
-        launch.supervise(command, told="failer", env=os.environ, timeout=10)
+        launch.supervise(command, name="failer", env=os.environ, timeout=10)
 
 
 @pytest.mark.usefixtures("all_cores")

@@ -20,7 +20,7 @@ from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import to_markdown
 from benchmarks.messages.micro import command as micro
-from benchmarks.messages.micro.numbers import best_setting, compare, slowness, told, verdicts
+from benchmarks.messages.micro.numbers import best_setting, compare, slowness, summary, verdicts
 from benchmarks.messages.micro.plan import CONFIG, Plan, read
 from benchmarks.messages.micro.report import best_lines, draw, osu, section
 
@@ -168,8 +168,8 @@ def test_what_is_told_of_the_goal() -> None:
         "mpi4py": {4: row(4, [1e-6] * 5, "mpi4py"), 16: row(16, [1e-6] * 5, "mpi4py")},
         "comm": {4: row(4, [2e-6] * 5, "comm"), 16: row(16, [9e-6] * 5, "comm")},
     }
-    assert told(verdicts(table, "comm")) == "met at 1 of 2 sizes; missed at 16 bytes"
-    assert told(verdicts(table, "message")) == "not measured"
+    assert summary(verdicts(table, "comm")) == "met at 1 of 2 sizes; missed at 16 bytes"
+    assert summary(verdicts(table, "message")) == "not measured"
 
 
 def test_the_osu_table() -> None:

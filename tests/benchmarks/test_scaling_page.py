@@ -30,9 +30,9 @@ def test_strong_efficiency() -> None:
     assert one.per_epoch.value == pytest.approx(100.0)
     assert two.per_epoch.value == pytest.approx(62.5)
     assert two.communication == pytest.approx(0.1)
-    assert two.an_epoch("messages") == pytest.approx(100)
-    assert two.an_epoch("bytes") == pytest.approx(100 * 4 * 118_282)
-    assert two.an_epoch("cpu") == pytest.approx(50)
+    assert two.per_epoch_of("messages") == pytest.approx(100)
+    assert two.per_epoch_of("bytes") == pytest.approx(100 * 4 * 118_282)
+    assert two.per_epoch_of("cpu") == pytest.approx(50)
 
 
 def test_what_is_lost_adds_up() -> None:
@@ -47,10 +47,10 @@ def test_what_is_lost_adds_up() -> None:
 def test_strong_findings() -> None:
     section = scaling_page.section("strong", strong_pair(), [])
     lines = told(section)
-    assert "apts-scaled takes 100 s an epoch at N = 1, 62.5 s at N = 2: 1.60 times faster" in lines
+    assert "apts-scaled takes 100 s per epoch at N = 1, 62.5 s at N = 2: 1.60 times faster" in lines
     assert "Efficiency is 80.0 [80.0, 80.0] percent at N = 2 (apts-scaled)." in lines
     assert "Communication is 10.0 percent of the time at N = 2 (apts-scaled), waiting 2.0" in lines
-    assert "compute a sample gradient grew by 10.5 percent (smaller batches" in lines
+    assert "compute per sample gradient grew by 10.5 percent (smaller batches" in lines
     assert "drawing data 4.0" in lines
     assert "WARNING" not in lines
     table = tables_of(section)[0]
@@ -78,9 +78,8 @@ def test_weak_efficiency() -> None:
     assert found is not None
     assert found.value == pytest.approx(0.8)
     lines = told(scaling_page.section("weak", rows, []))
-    assert (
-        "1.67 ms of a rank a sample gradient at N = 1, 2.08 ms at N = 2: 25.0 percent more" in lines
-    )
+    line = "1.67 ms of a rank per sample gradient at N = 1, 2.08 ms at N = 2: 25.0 percent more"
+    assert line in lines
 
 
 def test_warning_where_communication_exceeds_compute() -> None:
@@ -105,7 +104,7 @@ def test_nothing_is_drawn_from_oversubscribed_ranks() -> None:
     table = tables_of(section)[0]
     assert cell(table, 1, "N") == "2 †"
     assert (cell(table, 1, "speedup"), cell(table, 1, "efficiency, % [95\u00a0%]")) == ("-", "-")
-    assert cell(table, 1, "CPU s a rank, an epoch") == "50.0"
+    assert cell(table, 1, "CPU s per rank and epoch") == "50.0"
 
 
 def test_without_one_rank_no_efficiency() -> None:

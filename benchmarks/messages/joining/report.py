@@ -49,7 +49,7 @@ def _place(row: Row) -> tuple[int, int, str, int]:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    """A line a way and setting of MPI."""
+    """A line per way and setting of MPI."""
     found = {(row["settings"]["mpi"], row["settings"]["way"]): row for row in rows}
     settings = list(dict.fromkeys(mpi for mpi, _ in found))
     body = []

@@ -80,8 +80,8 @@ def _keep(found: Plan, ways: Sequence[str], load: float, outcome: Outcome) -> tu
     shared["oversubscribed"] = found.ranks > cores
     seconds = [values["seconds"][way] for way in ways]
     rows = [{"seconds": each, "iterations": len(each), **shared} for each in seconds]
-    told = (f"{way} {1e6 * median(each):.1f}" for way, each in zip(ways, seconds, strict=True))
-    return rows, f"{', '.join(told)} us"
+    medians = (f"{way} {1e6 * median(each):.1f}" for way, each in zip(ways, seconds, strict=True))
+    return rows, f"{', '.join(medians)} us"
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def verdicts(table: Table, way: str) -> list[Verdict]:
     return [compare(own[size], bare[size]) for size in sorted(own) if size in bare]
 
 
-def told(found: Sequence[Verdict]) -> str:
+def summary(found: Sequence[Verdict]) -> str:
     """How far the goal is met, in a few words."""
     parts = []
     for text, answer in (("met", True), ("missed", False), ("open", None)):

@@ -179,15 +179,15 @@ def findings(case: Case) -> list[Finding]:
         both = sorted(set(ours) & set(bare))
         long = [bare[b] / ours[b] for b in both if b > LONG]
         short = [ours[b] - bare[b] for b in both if b <= LONG]
-        told = []
+        bounds = []
         if long:
             share = percent(min(long))
-            told.append(f"at least {share} percent of the bare call's speed above 64 KiB")
+            bounds.append(f"at least {share} percent of the bare call's speed above 64 KiB")
         if short:
             worst = 1e6 * max(0.0, max(short))
-            told.append(f"at most {digits(worst)} µs more up to 64 KiB")
-        if told:
-            found.append(Finding(f"{case.title}, {way} ({what}): {'; '.join(told)}."))
+            bounds.append(f"at most {digits(worst)} µs more up to 64 KiB")
+        if bounds:
+            found.append(Finding(f"{case.title}, {way} ({what}): {'; '.join(bounds)}."))
     return found
 
 
@@ -211,7 +211,7 @@ def fit_table(found: Sequence[Case]) -> Table:
 
 
 def size_table(case: Case) -> Table:
-    """OSU-style: a line a size and way."""
+    """OSU-style: a line per size and way."""
     header = [
         *("payload", "through", "median, µs [95 %]", "min, µs", "max, µs", "calls"),
         *("bare / this", "model, µs"),

@@ -22,7 +22,7 @@ from benchmarks.messages.micro.numbers import (
     fitted,
     places,
     slowness,
-    told,
+    summary,
     verdicts,
 )
 from benchmarks.messages.micro.plan import THROUGH, Plan
@@ -70,7 +70,7 @@ def _place(place: Place, tables: Mapping[tuple[str, str], Table]) -> list[str]:
         for way in ("comm", "comm-untimed"):
             judged = verdicts(table, way)
             if judged:
-                goal.append((operation, mpi, way, told(judged)))
+                goal.append((operation, mpi, way, summary(judged)))
     if goal:
         parts.append(markdown(("operation", "MPI settings", "through", "goal"), goal, text=4))
     for operation in operations:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repetitions", type=positive, metavar="K", help="of every run (default the file's)"
     )
     parser.add_argument(
-        "--timeout", type=float, default=900.0, metavar="S", help="seconds a run (default 900)"
+        "--timeout", type=float, default=900.0, metavar="S", help="seconds per run (default 900)"
     )
     parser.add_argument(
         "--mnist",
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--fresh", action="store_true", help="forget all runs that are done")
     parser.add_argument(
-        "--report-only", action="store_true", help="run nothing, write what the runs so far tell"
+        "--report-only", action="store_true", help="run nothing, write what the runs so far show"
     )
 
 
@@ -190,16 +190,16 @@ class _Work:
             self._progress.skip()
             return
         made = run_of(self.plan, network, method, settings)
-        told = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in settings.values())
+        name = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in settings.values())
         try:
             values = make(made, self.plan, self.shards, hosts, self.timeout)
         except RunFailed as error:
             if "not finite" not in str(error):
                 self.failed += 1
-                self._progress.say(f"{told}: failed: {error}")
+                self._progress.say(f"{name}: failed: {error}")
                 return
             values = {"seconds_to_target": None, "epochs_to_target": None, "diverged": str(error)}
         self.results.add(settings, {**values, "mpi": self.plan.mpi, **origin()})
         seconds = values["seconds_to_target"]
         reached = "not reached" if seconds is None else f"{seconds:.2f} s"
-        self._progress.say(f"{told}: {reached}")
+        self._progress.say(f"{name}: {reached}")

@@ -55,13 +55,13 @@ def figures(measured: list[Row], target: float) -> Row:
     accuracies = own.pop("test_accuracy")
     epoch, nbytes, messages = (own.pop(key) for key in ("epoch", "bytes", "messages"))
     own["iteration_seconds"] = [float(f"{value:.4g}") for value in each[:500]]
-    told = [i for i, accuracy in enumerate(accuracies) if accuracy is not None]
-    hit = next((i for i in told if accuracies[i] >= target), None)
+    evaluated = [i for i, accuracy in enumerate(accuracies) if accuracy is not None]
+    hit = next((i for i in evaluated if accuracies[i] >= target), None)
     curve = {
-        "seconds": [float(f"{seconds[i]:.5g}") for i in told],
-        "epoch": [float(f"{epoch[i]:.5g}") for i in told],
-        "test_accuracy": [accuracies[i] for i in told],
-        "bytes": [nbytes[i] for i in told],
+        "seconds": [float(f"{seconds[i]:.5g}") for i in evaluated],
+        "epoch": [float(f"{epoch[i]:.5g}") for i in evaluated],
+        "test_accuracy": [accuracies[i] for i in evaluated],
+        "bytes": [nbytes[i] for i in evaluated],
     }
     return {
         "target": target,
@@ -111,11 +111,11 @@ def _free_port() -> str:
 def _ddp(
     run: Run, plan: Plan, shards: Path, place: Path, hosts: Hosts | None, timeout: float
 ) -> None:
-    """PyTorch's ranks, one a host, started by hand: it needs no launcher."""
+    """PyTorch's ranks, one per host, started by hand: it needs no launcher."""
     assert run.ddp is not None
     every = {"evaluate_every": _every(plan, shards)}
-    told = {**run.ddp, **every, "data": str(shards), "target": plan.target, "folder": str(place)}
-    (place / "run.json").write_text(json.dumps(told), encoding="utf-8")
+    given = {**run.ddp, **every, "data": str(shards), "target": plan.target, "folder": str(place)}
+    (place / "run.json").write_text(json.dumps(given), encoding="utf-8")
     ranks = run.settings["hosts"]
     address = "127.0.0.1" if hosts is None else hosts.addresses[0]
     where = {

@@ -50,7 +50,7 @@ class Entry:
         found = known[len(known) // 2] if None in values else median(known)
         return None if found == float("inf") else found
 
-    def told(self, name: str, factor: float = 1.0) -> str:
+    def range_of(self, name: str, factor: float = 1.0) -> str:
         """Median [least, most] of a value."""
         middle = self.middle(name)
         if middle is None:
@@ -91,7 +91,7 @@ class Case:
 
 
 def rate(link: str) -> float:
-    """Bits a second of a link's name, to sort by; infinite without a limit."""
+    """Bits per second of a link's name, to sort by; infinite without a limit."""
     found = re.fullmatch(r"\s*([\d.]+)\s*([kmg]?)bits?(/s)?\s*", link.lower())
     try:
         return float(found[1]) * _UNITS[found[2]] if found else float("inf")
@@ -235,7 +235,7 @@ def _against(case: Case, axis: str) -> Picture:
         draw.legend(ax)
 
     what = "time" if axis == "seconds" else "payload"
-    told = findings(case) if axis == "seconds" else _bytes_findings(case)
+    found = findings(case) if axis == "seconds" else _bytes_findings(case)
     return Picture(
         f"network-{slug(case.title)}-{axis}",
         f"Accuracy against {what}"
@@ -245,7 +245,7 @@ def _against(case: Case, axis: str) -> Picture:
         f"Line plot, {what} logarithmic: test accuracy against {what} for "
         f"{', '.join(entry.method for entry in shown)}, {case.title}.",
         draw.svg(on, height=4.0),
-        tuple(told),
+        tuple(found),
     )
 
 
@@ -255,7 +255,7 @@ def _bytes_findings(case: Case) -> list[Finding]:
         return []
     least = min(sent, key=lambda method: sent[method])
     most = max(sent, key=lambda method: sent[method])
-    text = f"Fewest bytes to the target: {least}, {digits(sent[least] / 1e6)} MB a rank"
+    text = f"Fewest bytes to the target: {least}, {digits(sent[least] / 1e6)} MB per rank"
     if most != least:
         text += f"; most: {most}, {digits(sent[most] / 1e6)} MB"
     return [Finding(text + ".")]
@@ -264,7 +264,7 @@ def _bytes_findings(case: Case) -> list[Finding]:
 def _table(case: Case) -> Table:
     header = [
         *("method", "rate", "batch", "runs", "s to target", f"times sooner than {OUTSIDE}"),
-        *("epochs to target", "MB to target", "s an epoch", "messages an epoch", "MB an epoch"),
+        *("epochs to target", "MB to target", "s per epoch", "messages per epoch", "MB per epoch"),
     ]
     outside = case.of(OUTSIDE)
     rows = []
@@ -279,10 +279,10 @@ def _table(case: Case) -> Table:
         rows.append(
             [
                 *(entry.method, rate_, "-" if batch is None else str(batch), str(len(entry.rows))),
-                *(entry.told("seconds_to_target"), gain),
-                *(entry.told("epochs_to_target"), entry.told("bytes_to_target", 1e-6)),
-                *(entry.told("seconds_per_epoch"), entry.told("messages_per_epoch")),
-                entry.told("bytes_per_epoch", 1e-6),
+                *(entry.range_of("seconds_to_target"), gain),
+                *(entry.range_of("epochs_to_target"), entry.range_of("bytes_to_target", 1e-6)),
+                *(entry.range_of("seconds_per_epoch"), entry.range_of("messages_per_epoch")),
+                entry.range_of("bytes_per_epoch", 1e-6),
             ]
         )
     return Table(f"{case.title}: medians [least, most]", header, rows)

@@ -118,7 +118,7 @@ def read_plan(path: Path) -> Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its row's settings, and what the workers are told besides data and folder.
+    """One run: its row's settings, and what the workers are given besides data and folder.
 
     Attributes:
         arguments: of our program; None for PyTorch's. ddp: of PyTorch's; None for ours.

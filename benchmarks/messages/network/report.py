@@ -95,7 +95,7 @@ def wanted(
 def best_runs(
     plan: Plan, results: Results, link: str, network: Network, method: Method, hosts: int
 ) -> list[Row]:
-    """The runs of a method at its best minibatch and rate, one a seed that was run."""
+    """The runs of a method at its best minibatch and rate, one per seed that was run."""
     found = []
     for repetition in range(plan.repetitions):
         rows = [

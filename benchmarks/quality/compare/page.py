@@ -118,10 +118,10 @@ def section(rows: Sequence[Row]) -> Section | None:
         if good:
             ranks = shown_ranks(good)
             drawn = [e for e in good if e.averaging or e.ranks == ranks]
-            told = findings(drawn, data, ranks)
+            sentences = findings(drawn, data, ranks)
             parts += [
-                _picture(drawn, name, ranks, "epoch", told[:1]),
-                _picture(drawn, name, ranks, "bytes", told[1:]),
+                _picture(drawn, name, ranks, "epoch", sentences[:1]),
+                _picture(drawn, name, ranks, "bytes", sentences[1:]),
             ]
         whole.below.append(Section(f"Accuracy: {name}", [*parts, _table(found)]))
     return whole
@@ -140,19 +140,19 @@ def findings(drawn: Sequence[Entry], data: str, ranks: int) -> list[Finding]:
         f"{data}, N = {ranks}: {own.method} ends at {100 * own.mean:.2f} percent, the best tuned "
         f"other ({best.method}) at {100 * best.mean:.2f} (means of {seeds})."
     )
-    told = [Finding(text, key=True)]
+    found = [Finding(text, key=True)]
     averaging = [entry for entry in others if entry.averaging]
     if averaging:
         best = max(averaging, key=_mean)
         sent, theirs = own.average("vector_allreduces"), best.average("vector_allreduces")
         text = (
             f"{data}, N = {ranks}: {own.method} sends {sent:.0f} messages of the parameters' "
-            f"length, {digits(own.average('bytes_allreduced') / 1e6)} MB a rank; {best.method} "
+            f"length, {digits(own.average('bytes_allreduced') / 1e6)} MB per rank; {best.method} "
             f"{theirs:.0f}, {digits(best.average('bytes_allreduced') / 1e6)} MB: "
             f"{times(theirs / sent)} times as many messages."
         )
-        told.append(Finding(text, key=True))
-    return told
+        found.append(Finding(text, key=True))
+    return found
 
 
 def _mean(entry: Entry) -> float:
@@ -160,7 +160,7 @@ def _mean(entry: Entry) -> float:
 
 
 def _picture(
-    drawn: Sequence[Entry], name: str, ranks: int, axis: str, told: Sequence[Finding]
+    drawn: Sequence[Entry], name: str, ranks: int, axis: str, found: Sequence[Finding]
 ) -> Picture:
     looks = draw.styles([entry.method for entry in drawn])
     what = "work" if axis == "epoch" else "payload"
@@ -200,15 +200,15 @@ def _picture(
         f"Line plot: test accuracy in percent against {what} for "
         f"{', '.join(entry.method for entry in drawn)}; {name}.",
         draw.svg(on, height=4.0),
-        tuple(told),
+        tuple(found),
     )
 
 
 def _table(found: Sequence[Entry]) -> Table:
     header = [
         *("method", "N", "rate", "batch in all", "settings tried", "seeds"),
-        *("test accuracy, % [least, most]", "work, epochs", "messages", "MB a rank"),
-        *("messages an epoch", "MB a rank, an epoch"),
+        *("test accuracy, % [least, most]", "work, epochs", "messages", "MB per rank"),
+        *("messages per epoch", "MB per rank and epoch"),
     ]
     rows = []
     for entry in found:

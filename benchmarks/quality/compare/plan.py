@@ -1,4 +1,4 @@
-"""What ``compare`` runs: its TOML, the grids, and who goes on to the other seeds."""
+"""What ``compare`` runs: its TOML, the grids, and who continues to the other seeds."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRule(RadiusRule):
-    """The package's rule; ``radii`` are the start's and those it gave, one an iteration."""
+    """The package's rule; ``radii`` are the start's and those it gave, one per iteration."""
 
     radii: list[float] = field(default_factory=list)
 

@@ -20,7 +20,7 @@ JOINS = ("sum", "average", "adaptive")
 DATA = {
     "i.i.d.": "equal parts of the shuffled digits",
     "uneven": "shuffled, parts in the proportion 1 : 2 : ... : N",
-    "skewed": "every class dealt out in Dirichlet(0.1) proportions: few classes a part",
+    "skewed": "every class dealt out in Dirichlet(0.1) proportions: few classes per part",
 }
 HIDDEN = "128,128"
 

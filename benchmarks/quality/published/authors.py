@@ -10,10 +10,10 @@ from apts_mpi.errors import InputError
 from benchmarks.harness.jobs import ROOT
 
 EXTRACT = ROOT / "benchmarks" / "reference" / "mnist_6_minibatches.csv"
-MINIBATCHES, OVERLAP = 6, 5  # a pass; percent
+MINIBATCHES, OVERLAP = 6, 5  # per pass; percent
 ORDERS = {"first-order": 1, "sr1": 2}  # by our local solvers
 ADAM = ("adam", 1, 0)
-# Gradient evaluations a sample that an epoch of theirs takes, about.
+# Gradient evaluations per sample that an epoch of theirs takes, about.
 APTS_WORK, ADAM_WORK = 7, 1
 
 
