@@ -157,7 +157,7 @@ def test_misuse(tmp_path: Path) -> None:
     write_shards(source_of("bytes"), tmp_path / "d", shards=1)
     with pytest.raises(ValueError, match="context of 3"):
         Stream(tmp_path / "d", "train", 0, 1, context=3)
-    with refused("91 ranks"):
+    with refused("91 subdomains"):
         Stream(tmp_path / "d", "train", 0, 91)
     with refused("nowhere"):
         Stream(tmp_path / "nowhere", "train", 0, 1)

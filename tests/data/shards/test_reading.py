@@ -222,7 +222,7 @@ def test_empty_test_parts_and_too_many_ranks(tmp_path: Path) -> None:
     part = read_partition(tmp_path / "d", "test", 4, 5)
     assert part.x.shape == (0, 4)
     describe(tmp_path / "d")
-    with refused("d", "13 ranks", "12"):
+    with refused("d", "13 subdomains", "12"):
         read_partition(tmp_path / "d", "train", 0, 13)
     with pytest.raises(ValueError, match="rank 5"):
         read_partition(tmp_path / "d", "train", 5, 5)
