@@ -100,7 +100,7 @@ def test_nothing_is_drawn_from_oversubscribed_ranks() -> None:
     lines = told(section)
     assert "times faster" not in lines
     assert "Efficiency is" not in lines
-    assert "No efficiency can be told: all on more than one rank are oversubscribed" in lines
+    assert "No efficiency can be given: all on more than one rank are oversubscribed" in lines
     table = tables_of(section)[0]
     assert cell(table, 1, "N") == "2 †"
     assert (cell(table, 1, "speedup"), cell(table, 1, "efficiency, % [95\u00a0%]")) == ("-", "-")
