@@ -1,4 +1,4 @@
-"""The page of the report: a title, first paragraphs, sections, and what of them goes on top."""
+"""The page of the report: title, first paragraphs, sections, and what of them stands at the top."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Times one vector message by all ways to join it, in turns.
 
 All ranks meet at a barrier before a call, and the slowest rank's time is the call's. Call by call
-the ways alternate, in an order that rotates, so that what else goes on meets all of them. What has
+the ways alternate, in an order that rotates, so that whatever else runs meets all of them. What has
 left the hosts' network interfaces meanwhile is read before and after.
 """
 

@@ -2,7 +2,7 @@
 
 Before every call all ranks meet at a barrier, then each times the call alone, and the slowest
 rank's time is the call's. No way through is measured before another: call by call they alternate,
-in an order that rotates, so that what else goes on in the machine meets all of them.
+in an order that rotates, so that whatever else runs in the machine meets all of them.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def _best(method: str, rows: Sequence[Row]) -> Entry:
     entries = [Entry(method, own, len(tried)) for own in tried.values()]
 
     def order(entry: Entry) -> tuple[int, float]:
-        reached = entry.reached  # those that went on to further repetitions were the best of one
+        reached = entry.reached  # those that got further repetitions were the best of one
         return (-len(entry.rows), float("inf") if reached is None else reached)
 
     return min(entries, key=order)
