@@ -22,9 +22,8 @@ from apts_mpi.method import stochastic
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import NoisyRule
-from tests.comm.mpi_programs import data, network, own_communicator
 from tests.devices import DEVICE
-from tests.method.baseline_programs import load, minibatches, parameters
+from tests.method.problem import data, load, minibatches, network, own_communicator, parameters
 
 STEPS = 4
 Spoil = Callable[[int, bool, Tensor], Tensor]

@@ -17,7 +17,8 @@ BAD_LUCK = ("lone_bad_step", "all_steps_taken_back", "lone_bad_iterate", "lone_b
 ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
     1: {"mpi": ("fused_sum",), "joining": MESSAGES},
     2: {
-        "mpi": ("identical_data", "message_counts", "first_batch_empty", "diverged_replicas"),
+        "mpi": ("diverged_replicas",),
+        "apts": ("identical_data", "message_counts", "first_batch_empty"),
         "joining": (
             *(*MESSAGES, "restored", "rejected"),
             *("deterministic_as_well", "trained_as_well"),
@@ -30,9 +31,10 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
         "module": ("unlike_at_the_start", "refused_on_one_rank", "classes_take_rank_zeros"),
     },
     3: {
-        "mpi": (
+        "mpi": ("agreement",),
+        "apts": (
             *("weighted_loss", "radius_bounds_correction", "lone_non_finite_trial"),
-            *("rank_without_samples", "restored_ranks", "agreement", "different_networks"),
+            *("rank_without_samples", "restored_ranks", "different_networks"),
         ),
         "joining": MESSAGES,
         "baseline": (
@@ -42,10 +44,10 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
         "stochastic": ("simulated_ranks", "restored_ranks", "rank_without_samples", *BAD_LUCK),
     },
     4: {
-        "mpi": ("identical_data", "first_order_consistency"),
+        "apts": ("identical_data", "first_order_consistency"),
         "stochastic": ("identical_data", "mislabelled_rank", "unlike_losses"),
     },
-    8: {"mpi": ("fused_sum", "first_order_consistency"), "joining": MESSAGES},
+    8: {"mpi": ("fused_sum",), "apts": ("first_order_consistency",), "joining": MESSAGES},
 }
 
 
