@@ -18,14 +18,7 @@ from apts_mpi.method.baselines import Baseline, baseline, diloco, local_sgd
 from apts_mpi.method.flat import FlatParameters, closure_objective
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.trust_region.objective import Draw, Objective
-from tests.method.problem import (
-    data,
-    load,
-    minibatches,
-    network,
-    own_communicator,
-    parameters,
-)
+from tests.method.problem import data, load, minibatches, network, own_communicator, parameters
 
 NAMES = ("sgd", "adam", "local-sgd", "diloco")
 STEPS = 6
