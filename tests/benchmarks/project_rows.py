@@ -10,14 +10,7 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy: pip install .[be
 
 from apts_mpi.comm.clock import PHASES
 from benchmarks.harness.results import Row
-from benchmarks.project.model import (
-    SCALARS_BYTES,
-    Costs,
-    Link,
-    doubling,
-    iteration,
-    work_of,
-)
+from benchmarks.project.model import SCALARS_BYTES, Costs, Link, doubling, iteration, work_of
 from benchmarks.project.spread import Spread
 
 N = 118_282
