@@ -62,7 +62,8 @@ Launch = Callable[..., Finished]
 
 # Tests of tensors, which are made where others are not told to be.
 ON_DEVICE = {"test_apts_single", "test_flat", "test_local", "test_losses", "test_lsr1"}
-ON_DEVICE |= {"test_momentum", "test_scaled", "test_noisy_rule", "test_stochastic"}
+ON_DEVICE |= {"test_flat_network", "test_momentum", "test_scaled"}
+ON_DEVICE |= {"test_noisy_rule", "test_stochastic"}
 ON_DEVICE |= {f"test_stochastic_{part}" for part in ("luck", "radius", "state")}
 
 

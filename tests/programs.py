@@ -16,7 +16,7 @@ from apts_mpi.comm.communicator import Comm
 from tests.devices import DEVICE
 
 TESTS = Path(__file__).parent
-ON_DEVICE = {"mpi", "baseline", "stochastic"}  # on a GPU where there is one
+ON_DEVICE = {"mpi", "apts", "baseline", "stochastic", "luck"}  # on a GPU where there is one
 
 
 def home(module: str) -> str:

@@ -10,7 +10,7 @@ Program = Callable[..., Finished]
 
 
 def test_an_exception_on_one_rank_ends_all_with_its_traceback(program: Program) -> None:
-    run = program(3, "mpi.raising_rank")
+    run = program(3, "apts.raising_rank")
     assert run.status == 1
     lines = [line for line in run.err.splitlines() if line.startswith("[rank 1 on ")]
     assert any("ZeroDivisionError: planted" in line for line in lines)

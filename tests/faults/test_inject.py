@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import MPIRUN
-from tests.faults import inject
-from tests.faults.inject import ACTIONS, Faults, Outcome, table
+from tests.faults import faulty_runs
+from tests.faults.faulty_runs import ACTIONS, Faults, Outcome
+from tests.faults.inject import table
 
-# A rank that is gone amid a file, one that stands still, samples that are bad; tests/test_resume.py
-# has signals and damaged checkpoints.
+# A rank that is gone amid a file, one that stands still, samples that are bad; signals and damaged
+# checkpoints are in tests/training/test_resume.py.
 SHORT = ("kill", "stop", "NaN")
 
 
@@ -59,7 +60,7 @@ def test_faults_are_the_same_again_and_everywhere(faults: Faults) -> None:
     kills = [each for each in chosen if each["action"] == "kill"]
     assert len(kills) == 20
     assert len({each["place"] for each in kills}) >= 6
-    assert {each["rank"] for each in kills} == set(range(inject.RANKS))
+    assert {each["rank"] for each in kills} == set(range(faulty_runs.RANKS))
 
 
 # ---- the judge ---------------------------------------------------------------------------------
@@ -134,8 +135,8 @@ def orphan() -> Iterator[subprocess.Popen[bytes]]:
 def test_processes_that_are_left_are_found_and_ended(
     orphan: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inject, "GONE", 0.3)
+    monkeypatch.setattr(faulty_runs, "GONE", 0.3)
     time.sleep(0.1)
-    assert inject._left("left-behin") == []
-    assert inject._left("left-behind") == [orphan.pid]
+    assert faulty_runs._left("left-behin") == []
+    assert faulty_runs._left("left-behind") == [orphan.pid]
     assert orphan.wait(timeout=10) == -9

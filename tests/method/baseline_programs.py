@@ -18,20 +18,11 @@ from apts_mpi.method.baselines import Baseline, baseline, diloco, local_sgd
 from apts_mpi.method.flat import FlatParameters, closure_objective
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.trust_region.objective import Draw, Objective
-from tests.comm.mpi_programs import SAMPLES, data, network, own_communicator
-from tests.devices import DEVICE
+from tests.method.problem import data, load, minibatches, network, own_communicator, parameters
 
 NAMES = ("sgd", "adam", "local-sgd", "diloco")
 STEPS = 6
 LR = 0.05
-
-
-def minibatches(step: int, ranks: int) -> list[Tensor]:
-    """Indices of every rank's minibatch of a step, uneven: rank d has about d + 1 shares."""
-    order = torch.randperm(SAMPLES, generator=torch.Generator(DEVICE).manual_seed(step))[:40]
-    shares = ranks * (ranks + 1) // 2
-    ends = [40 * (d + 1) * (d + 2) // 2 // shares for d in range(ranks)]
-    return [order[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 class Drawer:
@@ -75,19 +66,6 @@ def trained(
 def builder(name: str, comm: Comm, local_steps: int) -> Callable[[FlatParameters], Baseline]:
     """A baseline by name, over parameters to come."""
     return lambda flat: baseline(name, flat, comm, lr=LR, local_steps=local_steps)
-
-
-def parameters(module: nn.Module) -> Tensor:
-    """(n,) copy."""
-    return nn.utils.parameters_to_vector(module.parameters()).detach().clone()
-
-
-def load(module: nn.Module, vector: Tensor) -> None:
-    """Copy (n,) values into the parameters; torch's own function would make them views."""
-    offset = 0
-    for p in module.parameters():
-        p.data.copy_(vector[offset : offset + p.numel()].view_as(p))
-        offset += p.numel()
 
 
 def take_step(module: nn.Module, optimizer: Optimizer, index: Tensor) -> float:

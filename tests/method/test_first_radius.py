@@ -1,15 +1,20 @@
-"""The search for the first radius: a step is doubled while the loss falls."""
+"""The search for the first radius: a step is doubled while the loss falls; where none is found."""
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from apts_mpi import StochasticAPTS
 from apts_mpi.method.first_radius import FirstStep, search
 
 FIRST, LARGEST = 1e-5, 1.0
@@ -84,3 +89,87 @@ def test_a_long_search_looks_at_the_start_once() -> None:
     assert found.length == max(seen)
     assert found.length >= LARGEST / 2.0
     assert seen.count(0.0) == 1, "the loss at the start that it is given"
+
+
+# ---- where the first radius cannot be found ------------------------------------------------------
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def heard(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+    with caplog.at_level(logging.WARNING, logger="apts_mpi"):
+        yield caplog
+
+
+def test_a_loss_that_cannot_be_repeated_is_told_and_trains(
+    heard: pytest.LogCaptureFixture,
+) -> None:
+    own = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    x = torch.randn(400, 10)
+    y = (x[:, 0] + x[:, 1] > 0).long()
+    net = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 2))
+    optimizer = StochasticAPTS(net.parameters(), local_steps=5)
+
+    def minibatch() -> tuple[Callable[[], Tensor], int]:
+        index = torch.randint(400, (50,))
+
+        def closure() -> Tensor:
+            noise = torch.randn(50, 10, generator=own)
+            return cross_entropy(net(x[index] + 0.3 * noise), y[index])
+
+        return closure, 50
+
+    for _ in range(40):
+        optimizer.step(minibatch)
+    told = [line for line in lines(heard) if "at the same parameters" in line]
+    assert len(told) == 1
+    assert "generator of its own" in told[0]
+    with torch.no_grad():
+        assert float((net(x).argmax(1) == y).float().mean()) > 0.9
+
+
+def test_a_first_radius_that_was_not_found_does_not_bound_the_run(
+    heard: pytest.LogCaptureFixture,
+) -> None:
+    """A kink at the start, so that the loss rises at first; further off there is a long slope."""
+    x = nn.Parameter(torch.zeros(4))
+    optimizer = StochasticAPTS([x], local_steps=5)
+    calls = 0
+
+    def minibatch() -> tuple[Callable[[], Tensor], int]:
+        nonlocal calls
+        calls += 1
+        first = calls == 1  # whose gradient points uphill
+
+        def closure() -> Tensor:
+            total = x.double().sum()
+            return 10.0 + total - 2.0 * total.detach() if first else 10.0 - total
+
+        return closure, 1
+
+    radii = [optimizer.step(minibatch).radius for _ in range(20)]
+    (told,) = lines(heard)
+    assert "no first radius was found" in told
+    assert radii[0] < 5e-6
+    assert radii[-1] > 1e-2
+
+
+def test_a_constant_loss_is_told(heard: pytest.LogCaptureFixture) -> None:
+    net = nn.Linear(3, 2)
+    stale = copy.deepcopy(net)
+    x, y = torch.randn(8, 3), torch.randint(2, (8,))
+    optimizer = StochasticAPTS(net.parameters(), local_steps=3)
+
+    def closure() -> Tensor:  # of a copy; the gradient is as it should be
+        moved = cross_entropy(net(x), y)
+        return cross_entropy(stale(x), y).detach() + (moved - moved.detach())
+
+    for _ in range(12):
+        optimizer.step(lambda: (closure, 8))
+    told = lines(heard)
+    assert sum("however the parameters move" in line for line in told) == 1
+    assert sum("did not change at all in 5 accepted steps" in line for line in told) == 1

@@ -13,39 +13,44 @@ MESSAGES = (
     *("wishes", "traffic", "other_operations"),
     *("device_memory", "gpu_aware_falls_back"),
 )
-BAD_LUCK = ("lone_bad_step", "all_steps_taken_back", "lone_bad_iterate", "lone_bad_trial")
+BAD_LUCK = (
+    *("lone_bad_step", "all_steps_taken_back", "lone_bad_iterate", "lone_bad_trial"),
+    "rank_without_samples",
+)
 ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
     1: {"mpi": ("fused_sum",), "joining": MESSAGES},
     2: {
-        "mpi": ("identical_data", "message_counts", "first_batch_empty", "diverged_replicas"),
+        "mpi": ("diverged_replicas",),
+        "apts": ("identical_data", "message_counts", "first_batch_empty"),
         "joining": (
             *(*MESSAGES, "restored", "rejected"),
             *("deterministic_as_well", "trained_as_well"),
         ),
         "baseline": ("averaged_gradients", "identical_data", "different_networks"),
-        "stochastic": (
-            *("identical_data", "simulated_ranks", "restored_ranks"),
-            *("rank_without_samples", *BAD_LUCK),
-        ),
+        "stochastic": ("identical_data", "simulated_ranks", "restored_ranks"),
+        "luck": BAD_LUCK,
         "module": ("unlike_at_the_start", "refused_on_one_rank", "classes_take_rank_zeros"),
     },
     3: {
-        "mpi": (
+        "mpi": ("agreement",),
+        "apts": (
             *("weighted_loss", "radius_bounds_correction", "lone_non_finite_trial"),
-            *("rank_without_samples", "restored_ranks", "agreement", "different_networks"),
+            *("rank_without_samples", "restored_ranks", "different_networks"),
         ),
         "joining": MESSAGES,
         "baseline": (
             *("averaged_gradients", "local_sgd_of_one_step", "simulated_replicas"),
             *("one_message", "empty_batches", "non_finite"),
         ),
-        "stochastic": ("simulated_ranks", "restored_ranks", "rank_without_samples", *BAD_LUCK),
+        "stochastic": ("simulated_ranks", "restored_ranks"),
+        "luck": BAD_LUCK,
     },
     4: {
-        "mpi": ("identical_data", "first_order_consistency"),
-        "stochastic": ("identical_data", "mislabelled_rank", "unlike_losses"),
+        "apts": ("identical_data", "first_order_consistency"),
+        "stochastic": ("identical_data",),
+        "luck": ("mislabelled_rank", "unlike_losses"),
     },
-    8: {"mpi": ("fused_sum", "first_order_consistency"), "joining": MESSAGES},
+    8: {"mpi": ("fused_sum",), "apts": ("first_order_consistency",), "joining": MESSAGES},
 }
 
 

@@ -17,39 +17,42 @@ from typing import Any
 import pytest
 
 from apts_mpi.checkpoints.folder import listed, read
-from tests.conftest import ENVIRONMENT, MPIRUN, NO_LISTENER, TESTS, Launch
+from tests.conftest import ENVIRONMENT, MPIRUN, NO_LISTENER, Finished, Launch
 
-PROGRAMS = TESTS / "training/resume_programs.py"
 LONG = "--hidden 8 --threads 1 --epochs 1e6 --evaluate-every 1e5 --checkpoint-every 50".split()
 
 
 @pytest.mark.timeout(600)  # three jobs of many runs, on a machine that may be busy
-def test_runs_that_were_stopped_are_as_if_they_never_were(launch: Launch) -> None:
-    done = launch(3, PROGRAMS, "as_if_never_stopped", "leave_for_others", timeout=240)
+def test_runs_that_were_stopped_are_as_if_they_never_were(
+    program: Callable[..., Finished],
+) -> None:
+    done = program(3, "resume.as_if_never_stopped", "resume.leave_for_others", timeout=240)
     assert done.status == 0, done.err + done.out
     for ranks, names in ((2, ["go_on_elsewhere"]), (4, ["go_on_elsewhere", "the_rest_of_a_pass"])):
-        done = launch(ranks, PROGRAMS, *names)
+        done = program(ranks, *(f"resume.{name}" for name in names))
         assert done.status == 0, done.err + done.out
 
 
-def test_what_checkpoints_promise(launch: Launch) -> None:
+def test_what_checkpoints_promise(program: Callable[..., Finished]) -> None:
     names = (
         *("checkpoints_are_kept", "nothing_to_go_on_from", "a_full_disk_stops_nothing"),
         *("wishes_of_the_clock", "one_wish_is_enough", "copies_that_differ_make_no_checkpoint"),
         "a_second_run_in_the_same_folder",
     )
-    done = launch(3, PROGRAMS, *names)
+    done = program(3, *(f"checkpoint.{name}" for name in names))
     assert done.status == 0, done.err + done.out
 
 
-def test_a_disk_that_fills_up_stops_nothing(launch: Launch, tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_stops_nothing(
+    program: Callable[..., Finished], tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, check=False, timeout=30).returncode:
         pytest.skip("needs a small file system of its own, which only root can mount")
     try:
-        done = launch(2, PROGRAMS, "a_disk_that_fills_up")
+        done = program(2, "checkpoint.a_disk_that_fills_up")
         assert done.status == 0, done.err + done.out
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True, timeout=30)

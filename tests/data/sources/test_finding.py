@@ -10,6 +10,7 @@ import pytest
 
 from apts_mpi.data import load_source
 from tests.data.helpers import X, Y, read_whole, refused, saved
+from tests.data.sources import toys
 
 
 def test_arrays_are_split(tmp_path: Path, suffix: str) -> None:
@@ -66,3 +67,138 @@ def test_bad_arrays(tmp_path: Path, suffix: str, arrays: dict[str, Any], words: 
     path = saved(tmp_path / f"own{suffix}", **arrays)
     with refused(str(path), *words):
         read_whole(path)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{s}_images {s}_labels", "{s}/x {s}/y", "images_{s} labels_{s}", "X_{s} Y_{s}", "x{s} y{s}",
+     "data/{s} labels/{s}", "{s}-features {s}-targets"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "val", "test"), ("training", "valid", "testing"), ("train", "dev", "test"),
+        ("train", "holdout", "test"), ("train", "eval", "test"),
+    ],
+)  # fmt: skip
+def test_names_of_splits(
+    tmp_path: Path, suffix: str, pattern: str, words: tuple[str, str, str]
+) -> None:
+    parts = (toys.X[:20], toys.K[:20]), (toys.X[20:31], toys.K[20:31]), (toys.X[31:], toys.K[31:])
+    content: dict[str, Any] = {}
+    for word, (x, y) in zip(words, parts, strict=True):
+        content |= dict(zip(pattern.format(s=word).split(), (x, y[:, None]), strict=True))
+    path = tmp_path / f"own{suffix}"
+    if suffix == ".npz" and "/" in pattern:
+        np.savez(path, **content)
+    else:
+        saved(path, **content)
+    source = read_whole(path)
+    assert source.x_val is not None
+    found = (source.x_train, source.x_val, source.x_test)
+    for (x, _), each in zip(parts, found, strict=True):
+        assert np.array_equal(each, x.astype("f4"))
+    with refused(str(path), "validation samples of its own"):
+        load_source("arrays", path=path, val_fraction=0.1)
+    with refused(str(path), "--test-fraction"):
+        load_source("arrays", path=path, test_fraction=0.1)
+
+
+def test_names_that_are_ours_come_first(tmp_path: Path, suffix: str) -> None:
+    path = saved(
+        tmp_path / f"own{suffix}", x=toys.X, y=toys.K, data=toys.X[:3], train_images=toys.X[:3]
+    )
+    assert len(read_whole(path).x_train) == 32
+
+
+def test_arrays_that_are_not_used_are_told(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = {
+        "fine_labels": toys.K % 2,
+        "mean": toys.X[0],
+        "y_guess": toys.X[:, :2],
+        "x_real": toys.X[:7],
+    }
+    path = saved(tmp_path / f"own{suffix}", x=toys.X, labels=toys.K, **more)
+    load_source("arrays", path=path)
+    assert len(caplog.records) == 1
+    told = caplog.text
+    assert f"{path}: not used: fine_labels int64 (40,), y_guess float64 (40, 2); --x own" in told
+    caplog.clear()
+    load_source("arrays", named={"x": f"{path}:x", "y": f"{path}:fine_labels"})
+    load_source("arrays", path=saved(path, x=toys.X, y=toys.K, mean=toys.X[0], names=np.float64(3)))
+    assert not caplog.text
+    load_source("arrays", path=saved(path, x=toys.X, y=toys.K, train_images=toys.X[:3]))
+    assert "not used: train_images float64 (3, 6)" in caplog.text
+
+
+@pytest.mark.parametrize("names", ["X_test Y_test", "test_images test_labels", "x_test y_test"])
+@pytest.mark.parametrize("own", ["x y", "X y", "data labels"])
+def test_a_test_beside_x_and_y_is_taken(tmp_path: Path, suffix: str, names: str, own: str) -> None:
+    content = dict(zip(own.split(), (toys.X[:30], toys.K[:30]), strict=True))
+    test = dict(zip(names.split(), (toys.X[30:], toys.K[30:]), strict=True))
+    path = saved(tmp_path / f"own{suffix}", **content, **test)
+    source = read_whole(path)
+    assert np.array_equal(source.x_train, toys.X[:30].astype("f4"))
+    assert np.array_equal(source.x_test, toys.X[30:].astype("f4"))
+    one = dict([*test.items()][:1])
+    with refused(str(path), "has no y_test"):
+        load_source("arrays", path=saved(path, **content, **one))
+    more = {"train_images": toys.X[:3], "train_labels": toys.K[:3]}
+    with refused(str(path), "has both", "train_images", "say which"):
+        load_source("arrays", path=saved(path, **content, **test, **more))
+
+
+def test_a_validation_alone_is_the_test_and_said_to_be(
+    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = dict(x_train=toys.X[:30], y_train=toys.K[:30], x_val=toys.X[30:], y_val=toys.K[30:])
+    path = saved(tmp_path / f"own{suffix}", **names)
+    source = load_source("arrays", path=path)
+    assert np.array_equal(source.x_test, toys.X[30:].astype("f4"))
+    assert source.x_val is None
+    assert "validation samples are taken for the test" in caplog.text
+    source = load_source("arrays", path=path, test_fraction=0.2)
+    assert np.array_equal(source.x_val, toys.X[30:].astype("f4"))
+    assert (len(source.x_train), len(source.x_test)) == (24, 6)
+    path = saved(path, x_train=toys.X[:30], y_train=toys.K[:30])
+    assert len(load_source("arrays", path=path, test_fraction=0.2).x_test) == 6
+
+
+def test_arrays_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = {"train": slice(0, 20), "val": slice(20, 30), "test": slice(30, 40)}
+    for split, rows in parts.items():
+        np.savez(f"{split}-imgs.npz", toys.X[rows])
+        np.save(f"{split}-labels.npy", toys.K[rows])
+        saved(Path(f"{split}.h5"), x=toys.X[rows], y=toys.K[rows], other=toys.K[rows])
+        Path(split).mkdir()
+        saved(Path(split) / "a:b.h5", deep=toys.K[rows])
+    flags = {"": "train", "-val": "val", "-test": "test"}
+    for x, y in (
+        ("{}-imgs.npz", "{}-labels.npy"),
+        ("{}.h5", "{}.h5:y"),
+        ("{}-imgs.npz:arr_0", "{}/a:b.h5"),
+        ("{}.h5:x", "{}/a:b.h5:deep"),
+    ):
+        named = {f"x{flag}": x.format(split) for flag, split in flags.items()}
+        named |= {f"y{flag}": y.format(split) for flag, split in flags.items()}
+        source = load_source("arrays", named=named)
+        for split, rows in parts.items():
+            assert np.array_equal(source.columns(split)["x"], toys.X[rows].astype("f4"))
+            assert np.array_equal(source.columns(split)["y"], toys.K[rows])
+    for named, words in (
+        ({"x": "train.h5"}, ["--x train.h5", "--y FILE"]),
+        ({"x-test": "train.h5", "y-test": "train.h5"}, ["--x FILE"]),
+        ({"x": "train.h5:z", "y": "train.h5"}, ["train.h5: has no z", "other int64 (20,)"]),
+        ({"x": "train/a:b.h5", "y": "train.h5:q"}, ["has no q"]),
+        ({"x": "no.npz", "y": "train.h5"}, ["no.npz", "--x"]),
+        ({"x": "train.h5:x", "y": "test.h5:y"}, ["test.h5: y has 10 labels for 20"]),
+    ):
+        with refused(*words):
+            load_source("arrays", named=named)
+    with refused("--from", "--x"):
+        load_source("arrays", named={"x": "train.h5", "y": "train.h5"}, path=Path("train.h5"))
+    with refused("--x", "arrays"):
+        load_source("digits", named={"x": "train.h5", "y": "train.h5"})

@@ -1,4 +1,4 @@
-"""Arrays in HDF5 files: links, damage."""
+"""Arrays in HDF5 files: links, damage, chunks, MATLAB."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 
 from apts_mpi.data import load_source
+from apts_mpi.data.sources import hdf5, stored
 from tests.data.helpers import X, Y, read_whole, refused, saved
+from tests.data.sources import toys
 from tests.data.sources.test_npy import LABELS, archive_of, content_of
 
 
@@ -93,3 +96,54 @@ def test_named_arrays_behind_a_link_to_a_group(tmp_path: Path) -> None:
     ):
         with refused(str(path), *words):
             load_source("arrays", named={"x": f"{path}:{name}", "y": f"{path}:deep/y"})
+
+
+def matlab(path: Path, **arrays: np.ndarray) -> Path:
+    """A file as MATLAB's save(..., '-v7.3') writes arrays of these shapes."""
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array.T, chunks=True, compression="gzip")
+        file["#refs#/x"] = np.zeros(3)
+    head = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512)
+    path.write_bytes(head + path.read_bytes()[512:])
+    return path
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("shape", [(6,), (5, 7), (5, 7, 3)])
+def test_matlab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], last: bool
+) -> None:
+    """Samples on its first axis or its last; each read in several blocks."""
+    monkeypatch.setattr(stored, "BLOCK", 2000)
+    x = toys.RNG.integers(0, 256, size=(40, *shape), dtype=np.uint8)
+    kept = np.moveaxis(x, 0, -1) if last else x
+    for y in (toys.K[:, None] + 1.0, toys.K[None] + 1.0, np.eye(4)[toys.K]):
+        source = read_whole(matlab(tmp_path / "own.MAT", X=kept, y=y), seed=1)
+        expected = np.moveaxis(x, -1, 1) if len(shape) == 3 else x
+        found = np.concatenate([source.x_train, source.x_test])
+        assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+        at = {bytes(row): k for row, k in zip(expected, toys.K, strict=True)}
+        assert [at[bytes(row)] for row in np.asarray(source.x_train)] == source.y_train.tolist()
+    square = matlab(tmp_path / "own.mat", X=np.zeros((40, *shape[1:], 40)), y=toys.K[:, None])
+    with refused("own.mat", "more axes than one"):
+        load_source("arrays", path=square)
+    (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file".ljust(200))
+    with refused("old.mat", "-v7.3"):
+        load_source("arrays", path=tmp_path / "old.mat")
+
+
+def test_large_chunks_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "own.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=toys.X, chunks=toys.X.shape, compression="gzip")
+        file["y"] = toys.K
+    read_whole(path)
+    assert not caplog.text
+    monkeypatch.setattr(hdf5, "_LARGE", 1000)
+    monkeypatch.setattr(hdf5, "_CHUNK", 60)
+    read_whole(path)
+    assert "x is stored in chunks of" in caplog.text
+    assert "h5repack -l x:CHUNK=10x6 own.h5 NEW.h5" in caplog.text
