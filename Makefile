@@ -32,7 +32,7 @@ $(VENV)/.complete: setup.py constraints.txt
 run: venv  ## train on the embedded digits with 8 ranks (RANKS=N, ARGS='--epochs 100')
 	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m apts_mpi $(ARGS)
 
-test: venv  ## all tests, 7 minutes on 2 cores
+test: venv  ## all tests, 6 to 8 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-faults: venv  ## faults at random places of runs and damaged files, at length: an hour or two on 2 cores
