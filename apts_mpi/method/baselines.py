@@ -5,17 +5,20 @@ n, the losses and the samples behind it.
 
 | name | an iteration is | joined |
 | --- | --- | --- |
-| sgd, adam | one step on the joined minibatch | gradients |
+| sgd, adam, adamw, muon, schedule-free, prodigy | one step on the joined minibatch | gradients |
 | local-sgd | H steps of SGD on each rank's own minibatches | how far each rank went |
 | diloco | H steps of AdamW on each rank's own minibatches | how far each rank went |
+| muloco | H steps of Muon on each rank's own minibatches | how far each rank went |
 
-The inner and outer steps are torch's own (method/descent.py), over one flat parameter.
+The inner and outer steps are torch's own (method/descent.py) or their authors'
+(method/packages.py), over one flat parameter.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -25,10 +28,12 @@ from torch import Tensor
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
 from apts_mpi.comm.replicas import take_rank_zeros
-from apts_mpi.method.descent import SGD, Adam, Step
+from apts_mpi.method.descent import SGD, Adam, Muon, Step
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import SGD_MOMENTUM
+from apts_mpi.method.packages import Prodigy, ScheduleFree
+from apts_mpi.method.schedule import CONSTANT, Schedule
 from apts_mpi.trust_region.objective import Draw
 
 
@@ -37,20 +42,25 @@ class Baseline(ABC):
 
     Args:
         flat: the rank's parameters; rank 0's values are broadcast. comm: the ranks.
-        lr: learning rate, for the line about a loss that is not finite.
+        lr: learning rate. schedule: what it is multiplied by over the run.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
 
     Attributes:
         iterations: done so far.
+        done: part of the run's work that is done, 0 to 1; the caller sets it before an iteration.
     """
 
     OWN: ClassVar[tuple[str, ...]] = ("rank",)
     FORGETS: ClassVar[str] = "nothing"
 
-    def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float) -> None:
-        self.flat, self.comm, self.lr = flat, comm, lr
+    done = 0.0
+
+    def __init__(
+        self, flat: FlatParameters, comm: Comm, *, lr: float, schedule: Schedule = CONSTANT
+    ) -> None:
+        self.flat, self.comm, self.lr, self.schedule = flat, comm, lr, schedule
         self.iterations = 0
         self._message = message_for("none", flat.n, 2, flat.vector.device, comm)
         comm.require_same("a network", flat.describe())
@@ -68,6 +78,10 @@ class Baseline(ABC):
             FloatingPointError: on every rank, where a loss or what they join is not finite on any.
             ValueError: on every rank, where all of them have 0 samples.
         """
+
+    def _rate(self, steps: int = 0) -> float:
+        """Of the next step, after so many in this iteration."""
+        return self.lr * self.schedule.factor(self.done, steps)
 
     def _average(self, losses: float, samples: int) -> Iteration:
         """Replace every rank's flat gradient by the mean over the ranks' samples; one message.
@@ -137,11 +151,19 @@ class GradientAveraging(Baseline):
     """One step on the joined minibatch: gradients averaged over all samples.
 
     Args:
-        flat, comm, lr: as ``Baseline``'s. step: SGD or Adam.
+        flat, comm, lr, schedule: as ``Baseline``'s. step: of any optimizer.
     """
 
-    def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float, step: Step) -> None:
-        super().__init__(flat, comm, lr=lr)
+    def __init__(
+        self,
+        flat: FlatParameters,
+        comm: Comm,
+        *,
+        lr: float,
+        step: Step,
+        schedule: Schedule = CONSTANT,
+    ) -> None:
+        super().__init__(flat, comm, lr=lr, schedule=schedule)
         self._step = step
 
     def iterate(self, *draws: Draw) -> Iteration:
@@ -150,8 +172,13 @@ class GradientAveraging(Baseline):
         objective, samples = draw()
         losses = samples * float(objective(True)) if samples else 0.0
         result = self._average(losses, samples)
+        self._step.lr = self._rate()
         self._step.step(self.flat.vector, self.flat.gradient)
         return result
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Schedule-Free's average of the iterates is evaluated; of others the iterate itself."""
+        return self._step.averaged() if isinstance(self._step, ScheduleFree) else nullcontext()
 
     def _steps(self) -> dict[str, Step]:
         return {"optimizer": self._step}
@@ -164,7 +191,8 @@ class LocalSteps(Baseline):
     iteration. A rank takes no step on a minibatch without samples.
 
     Args:
-        flat, comm, lr: as ``Baseline``'s. local_steps: H.
+        flat, comm: as ``Baseline``'s. local_steps: H.
+        lr, schedule: of the inner steps; within an iteration it moves on from step to step.
         inner: the steps on minibatches, whose state, a rank's own, stays from one iteration to the
             next. outer: the step along the mean way back.
     """
@@ -180,10 +208,11 @@ class LocalSteps(Baseline):
         local_steps: int,
         inner: Step,
         outer: Step,
+        schedule: Schedule = CONSTANT,
     ) -> None:
         if local_steps < 1:
             raise ValueError(f"local_steps {local_steps} must be at least 1")
-        super().__init__(flat, comm, lr=lr)
+        super().__init__(flat, comm, lr=lr, schedule=schedule)
         self.local_steps, self._inner, self._outer = local_steps, inner, outer
         self._start = torch.zeros_like(flat.vector)  # theta_k
 
@@ -198,10 +227,11 @@ class LocalSteps(Baseline):
         start.copy_(theta)
         losses, seen = 0.0, 0
         with self.comm.clock.phase("algebra", "local steps"):
-            for _ in range(self.local_steps):
+            for k in range(self.local_steps):
                 objective, samples = draw()
                 if samples:
                     losses += samples * float(objective(True))
+                    self._inner.lr = self._rate(k)
                     self._inner.step(theta, self.flat.gradient)
                     seen += samples
         torch.sub(start, theta, out=self.flat.gradient)
@@ -221,6 +251,7 @@ def local_sgd(
     lr: float,
     local_steps: int,
     momentum: float = SGD_MOMENTUM,
+    schedule: Schedule = CONSTANT,
 ) -> LocalSteps:
     """Local SGD (Stich, ICLR 2019, arXiv 1805.09767): the ranks' parameters are averaged.
 
@@ -228,29 +259,64 @@ def local_sgd(
     so that the two differ in their messages alone, and its buffers stay local.
     """
     inner, outer = SGD(lr=lr, momentum=momentum), SGD(lr=1.0)
-    return LocalSteps(flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer)
+    return LocalSteps(
+        flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer, schedule=schedule
+    )
 
 
-def diloco(flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int) -> LocalSteps:
+def diloco(
+    flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int, schedule: Schedule = CONSTANT
+) -> LocalSteps:
     """DiLoCo (Douillard et al. 2023, arXiv 2311.08105): AdamW inside, Nesterov's momentum outside.
 
-    As published: weight decay 0.1, outer learning rate 0.7, outer momentum 0.9. Unlike there, the
-    inner learning rate is constant, without warm-up and decay.
+    As published: weight decay 0.1, outer learning rate 0.7, outer momentum 0.9, and with
+    ``--schedule cosine`` and a warm-up the inner learning rate.
     """
     inner, outer = Adam(lr=lr, decay=0.1), SGD(lr=0.7, momentum=0.9, nesterov=True)
-    return LocalSteps(flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer)
+    return LocalSteps(
+        flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer, schedule=schedule
+    )
+
+
+def muloco(
+    flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int, schedule: Schedule = CONSTANT
+) -> LocalSteps:
+    """MuLoCo (Therien et al. 2025, arXiv 2505.23725): DiLoCo with Muon inside.
+
+    Outer learning rate 0.7, outer momentum 0.6; all else as diloco, weight decay 0.1 included.
+    """
+    inner = Muon(flat.layers(), lr=lr, decay=0.1)
+    outer = SGD(lr=0.7, momentum=0.6, nesterov=True)
+    return LocalSteps(
+        flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer, schedule=schedule
+    )
 
 
 def baseline(
-    name: str, flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int
+    name: str,
+    flat: FlatParameters,
+    comm: Comm,
+    *,
+    lr: float,
+    local_steps: int,
+    schedule: Schedule = CONSTANT,
 ) -> Baseline:
     """A baseline by its name in the settings; ``local_steps`` of those that take any.
+
+    Weight decay is 0.01 in adamw, as torch has it, and none in the others that average gradients.
 
     Raises:
         KeyError: no baseline has that name.
     """
-    if name in ("sgd", "adam"):
-        step: Step = Adam(lr=lr) if name == "adam" else SGD(lr=lr, momentum=SGD_MOMENTUM)
-        return GradientAveraging(flat, comm, lr=lr, step=step)
-    build = {"local-sgd": local_sgd, "diloco": diloco}[name]
-    return build(flat, comm, lr=lr, local_steps=local_steps)
+    local = {"local-sgd": local_sgd, "diloco": diloco, "muloco": muloco}
+    if name in local:
+        return local[name](flat, comm, lr=lr, local_steps=local_steps, schedule=schedule)
+    steps: dict[str, Callable[[], Step]] = {
+        "sgd": lambda: SGD(lr=lr, momentum=SGD_MOMENTUM),
+        "adam": lambda: Adam(lr=lr),
+        "adamw": lambda: Adam(lr=lr, decay=0.01),
+        "muon": lambda: Muon(flat.layers(), lr=lr),
+        "schedule-free": lambda: ScheduleFree(flat.vector, lr=lr),
+        "prodigy": lambda: Prodigy(flat.vector, lr=lr, warms_up=schedule.warmup > 0.0),
+    }
+    return GradientAveraging(flat, comm, lr=lr, step=steps[name](), schedule=schedule)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.method.interface import loss_of
+from apts_mpi.method.layers import Layer, layers
 from apts_mpi.method.randomness import Generators, Repeated
 from apts_mpi.trust_region.objective import Objective, Pending
 
@@ -110,6 +111,10 @@ class FlatParameters:
         """A line for each parameter's position and shape."""
         shapes = [tuple(p.shape) for p in self._parameters]
         return [f"parameter {i} of shape {shape}" for i, shape in enumerate(shapes)]
+
+    def layers(self) -> list[Layer]:
+        """What each parameter is, in the order of the vector."""
+        return layers(self._parameters)
 
     def check_views(self) -> None:
         """Make sure that the parameters still are views of ``vector``.

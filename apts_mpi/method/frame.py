@@ -37,9 +37,15 @@ class Method(interface.NoTorchOptimizer):
     Args:
         parameters, comm: as the methods'. options, now: the method's options and first numbers.
 
+    Attributes:
+        done: part of the run's work that is done, 0 to 1, where the caller knows its length; it is
+            set before an iteration.
+
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
     """
+
+    done = 0.0
 
     OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "lost")
     FORGETS: ClassVar[str]

@@ -10,7 +10,10 @@ from typing import Any
 
 from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, NoisyRule, RadiusRule
 
-BASELINES = ("adam", "sgd", "local-sgd", "diloco")
+# N ranks take the steps of one with the joined batch; or steps of their own between messages.
+AVERAGING = ("adam", "adamw", "sgd", "muon", "schedule-free", "prodigy")
+LOCAL = ("local-sgd", "diloco", "muloco")
+BASELINES = (*AVERAGING, *LOCAL)
 OPTIMIZERS = ("apts", *BASELINES)
 LOCAL_SOLVERS = ("scaled", "sr1", "first-order")
 DETERMINISTIC = LOCAL_SOLVERS[1:]

@@ -93,10 +93,21 @@ _PAIRS: dict[str, Any] = {
 }
 
 
-def _is_of_torch(state: Any) -> bool:
-    """Of a baseline's Adam or SGD, by the names that torch gives."""
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)
+
+
+def _is_not_negative(value: Any) -> bool:
+    return is_real(value) and value >= 0.0
+
+
+def _is_step(state: Any) -> bool:
+    """Of a baseline's step, by the names that torch or its package gives."""
     if not isinstance(state, dict):
         return False
+    for form in (_SCHEDULE_FREE, _PRODIGY):
+        if set(state) == set(form):
+            return misshapen(state, form) is None
     if set(state) == {"step", "exp_avg", "exp_avg_sq"}:
         tensors = all(isinstance(each, Tensor) for each in state.values())
         return tensors and is_finite(state["step"]) and bool((state["step"] >= 0).all())
@@ -104,7 +115,18 @@ def _is_of_torch(state: Any) -> bool:
     return set(state) <= {"momentum_buffer"} and isinstance(buffer, (Tensor, type(None)))
 
 
-_TORCH = ("optimizer", "inner", "outer")
+_STEPS = ("optimizer", "inner", "outer")
+_SCHEDULE_FREE: dict[str, Any] = {
+    **dict.fromkeys(("z", "exp_avg_sq"), _is_tensor),
+    "k": is_count,
+    **dict.fromkeys(("weight_sum", "lr_max"), _is_not_negative),
+}
+_PRODIGY: dict[str, Any] = {
+    **dict.fromkeys(("s", "p0", "exp_avg", "exp_avg_sq"), _is_tensor),
+    "k": is_count,
+    **dict.fromkeys(("d", "d_max"), _is_not_negative),
+    "d_numerator": is_real,
+}
 # Of a subdomain, of either method.
 _SUBDOMAIN: dict[str, Any] = {
     "samples": is_count,
@@ -139,7 +161,7 @@ _OPTIMIZER: dict[str, Any] = {
     },
     "lost": every(is_finite, dict),
     "global_model": _are_pairs,
-    **dict.fromkeys(_TORCH, _is_of_torch),
+    **dict.fromkeys(_STEPS, _is_step),
 }
 
 
@@ -160,7 +182,7 @@ def require_sound(state: dict[str, Any], *, iterations: int, n: int) -> None:
         raise ValueError(f"the optimizer has done {done} iterations")
     if "known" in state and not state["losses"]:
         raise ValueError("the optimizer knows no losses")
-    for name in _TORCH:
+    for name in _STEPS:
         for key, value in state.get(name, {}).items():
             if isinstance(value, Tensor) and value.shape != (() if key == "step" else (n,)):
                 raise ValueError(f"the optimizer's {name}.{key} has shape {tuple(value.shape)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apts_mpi.errors import InputError, did_you_mean, either
-from apts_mpi.method.options import BASELINES, DETERMINISTIC, LOCAL_SOLVERS, OPTIMIZERS
+from apts_mpi.method.options import BASELINES, DETERMINISTIC, LOCAL, LOCAL_SOLVERS, OPTIMIZERS
 
 AUTO = -1  # local steps that the program measures before it trains
 _INTERVAL = re.compile(r"(\d{1,9})(s?)")
@@ -193,6 +193,8 @@ class Where:
         if self.tasks:
             return f"{either(self.tasks)} data"
         if self.solvers == LOCAL_SOLVERS:
+            if self.optimizers == BASELINES:
+                return "--optimizer other than apts"
             return "" if self.optimizers == OPTIMIZERS else f"--optimizer {either(self.optimizers)}"
         others = [each for each in self.optimizers if each != "apts"]
         solvers = f"--local-solver {either(self.solvers)}"
@@ -204,7 +206,7 @@ APTS = Where(("apts",))
 SCALED = Where(("apts",), ("scaled",))
 PUBLISHED = Where(("apts",), DETERMINISTIC)
 SR1 = Where(("apts",), ("sr1",))
-STEPPING = Where(("apts", "local-sgd", "diloco"))  # those with steps of their own between messages
+STEPPING = Where(("apts", *LOCAL))  # those with steps of their own between messages
 RATED = Where(BASELINES)
 OVERLAPPING = Where(OPTIMIZERS, DETERMINISTIC)
 

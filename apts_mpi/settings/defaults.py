@@ -5,14 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from apts_mpi.method.options import BASELINES, MOMENTUM
+from apts_mpi.method.options import BASELINES, LOCAL, MOMENTUM
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
 
 CONTEXT = 64  # tokens of a window of text
 # An optimizer or local solver not named here has none.
-LEARNING_RATES = {"sgd": 0.1, "local-sgd": 0.1, "adam": 1e-3, "diloco": 1e-3}
-LOCAL_STEPS = {"sr1": 5, "first-order": 5, "local-sgd": 20, "diloco": 20}
+LEARNING_RATES = {
+    **dict.fromkeys(("sgd", "local-sgd"), 0.1),
+    **dict.fromkeys(("adam", "adamw", "diloco"), 1e-3),
+    **dict.fromkeys(("muon", "muloco"), 3e-3),
+    **{"schedule-free": 2.5e-3, "prodigy": 1.0},  # their packages' own
+}
+LOCAL_STEPS = {"sr1": 5, "first-order": 5, **dict.fromkeys(LOCAL, 20)}
 BASELINE_BATCH = 500  # samples of all ranks together
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
 # The scaled solver: samples of all subdomains together in an outer iteration, the local steps it

@@ -11,10 +11,13 @@ _INSTEAD = {
         "use --batch: samples of one subdomain's minibatch, so per rank, not over all ranks"
     ),
     ("learning-rate", "learningrate", "base-lr"): (
-        "use --lr with a baseline (--optimizer adam, sgd, local-sgd or diloco); apts has none"
+        "use --lr with a baseline (--optimizer adam, sgd, muon, ...); apts has none"
     ),
-    ("lr-scheduler", "scheduler", "lr-decay", "warmup", "warmup-steps", "gamma", "step-size"): (
-        "there is no schedule: the radius adapts itself"
+    ("lr-scheduler", "scheduler", "lr-scheduler-type", "lr-decay", "gamma", "step-size"): (
+        "use --schedule with a baseline; apts has none, its radius adapts itself"
+    ),
+    ("warmup-steps", "warmup-ratio", "warmup-epochs", "warmup-iters"): (
+        "use --warmup, percent of --epochs, with a baseline"
     ),
     ("weight-decay", "wd", "decay", "l2"): (
         "there is none yet; a network of your own may add a penalty to its loss (docs/networks.md)"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from apts_mpi.method.options import JOINS, LOCAL_SOLVERS, MOMENTUM, NORMS, OPTIMIZERS
+from apts_mpi.method.schedule import SCHEDULES
 from apts_mpi.settings import declaration as of
 from apts_mpi.settings.declaration import APTS, PUBLISHED, SCALED, number, one_of, setting, whole
 
@@ -31,9 +32,24 @@ class Method:
         None,
         number(0, math.inf, "()"),
         "learning rate of a baseline; apts has none",
-        usual="0.1 (sgd, local-sgd), 0.001 (adam, diloco)",
+        usual="0.1 (sgd, local-sgd), 0.001 (adam, adamw, diloco), 0.003 (muon, muloco), 0.0025 "
+        "(schedule-free), 1, times what it finds itself (prodigy)",
         where=of.RATED,
         shown="first",
+    )
+    schedule: str = setting(
+        "constant",
+        one_of(*SCHEDULES),
+        "learning rate over --epochs, after the warm-up: 'constant', 'cosine' to 0 at the end, or "
+        "'wsd': constant, then linear to 0 over the last 20 percent; of inner steps (local-sgd, "
+        "diloco, muloco)",
+        where=of.RATED,
+    )
+    warmup: float = setting(
+        0.0,
+        number(0, 100, ")"),
+        "percent of --epochs in which the learning rate rises to --lr",
+        where=of.RATED,
     )
     batch: int | None = setting(
         None,
@@ -63,7 +79,7 @@ class Method:
         "local steps per outer iteration; 'auto': from the measured cost of a message and of a "
         "gradient evaluation, with minibatches of 64 (scaled)",
         usual="as many as take some 10,000 samples of all ranks, at least 5 (scaled); at most 5 "
-        "(sr1, first-order); 20 (local-sgd, diloco)",
+        "(sr1, first-order); 20 (local-sgd, diloco, muloco)",
         where=of.STEPPING,
     )
     outer_samples: int | None = _scaled(

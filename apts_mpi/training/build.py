@@ -16,6 +16,7 @@ from apts_mpi.comm.trace import Trace
 from apts_mpi.data import DatasetInfo
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.errors import InputError
+from apts_mpi.method.packages import require_package
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
 from apts_mpi.networks.task import looks_channels_last
 from apts_mpi.settings.config import TrainConfig
@@ -97,6 +98,8 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     what = [f"{name} {value}" for name, value in facts().items()]
     comm.require_same("settings", [*to_toml(config).splitlines(), *what])
     given = config if resumed is None else resumed.ever_given(config)
+    with comm.together():
+        require_package(config.optimizer)
     placement = place(config, comm, console.say)
     device = placement.device
     _choose_messages(config, comm, placement, console)
@@ -150,7 +153,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
         network=network,
         criterion=judge,
         statistics=statistics,
-        optimizer=optimizer(config, network, comm),
+        optimizer=optimizer(config, network, comm, per_pass=subdomains[0].batches.per_pass),
         seconds_pacing=seconds,
     )
 

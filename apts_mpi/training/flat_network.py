@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from apts_mpi.comm.replicas import untrained
 from apts_mpi.method.flat import FlatParameters, _is_real
+from apts_mpi.method.layers import Layer, layers
 from apts_mpi.method.randomness import Generators
 from apts_mpi.networks import Task, activations
 from apts_mpi.networks.evaluating import evaluating
@@ -60,6 +61,10 @@ class FlatNetwork(FlatParameters):
         self.generators = Generators(self.vector.device, module, *drawing)
         self._loss, self._autocast, self._drawing = loss, autocast, drawing
         self._call: Callable[[Tensor], Tensor] = torch.compile(module) if compiled else module
+
+    def layers(self) -> list[Layer]:
+        """What each parameter is to the network, in the order of the vector."""
+        return layers(self._parameters, self.module)
 
     def outputs(self, x: Tensor) -> Tensor:
         """Of (b, *sample_shape): float32, whatever the network computes in; tokens as int64."""

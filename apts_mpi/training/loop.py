@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -139,6 +140,11 @@ class Training:
         enough = config.iterations is not None and progress.iterations >= config.iterations
         return progress.converged or enough or progress.work / self.built.samples >= config.epochs
 
+    def _part(self) -> float:
+        """Of ``--epochs`` that is done, 0 to 1; the same on every rank."""
+        epochs = self.built.config.epochs or math.inf
+        return min(self.progress.work / self.built.samples / epochs, 1.0)
+
     def _ask_in_time(self, checkpointed: float) -> None:
         """Ask for what the clock demands; the iteration's messages bring it to all ranks."""
         now, (_, seconds) = time.monotonic(), self.built.config.checkpoint_interval()
@@ -207,6 +213,7 @@ class Training:
         try:
             with comm.clock.phase("algebra", f"iteration {self.progress.iterations + 1}"):
                 draws = [each.draw for each in self.built.subdomains]
+                self.built.optimizer.done = self._part()
                 result = self.built.optimizer.iterate(*draws)
         except FloatingPointError as error:  # the same on every rank
             line = str(error)

@@ -10,6 +10,7 @@ from apts_mpi.method.apts import APTS
 from apts_mpi.method.baselines import baseline
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import BASELINES
+from apts_mpi.method.schedule import Schedule
 from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.flat_network import FlatNetwork
@@ -23,10 +24,12 @@ class Optimizer(Protocol):
     Attributes:
         OWN: entries of its state that this rank alone has; all others are the same on every rank.
         FORGETS: what of them is lost where a run resumes on another number of ranks.
+        done: part of the run's work that is done, 0 to 1; training sets it before an iteration.
     """
 
     OWN: ClassVar[tuple[str, ...]]
     FORGETS: ClassVar[str]
+    done: float
 
     def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration; a draw for each subdomain of the rank."""
@@ -41,11 +44,14 @@ class Optimizer(Protocol):
         """Restore it; ``resized``: of a run with another number of ranks, and of any of them."""
 
 
-def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm) -> Optimizer:
+def optimizer(
+    config: TrainConfig, network: FlatNetwork, comm: Comm, *, per_pass: int = 1
+) -> Optimizer:
     """The optimizer that the settings name.
 
     Args:
         config: completed. network: the rank's. comm: the ranks.
+        per_pass: minibatches of a pass over the samples, for schedules.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -54,7 +60,11 @@ def optimizer(config: TrainConfig, network: FlatNetwork, comm: Comm) -> Optimize
     local_steps = c.local_steps or 1  # not completed where every step is joined
     if c.optimizer in BASELINES:
         assert c.lr is not None, "completed settings have one"
-        return baseline(c.optimizer, network, comm, lr=c.lr, local_steps=local_steps)
+        step = 1.0 / (per_pass * (c.epochs or 1.0))
+        schedule = Schedule(c.schedule, c.warmup / 100.0, step)
+        return baseline(
+            c.optimizer, network, comm, lr=c.lr, local_steps=local_steps, schedule=schedule
+        )
     if not c.deterministic:
         return StochasticAPTS(
             network,

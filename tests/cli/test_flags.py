@@ -100,7 +100,7 @@ def test_flags_that_are_not_shown_are_taken() -> None:
         ("shard digits --output d --shards 2", "did you mean --out?.*apts_mpi shard --help"),
         ("evaluate run --split tset", "--split tset: must be .*; did you mean test?"),
         ("shard --version", "--version: no such flag"),
-        ("--optimizer adamw", "--optimizer adamw: must be .*; did you mean adam?"),
+        ("--optimizer adamm", "--optimizer adamm: must be .*; did you mean adam?"),
         ("--local-solver scale", "did you mean scaled?"),
         ("--compress bf61", "did you mean bf16?"),
         ("--network resnt", "did you mean resnet?"),

@@ -11,7 +11,7 @@ import pytest
 
 from apts_mpi.cli.main import train_settings
 from apts_mpi.errors import InputError
-from apts_mpi.method.options import LOCAL_SOLVERS, OPTIMIZERS
+from apts_mpi.method.options import AVERAGING, LOCAL, LOCAL_SOLVERS, OPTIMIZERS
 from apts_mpi.networks.sizes import SIZE_NAMES, SIZES
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.declaration import AUTO
@@ -37,6 +37,8 @@ ELSEWHERE: dict[str, Any] = {
     "subdomains_per_rank": 2,
     "compress": "bf16",
     "lr": 0.5,
+    "schedule": "cosine",
+    "warmup": 5.0,
     "local_solver": "first-order",
     "local_steps": 7,
     "consistency": False,
@@ -85,15 +87,14 @@ def test_settings_have_effect_or_are_refused() -> None:
     of_all = {"subdomains_per_rank", "compress", "local_steps", "radius", "window", "momentum"}
     scaled = {"shared_moment", "outer_samples", "averaging", "smoothing"}
     scaled |= {"grow_above", "grow", "shrink_below", "shrink"}
+    rated = {"lr", "schedule", "warmup", "overlap"}
     published = {"consistency", "join", "global_step", "overlap"}
     assert {json.dumps(method): effects(method) - {"local_solver"} for method in METHODS} == {
         '{"local_solver": "scaled"}': of_all | scaled,
         '{"local_solver": "sr1"}': of_all | published | {"memory"},
         '{"local_solver": "first-order"}': of_all | published | {"norm"},
-        '{"optimizer": "adam"}': {"lr", "overlap"},
-        '{"optimizer": "sgd"}': {"lr", "overlap"},
-        '{"optimizer": "local-sgd"}': {"lr", "overlap", "local_steps"},
-        '{"optimizer": "diloco"}': {"lr", "overlap", "local_steps"},
+        **{json.dumps({"optimizer": name}): rated for name in AVERAGING},
+        **{json.dumps({"optimizer": name}): rated | {"local_steps"} for name in LOCAL},
     }
 
 

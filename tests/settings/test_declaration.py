@@ -83,8 +83,13 @@ def test_every_value_can_be_given_as_a_flag(setting: Setting, data: st.DataObjec
 @pytest.mark.parametrize(
     ("flag", "value", "word"),
     [
-        ("optimizer", "lbfgs", "must be apts, adam, sgd, local-sgd or diloco"),
+        ("optimizer", "lbfgs", "must be apts, adam, adamw, sgd, muon, schedule-free, prodigy, "),
         ("optimizer", "Adam", "did you mean adam?"),
+        ("optimizer", "schedulefree", "did you mean schedule-free?"),
+        ("schedule", "cosin", "did you mean cosine?"),
+        ("schedule", "linear", "must be constant, cosine or wsd"),
+        ("warmup", 100.0, "must be a number of at least 0 and below 100"),
+        ("warmup", -1.0, "must be a number of at least 0 and below 100"),
         ("local_solver", "sr-1", "did you mean sr1?"),
         ("local_solver", "", "must be scaled, sr1 or first-order"),
         ("compress", "bf-16", "did you mean bf16?"),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from apts_mpi.errors import InputError
+from apts_mpi.method.options import AVERAGING
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.defaults import completed, plan
 from apts_mpi.trust_region.radius import NoisyRule
@@ -23,7 +24,7 @@ def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks:
     done = completed(config, ranks, 1000)
     assert completed(done, ranks + 1, 10) == done, "a run that repeats has other settings"
     assert (done.lr is None) == (done.optimizer == "apts")
-    assert (done.local_steps is None) == (done.optimizer in ("adam", "sgd"))
+    assert (done.local_steps is None) == (done.optimizer in AVERAGING)
     for name in ("lr", "local_steps", "batch", "window", "epochs"):
         given = getattr(config, name)
         assert given is None or getattr(done, name) == given
@@ -44,6 +45,11 @@ def test_completed_settings_are_complete_and_stay_so(config: TrainConfig, ranks:
         ("adam", (1e-3, None, 167)),
         ("local-sgd", (0.1, 20, 167)),
         ("diloco", (1e-3, 20, 167)),
+        ("adamw", (1e-3, None, 167)),
+        ("muon", (3e-3, None, 167)),
+        ("schedule-free", (2.5e-3, None, 167)),
+        ("prodigy", (1.0, None, 167)),
+        ("muloco", (3e-3, 20, 167)),
     ],
 )
 def test_an_optimizer_has_defaults_of_its_own(name: str, wanted: tuple[Any, ...]) -> None:
