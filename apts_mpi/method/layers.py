@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
-_NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose weights may have several dimensions
+_NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose parameters may have several dimensions
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def _kinds(
 ) -> tuple[list[Tensor], dict[int, str]]:
     """The matrices that are no embeddings, in order, and the kinds of all by the tensors' ids."""
     parts = [] if module is None else list(module.modules())
-    norms = {id(each.weight) for each in parts if isinstance(each, _NORMS)}
+    norms = {id(p) for each in parts if isinstance(each, _NORMS) for p in each.parameters()}
     looked_up = {id(each.weight) for each in parts if isinstance(each, _EMBEDDINGS)}
     everything = parameters if module is None else list(module.parameters())
     matrices = [each for each in everything if id(each) not in norms and min(_shape(each)) > 1]

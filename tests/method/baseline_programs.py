@@ -5,24 +5,30 @@ Every reference is torch's own optimizer on the network's own parameters, in one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError
 from apts_mpi.method.baselines import Baseline, baseline, diloco, local_sgd
 from apts_mpi.method.flat import FlatParameters, closure_objective
 from apts_mpi.method.iteration import Iteration
+from apts_mpi.method.options import AVERAGING, BASELINES, LOCAL
+from apts_mpi.method.schedule import CONSTANT, Schedule
 from apts_mpi.trust_region.objective import Draw, Objective
 from tests.method.problem import data, load, minibatches, network, own_communicator, parameters
 
-NAMES = ("sgd", "adam", "local-sgd", "diloco")
+PACKAGED = {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}
+NAMES = [name for name in BASELINES if find_spec(PACKAGED.get(name, "torch")) is not None]
 STEPS = 6
-LR = 0.05
+LR, FAST = 0.05, 10.0  # Prodigy finds its own, which it starts small
+COSINE = Schedule("cosine", 0.3, 1 / 9)  # of three iterations of three steps
 
 
 class Drawer:
@@ -57,18 +63,69 @@ def trained(
     module = network()
     flat = FlatParameters(module.parameters())
     method, draw = build(flat), Drawer(flat, module, batches)
-    results = [method.iterate(draw) for _ in range(iterations)]
+    results = []
+    for k in range(iterations):
+        method.done = k / iterations
+        results.append(method.iterate(draw))
     assert draw.drawn == len(batches)
     flat.check_views()
     return module, results
 
 
-def builder(name: str, comm: Comm, local_steps: int) -> Callable[[FlatParameters], Baseline]:
+def builder(
+    name: str, comm: Comm, local_steps: int, schedule: Schedule = CONSTANT
+) -> Callable[[FlatParameters], Baseline]:
     """A baseline by name, over parameters to come."""
-    return lambda flat: baseline(name, flat, comm, lr=LR, local_steps=local_steps)
+    lr = FAST if name == "prodigy" else LR
+    return lambda flat: baseline(
+        name, flat, comm, lr=lr, local_steps=local_steps, schedule=schedule
+    )
 
 
-def take_step(module: nn.Module, optimizer: Optimizer, index: Tensor) -> float:
+class Both:
+    """Muon of the first layer's weight, AdamW of all others, as their users join them."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        first, *others = module.parameters()
+        length = {"adjust_lr_fn": "match_rms_adamw"}
+        self.parts: list[Optimizer] = [
+            Muon([first], lr=LR, weight_decay=decay, **length),  # type: ignore[arg-type]
+            AdamW(others, lr=LR, weight_decay=decay),
+        ]
+
+    def zero_grad(self) -> None:
+        for each in self.parts:
+            each.zero_grad()
+
+    def step(self) -> None:
+        for each in self.parts:
+            each.step()
+
+
+Plain = Optimizer | Both
+
+
+def averaging(module: nn.Module, name: str) -> Plain:
+    """Torch's own, or the authors', of those that average gradients."""
+    p = list(module.parameters())
+    if name == "muon":
+        return Both(module, 0.0)
+    if name == "schedule-free":
+        from schedulefree import AdamWScheduleFree
+
+        made: Optimizer = AdamWScheduleFree(p, lr=LR)
+        made.train()  # type: ignore[attr-defined]
+        return made
+    if name == "prodigy":
+        from prodigyopt import Prodigy
+
+        return Prodigy(p, lr=FAST)
+    if name == "sgd":
+        return SGD(p, lr=LR, momentum=0.9)
+    return Adam(p, lr=LR) if name == "adam" else AdamW(p, lr=LR, weight_decay=0.01)
+
+
+def take_step(module: nn.Module, optimizer: Plain, index: Tensor) -> float:
     """A plain torch step; returns the loss before it."""
     x, y = data()
     optimizer.zero_grad()
@@ -78,8 +135,10 @@ def take_step(module: nn.Module, optimizer: Optimizer, index: Tensor) -> float:
     return float(loss.detach())
 
 
-def assert_near(one: Tensor, two: Tensor, tolerance: float = 2e-5) -> None:
-    """Equal up to rounding, and not because nothing moved."""
+def assert_near(one: Tensor, two: Tensor, tolerance: float = 2e-5, name: str = "") -> None:
+    """Equal up to rounding, and not because nothing moved; Muon rounds to 16 bits on the way."""
+    if name in ("muon", "muloco"):
+        tolerance = 5e-3
     assert float((parameters(network()) - one).abs().max()) > 0.01
     assert torch.allclose(one, two, atol=tolerance, rtol=0), float((one - two).abs().max())
 
@@ -89,19 +148,15 @@ def averaged_gradients() -> None:
     comm = Comm()
     alone = Comm(own_communicator())
     parts = [minibatches(k, comm.size) for k in range(STEPS)]
-    for name in ("sgd", "adam"):
+    for name in (each for each in NAMES if each in AVERAGING):
         own, joined = [p[comm.rank] for p in parts], [torch.cat(p) for p in parts]
         module, results = trained(builder(name, comm, 1), own, STEPS)
         one, _ = trained(builder(name, alone, 1), joined, STEPS)
         plain = network()
-        optimizer: Optimizer = (
-            Adam(plain.parameters(), lr=LR)
-            if name == "adam"
-            else SGD(plain.parameters(), lr=LR, momentum=0.9)
-        )
+        optimizer = averaging(plain, name)
         losses = [take_step(plain, optimizer, index) for index in joined]
-        assert_near(parameters(module), parameters(plain))
-        assert_near(parameters(one), parameters(plain))
+        assert_near(parameters(module), parameters(plain), name=name)
+        assert_near(parameters(one), parameters(plain), name=name)
         comm.check_replicas(parameters(module))
         for result, loss in zip(results, losses, strict=True):
             assert abs(result.loss - loss) < 1e-5
@@ -127,13 +182,16 @@ def local_sgd_of_one_step() -> None:
 
 def outer_of(module: nn.Module, name: str) -> Optimizer:
     """The published outer step; that of local SGD is the average itself."""
-    if name == "diloco":
-        return SGD(module.parameters(), lr=0.7, momentum=0.9, nesterov=True)
+    if name in ("diloco", "muloco"):
+        momentum = 0.9 if name == "diloco" else 0.6
+        return SGD(module.parameters(), lr=0.7, momentum=momentum, nesterov=True)
     return SGD(module.parameters(), lr=1.0)
 
 
-def inner_of(module: nn.Module, name: str) -> Optimizer:
+def inner_of(module: nn.Module, name: str) -> Plain:
     """The inner optimizer, torch's own on the network's own parameters."""
+    if name == "muloco":
+        return Both(module, 0.1)
     if name == "diloco":
         return AdamW(module.parameters(), lr=LR, weight_decay=0.1)
     return SGD(module.parameters(), lr=LR, momentum=0.9)
@@ -143,7 +201,7 @@ def identical_data() -> None:
     """Ranks with the same minibatches do what one process does, with the published outer step."""
     comm = Comm()
     batches = [torch.cat(minibatches(k, 1)) for k in range(STEPS)]
-    for name in ("local-sgd", "diloco"):
+    for name in LOCAL:
         module, _ = trained(builder(name, comm, 2), batches, STEPS // 2)
         plain = network()
         inner, outer = inner_of(plain, name), outer_of(plain, name)
@@ -151,22 +209,31 @@ def identical_data() -> None:
             start = [p.detach().clone() for p in plain.parameters()]
             for index in batches[k : k + 2]:
                 take_step(plain, inner, index)
-            if name == "diloco":  # local SGD's mean of equal parameters is these
+            if name != "local-sgd":  # whose mean of equal parameters is these
                 for p, before in zip(plain.parameters(), start, strict=True):
                     p.grad = before - p.detach()
                     p.data.copy_(before)
                 outer.step()
-        assert_near(parameters(module), parameters(plain))
+        assert_near(parameters(module), parameters(plain), name=name)
+
+
+def cosine(step: int) -> float:
+    """COSINE by hand, of nine steps."""
+    turn = max(step / 9 - 0.3, 0.0) / 0.7
+    return min((step + 1) / 9 / 0.3, 1.0) * 0.5 * (1 + math.cos(math.pi * turn))
 
 
 def simulated_replicas() -> None:
-    """N ranks do what N networks in one process do that are averaged by the samples seen."""
+    """N ranks do what N networks in one process do that are averaged by the samples seen.
+
+    The inner rates follow a schedule, the outer one does not.
+    """
     comm = Comm()
     steps = 3
     parts = [minibatches(k, comm.size) for k in range(steps * 3)]
-    for name in ("local-sgd", "diloco"):
+    for name in LOCAL:
         module, results = trained(
-            builder(name, comm, steps),
+            builder(name, comm, steps, COSINE),
             [p[comm.rank] for p in parts],
             3,
         )
@@ -180,7 +247,9 @@ def simulated_replicas() -> None:
             mean, total, losses = torch.zeros_like(theta, dtype=torch.float64), 0, 0.0
             for d, replica in enumerate(replicas):
                 load(replica, theta)
-                for p in round_parts:
+                for j, p in enumerate(round_parts):
+                    for part in getattr(inner[d], "parts", [inner[d]]):
+                        part.param_groups[0]["lr"] = LR * cosine(k * steps + j)
                     losses += len(p[d]) * take_step(replica, inner[d], p[d])
                 seen = sum(len(p[d]) for p in round_parts)
                 mean += seen * parameters(replica).double()
@@ -193,7 +262,7 @@ def simulated_replicas() -> None:
             outer.step()
             assert abs(result.loss - losses / total) < 1e-5
             assert result.gradient_evaluations == total == 40 * steps
-        assert_near(parameters(module), parameters(shared))
+        assert_near(parameters(module), parameters(shared), name=name)
         comm.check_replicas(parameters(module))
 
 
@@ -201,7 +270,7 @@ def one_message() -> None:
     """An iteration has one vector message and no other; replicas are equal, bit for bit."""
     comm = Comm()
     for name in NAMES:
-        h = 3 if name in ("local-sgd", "diloco") else 1
+        h = 3 if name in LOCAL else 1
         module = network(seed=comm.rank)  # rank 0's values are everyone's
         flat = FlatParameters(module.parameters())
         method = baseline(name, flat, comm, lr=LR, local_steps=h)
@@ -227,7 +296,7 @@ def empty_batches() -> None:
     comm = Comm()
     nothing = torch.zeros(0, dtype=torch.int64)
     for name in NAMES:
-        h = 2 if name in ("local-sgd", "diloco") else 1
+        h = 2 if name in LOCAL else 1
         full = [torch.cat(minibatches(k, 1)) for k in range(STEPS * h)]
         # Rank 0 has samples in the last iteration alone; the others agree with one rank's run.
         own = full if comm.rank else [nothing] * ((STEPS - 1) * h) + full[-h:]
@@ -237,7 +306,7 @@ def empty_batches() -> None:
         assert work == [40 * h * (comm.size - 1)] * (STEPS - 1) + [40 * h * comm.size]
         one, _ = trained(builder(name, Comm(own_communicator()), h), full, STEPS)
         if h == 1:  # rank 0's inner state is its own where there are inner steps
-            assert_near(parameters(module), parameters(one))
+            assert_near(parameters(module), parameters(one), name=name)
         try:
             trained(builder(name, comm, h), [nothing] * h, 1)
         except ValueError as error:
