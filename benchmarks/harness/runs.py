@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from apts_mpi.method.options import AVERAGING as AVERAGING
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
 from benchmarks.harness.worker import PROGRAM
 
-AVERAGING = ("adam", "sgd")  # N ranks take the steps of one with the joined batch
 RUNS = 10  # of a job at most
 
 

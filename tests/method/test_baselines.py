@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from numpy.typing import NDArray
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
+from apts_mpi.errors import AgreedError
+from apts_mpi.method import packages
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.training import build
 from apts_mpi.training.loop import Training
 from benchmarks.harness.worker import PROGRAM
 from tests.conftest import LIMIT, PYTHON, Launch, environment, finished
@@ -24,7 +29,15 @@ FLAGS = {
     "adam": ("--epochs", "20"),
     "local-sgd": ("--epochs", "20", "--local-steps", "5"),
     "diloco": ("--epochs", "30", "--local-steps", "5"),
+    "adamw": ("--epochs", "20", "--schedule", "wsd"),
+    "muon": ("--epochs", "10", "--schedule", "cosine", "--warmup", "5"),
+    "muloco": ("--epochs", "20", "--local-steps", "5", "--schedule", "cosine"),
+    "schedule-free": ("--epochs", "20", "--warmup", "5"),
+    "prodigy": ("--epochs", "20", "--schedule", "cosine"),
 }
+for name, package in {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}.items():
+    if find_spec(package) is None:  # of an extra
+        del FLAGS[name]
 
 
 def read_rows(run: Path) -> list[dict[str, Any]]:
@@ -70,7 +83,7 @@ def check(first: Path, again: Path, name: str) -> None:
     settings = (first / "config.toml").read_text()
     assert settings == (again / "config.toml").read_text()
     assert "\nbatch = 250\n" in settings
-    assert re.search(r"^lr = 0\.\d+$", settings, flags=re.MULTILINE)
+    assert re.search(r"^lr = \d\.\d+$", settings, flags=re.MULTILINE)
 
     assert summary["optimizer"] == name
     assert summary["local_solver"] is None
@@ -123,6 +136,41 @@ def test_drawing_minibatches_is_the_datas_time(
     assert sum(row["seconds"] - row["seconds_data"] for row in rows) < 1.0
 
 
+def test_a_missing_package_ends_a_run_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "find_spec", lambda module: None)
+    monkeypatch.setattr(build, "load", None)
+    config = TrainConfig(optimizer="prodigy", out=str(tmp_path / "run"))
+    with pytest.raises(AgreedError, match=r"^--optimizer prodigy: prodigyopt is not installed"):
+        Training(config, Comm())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_follows_the_work_that_is_done(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three minibatches are a pass: the last of six steps begins when 5/6 are done."""
+    monkeypatch.setenv("APTS_MPI_CACHE", str(cache))
+    given: dict[str, Any] = {"epochs": 2.0, "schedule": "cosine", "lr": 0.5, "threads": 1}
+    training = Training(TrainConfig(optimizer="sgd", out=str(tmp_path / "run"), **given), Comm())
+    assert training.run()["outer_iterations"] == 6
+    step = training.built.optimizer._step  # type: ignore[attr-defined]
+    wanted = 0.5 * 0.5 * (1 + math.cos(math.pi * 5 / 6))
+    assert step.lr == pytest.approx(wanted)
+
+
+def test_a_method_knows_the_part_that_is_done(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APTS_MPI_CACHE", str(cache))
+    training = Training(TrainConfig(epochs=3.0, out=str(tmp_path / "run"), threads=1), Comm())
+    seen = []
+    training.run(lambda row, lap, rest: seen.append((row["epoch"], training.built.optimizer.done)))
+    done = [0.0, *(min(epoch / 3.0, 1.0) for epoch, _ in seen)]
+    assert [part for _, part in seen] == pytest.approx(done[:-1])
+
+
 def test_minibatches_overlap_and_some_are_empty(launch: Launch, tmp_path: Path) -> None:
     shard = ("shard", "digits", "--out", "d", "--shards", "2", "--sizes", "700,1")
     assert launch(0, "-m", "apts_mpi", *shard).status == 0
@@ -146,7 +194,7 @@ def test_no_optimizer_imports_torchs_compiler(tmp_path: Path, cache: Path) -> No
     lines = (
         "import sys\n"
         "from apts_mpi.cli.main import main\n"
-        "for name in ('apts', 'adam', 'diloco'):\n"
+        "for name in ('apts', 'adam', 'diloco', 'adamw', 'muon', 'muloco'):\n"
         "    main(['--optimizer', name, '--iterations', '2', '--out', name])\n"
         "print('torch._dynamo' in sys.modules)\n"
     )

@@ -5,6 +5,7 @@ One MPI job does many runs, as ranks start slowly. Runs are on the digits.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from apts_mpi.errors import AgreedError
 from apts_mpi.training.loop import Training
 from tests.training.digit_runs import begin, go_on, rows
 
+PACKAGED = {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}
 WAYS = {
     "scaled": ["--batch", "60", "--local-steps", "7"],
     "sr1": ["--local-solver", "sr1", "--batch", "100"],
@@ -25,7 +27,15 @@ WAYS = {
     "sgd": ["--optimizer", "sgd", "--lr", "0.05"],
     "local-sgd": ["--optimizer", "local-sgd"],
     "diloco": ["--optimizer", "diloco"],
+    **{
+        name: ["--optimizer", name, "--epochs", "4", "--schedule", "cosine", "--warmup", "25"]
+        for name in ("adamw", "muon", "schedule-free", "prodigy")
+        if find_spec(PACKAGED.get(name, "torch")) is not None
+    },
+    "muloco": ["--optimizer", "muloco", "--epochs", "50", "--schedule", "wsd", "--warmup", "10"],
 }
+ELSEWHERE = ["scaled", "sr1", "halves", "adam", "local-sgd", "diloco", "muon", "muloco"]
+ELSEWHERE += [name for name in PACKAGED if name in WAYS]
 ITERATIONS, STOPPED = 6, 3
 
 
@@ -71,7 +81,7 @@ def as_if_never_stopped() -> None:
 
 def leave_for_others() -> None:
     """Runs that are stopped in the middle of a pass, for jobs of other sizes."""
-    for name in ("scaled", "sr1", "halves", "adam", "local-sgd", "diloco"):
+    for name in ELSEWHERE:
         part = begin(f"{name}-left", *WAYS[name], "--iterations", "60")
         stopped(part, STOPPED)
         np.save(f"{name}-vector-{part.comm.rank}.npy", part.built.network.vector.numpy())
@@ -80,7 +90,7 @@ def leave_for_others() -> None:
 
 def go_on_elsewhere() -> None:
     """From the same iterate, radius and place on another number of ranks; and it trains on."""
-    for name in ("scaled", "sr1", "halves", "adam", "local-sgd", "diloco"):
+    for name in ELSEWHERE:
         comm = Comm()
         out = f"{name}-on-{comm.size}"
         before = rows(f"{name}-left")

@@ -1,10 +1,10 @@
 """The method with no flag set against tuned baselines, at equal work, on real MPI ranks.
 
-MNIST, CIFAR-10 and the embedded digits; Adam, SGD, local SGD and DiLoCo over grids of learning
-rates and batches. What is run stands in compare.toml, or in another plan: beyond.toml has
-convolutional and residual networks and a Transformer. Writes compare.md, compare.jsonl and a plot
-per data set, named as the plan; runs that are there are not run again, so that it may be
-interrupted.
+MNIST, CIFAR-10 and the embedded digits; Adam, AdamW, SGD, Muon, Schedule-Free, Prodigy, local SGD,
+DiLoCo and MuLoCo over grids of learning rates and batches. What is run stands in compare.toml, or
+in another plan: beyond.toml has convolutional and residual networks and a Transformer. Writes
+compare.md, compare.jsonl and a plot per data set, named as the plan; runs that are there are not
+run again, so that it may be interrupted.
 """
 
 from __future__ import annotations

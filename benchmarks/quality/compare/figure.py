@@ -16,8 +16,13 @@ from benchmarks.quality.compare.plan import DataSet, Measure, Method
 COLOURS = {
     "adam": figures.BLUE,
     "sgd": figures.SKY,
+    "adamw": "#777777",
+    "muon": "#8c564b",
+    "schedule-free": "#a0a000",
+    "prodigy": "#e377c2",
     "local-sgd": figures.ORANGE,
     "diloco": figures.RED,
+    "muloco": "#7f0000",
 }
 OWN = (figures.BLACK, figures.GREEN, figures.PURPLE)  # the method and its variants
 AXES = ("epoch", "megabytes", "messages")
@@ -40,7 +45,7 @@ def plot(path: Path, data: DataSet, shown: Sequence[tuple[Method, int, list[Row]
         if any(data.measure.shown(row) is None for row in rows):
             continue
         colour = COLOURS.get(method.optimizer, OWN[own % len(OWN)])
-        style: Any = "--"
+        style: Any = "-." if "--schedule" in method.arguments else "--"
         if method.optimizer not in COLOURS:
             style, own = figures.STYLES[own // len(OWN) % len(figures.STYLES)], own + 1
         for ax, axis in zip(axes, AXES, strict=True):

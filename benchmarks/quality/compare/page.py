@@ -100,7 +100,7 @@ def section(rows: Sequence[Row]) -> Section | None:
                 "Test accuracy after equal work: an epoch is as many sample gradients as there "
                 "are samples, a forward evaluation a third. Ours (apts) has nothing tuned; the "
                 "others are at the best of their settings by the final test accuracy itself, which "
-                "favours them. Gradient averaging (adam, sgd) takes the same steps at every number "
+                "favours them. Averaging of gradients takes the same steps at every number "
                 "of ranks and was run on one. Payload: what a rank hands over. Lines join what "
                 "runs went through: median over seeds, band from the least to the most."
             )

@@ -12,13 +12,11 @@ from typing import Any
 
 import apts_mpi
 from apts_mpi.errors import InputError
+from apts_mpi.method.options import LOCAL, OPTIMIZERS
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING
-
-LOCAL = ("local-sgd", "diloco")
-OPTIMIZERS = ("apts", *AVERAGING, *LOCAL)
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
@@ -202,7 +200,8 @@ def groups(data: DataSet) -> list[Group]:
 # ---- the TOML ------------------------------------------------------------------------------
 
 _METHOD = fields(Method)
-_SET = {**fields(DataSet), "only": [str], "methods": dict}
+_GRID = {"batches": [int], "samples_per_message": int}  # of all methods of a set that have them
+_SET = {**fields(DataSet), **_GRID, "only": [str], "methods": dict}
 
 
 def read_plan(path: Path) -> tuple[DataSet, ...]:
@@ -249,6 +248,7 @@ def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     where = f"set {table.get('name', '')!r}"
     values = typed(where, table, _SET, needed=("name", "ranks", "epochs", "seeds"))
     changes, only = values.pop("methods", {}), values.pop("only", ())
+    grid = {name: values.pop(name) for name in _GRID if name in values}
     unknown = set(changes).union(only) - {method.name for method in methods}
     check(not unknown, f"{where}: changes {', '.join(sorted(unknown))}, which is no method")
     own = []
@@ -258,7 +258,8 @@ def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
         given = {k: v for k, v in dataclasses.asdict(method).items() if v not in ((), 0)}
         change = changes.get(method.name, {})
         check(isinstance(change, dict), f"{where}: methods.{method.name} is no table")
-        own.append(_method({**_lists(given), **change, "name": method.name}))
+        common = {name: value for name, value in grid.items() if name in given}
+        own.append(_method(_lists({**given, **common, **change, "name": method.name})))
     values = {"source": values["name"], **values, "methods": tuple(own)}
     check(bool(values["ranks"] and values["seeds"]), f"{where}: ranks or seeds are missing")
     data = DataSet(**{"shown": max(values["ranks"]), **values})

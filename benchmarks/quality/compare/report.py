@@ -9,19 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from apts_mpi.method.options import LOCAL
 from benchmarks.harness import tables
 from benchmarks.harness.results import Row, finder
 from benchmarks.harness.runs import AVERAGING
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.compare.entries import Entry, entries
 from benchmarks.quality.compare.figure import plot
-from benchmarks.quality.compare.plan import (
-    LOCAL,
-    DataSet,
-    Get,
-    groups,
-    read_plan,
-)
+from benchmarks.quality.compare.plan import DataSet, Get, groups, read_plan
 
 LEAST_FEWER = 10  # times fewer bytes than gradient averaging that are nearly enough
 RESULT = ["seeds", "work, epochs", "messages", "MB"]
@@ -132,19 +127,19 @@ def section(rows: Sequence[Row], options: Namespace) -> Section | None:
     if not rows:
         return None
     lead: list[Part] = [
-        "The default method, no flag set but those named, against gradient averaging (Adam, SGD) "
-        "and local methods (local SGD, DiLoCo) whose learning rate and batch were searched: the "
-        "best by the final test accuracy or loss itself, which favours them. Figures after the "
+        "The default method, no flag set but those named, against methods that average gradients "
+        "and local ones (local SGD, DiLoCo, MuLoCo) whose learning rate and batch were searched: "
+        "the best by the final test accuracy or loss itself, which favours them. Figures after the "
         "last epoch of work, mean [least, largest] over seeds. Work: gradient evaluations per "
         "sample, a forward one counts a third. Messages: of the length of the parameters, in a "
-        "run; MB: payload of all messages handed over per rank. Adam and SGD ran on one rank "
-        "with the joined batch; N ranks take the same steps, with a message each. Batch: samples "
-        "of all ranks together. Worst rate: the figure at the worst learning rate of the grid "
-        "with the same batch, first seed: what a wrong choice costs. The baselines have a "
-        "constant learning rate and the last iterate evaluated. The default evaluates its average"
-        " of the iterates, which is a part of it; a schedule or an average of their own would "
-        "help the baselines too.",
-        "Goals: accuracy or loss within the set's margin of the better of Adam and SGD; bytes "
+        "run; MB: payload of all messages handed over per rank. Gradient averaging ran on one "
+        "rank with the joined batch; N ranks take the same steps, with a message each. Batch: "
+        "samples of all ranks together. Worst rate: the figure at the worst learning rate of the "
+        "grid with the same batch, first seed: what a wrong choice costs. The baselines have the "
+        f"last iterate evaluated and a constant learning rate, except: {_schedules(options)}. "
+        "Schedule-Free and the default evaluate their average of the iterates, a part of them.",
+        "Goals: accuracy or loss within the set's margin of the best that averages gradients; "
+        "bytes "
         f"at most the set's part of its (nearly: 1/{LEAST_FEWER}); not worse than the better local "
         "method.",
     ]
@@ -153,6 +148,13 @@ def section(rows: Sequence[Row], options: Namespace) -> Section | None:
         tables.setup(rows) + f" Repeat: `{_command(name)} --fresh`.",
     ]
     return Section("Against tuned baselines, at equal work", lead, below, foot)
+
+
+def _schedules(options: Namespace) -> str:
+    """What the tuned methods are given, each once."""
+    methods = [method for data in read_plan(options.config) for method in data.methods]
+    given = {m.name: " ".join(m.arguments) for m in methods if m.learning_rates and m.arguments}
+    return "; ".join(f"{name} `{flags}`" for name, flags in given.items()) or "none"
 
 
 def draw(rows: Sequence[Row], options: Namespace, out: Path) -> None:
@@ -204,7 +206,8 @@ def _section(data: DataSet, found: list[Entry], get: Get, image: str) -> Section
 
 def _flags(data: DataSet) -> str:
     """What the untuned methods are given on this set."""
-    given = [(method.name, " ".join(method.arguments)) for method in data.methods]
+    untuned = [method for method in data.methods if not method.learning_rates]
+    given = [(method.name, " ".join(method.arguments)) for method in untuned]
     return "".join(f"{name} has the flags `{flags}`. " for name, flags in given if flags)
 
 
