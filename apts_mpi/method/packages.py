@@ -62,16 +62,9 @@ class _Packaged:
         self._group["lr"] = value
 
     def step(self, theta: Tensor, gradient: Tensor) -> None:
-        """One step; ``theta`` is the vector that it was made for, the gradient is used up.
-
-        Raises:
-            FloatingPointError: on every rank, where its own numbers overflow.
-        """
+        """One step; ``theta`` is the vector that it was made for, the gradient is used up."""
         self._parameter.grad = gradient
-        try:
-            self._optimizer.step()
-        except OverflowError as error:
-            raise FloatingPointError(f"a step overflows: lower --lr (now {self.lr:g})") from error
+        self._optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """By the package's names; nothing before the first step."""

@@ -30,7 +30,7 @@ class Method:
     )
     lr: float | None = setting(
         None,
-        number(0, math.inf, "()"),
+        number(0, 1e30, "("),
         "learning rate of a baseline; apts has none",
         usual="0.1 (sgd, local-sgd), 0.001 (adam, adamw, diloco), 0.003 (muon, muloco), 0.0025 "
         "(schedule-free), 1, times what it finds itself (prodigy)",

@@ -261,12 +261,3 @@ def test_a_missing_package_is_named_with_what_installs_it(
 def test_what_torch_has_needs_no_package() -> None:
     for name in ("adam", "muon", "diloco", "apts"):
         packages.require_package(name)
-
-
-def test_a_rate_whose_square_overflows_is_said_to_be_too_high() -> None:
-    pytest.importorskip("schedulefree")
-    module = Words()
-    flat = Known(module)
-    own = baseline("schedule-free", flat, Comm(), lr=1e200, local_steps=1)
-    with pytest.raises(FloatingPointError, match="lower --lr"):
-        own.iterate(drawn(flat, gradients(module, 0)))

@@ -88,6 +88,7 @@ def test_every_value_can_be_given_as_a_flag(setting: Setting, data: st.DataObjec
         ("optimizer", "schedulefree", "did you mean schedule-free?"),
         ("schedule", "cosin", "did you mean cosine?"),
         ("schedule", "linear", "must be constant, cosine or wsd"),
+        ("lr", 1e200, "must be a number above 0 and at most 1e+30"),
         ("warmup", 100.0, "must be a number of at least 0 and below 100"),
         ("warmup", -1.0, "must be a number of at least 0 and below 100"),
         ("local_solver", "sr-1", "did you mean sr1?"),
