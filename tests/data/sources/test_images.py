@@ -157,15 +157,10 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     for more, word in (
         (["--size", "4,5,6"], "4,5,6"),
         (["--size", "0"], "--size 0,0"),
-        (["--size", "4", "--level", "byte"], "--level"),
         ([], "--size"),
     ):
         with pytest.raises(Exception, match=word):
             main([*command, "--shards", "2", *more], Comm())
-    for flag in (["--size", "3"], ["--channels", "1"]):
-        words = ["shard", "digits", "--out", str(tmp_path / "e"), "--shards", "2", *flag]
-        with pytest.raises(Exception, match=f"{flag[0]}: it is for imagefolder"):
-            main(words, Comm())
 
 
 def test_layouts_that_will_not_do(tmp_path: Path) -> None:
@@ -186,8 +181,6 @@ def test_layouts_that_will_not_do(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png", picture())
     with refused(str(tmp_path / "b"), "no images", "remove the folder"):
         read(tmp_path, 2, 2)
-    with refused("--channels 2"):
-        read(tmp_path, 2, 2, channels=2)
     with refused("imagefolder", "--from"):
         load_source("imagefolder", size=(2, 2))
 
