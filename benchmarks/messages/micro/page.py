@@ -147,7 +147,7 @@ def _picture(case: Case) -> Picture:
         draw.log_axis(ax.yaxis, seconds)
         ax.set_xlabel("payload")
         ax.set_ylabel("time of a call")
-        draw.legend(ax, handles=handles, labels=[one.get_label() for one in handles])
+        draw.legend(ax, handles=handles)
 
     return Picture(
         f"micro-{slug(case.title)}",
