@@ -22,7 +22,7 @@ TITLE = "Communication against compute"
 # Modules of the commands that have ``sections`` for the page, in its order: functions of the rows.
 PAGES = (
     "benchmarks.scaling.section",
-    "benchmarks.messages.micro.page",
+    "benchmarks.messages.micro.section",
     "benchmarks.messages.network.page",
     "benchmarks.quality.compare.page",
     "benchmarks.project.page",
