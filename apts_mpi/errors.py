@@ -68,6 +68,17 @@ def _standard() -> str:
 
 
 @contextmanager
+def calling(what: str, remedy: str = "") -> Iterator[None]:
+    """Within, whatever the user's own code raises becomes the InputError `what (why)remedy`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{what} ({in_one_line(error)}){remedy}") from error
+
+
+@contextmanager
 def writing(where: str, remedy: str = "") -> Iterator[None]:
     """Within, an OSError becomes the InputError `where: cannot be written: why; remedy`."""
     try:

@@ -21,8 +21,8 @@ from benchmarks.report.write import write
 TITLE = "Communication against compute"
 # Modules of the commands that have ``sections`` for the page, in its order: functions of the rows.
 PAGES = (
-    "benchmarks.scaling.page",
-    "benchmarks.messages.micro.page",
+    "benchmarks.scaling.section",
+    "benchmarks.messages.micro.section",
     "benchmarks.messages.network.page",
     "benchmarks.quality.compare.page",
     "benchmarks.project.page",

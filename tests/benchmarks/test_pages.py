@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
 from benchmarks.harness.jobs import RESULTS
-from benchmarks.messages.micro import page as micro_page
+from benchmarks.messages.micro import section as micro_page
 from benchmarks.messages.network import page as network_page
 from benchmarks.project import page as project_page
 from benchmarks.quality.compare import page as compare_page

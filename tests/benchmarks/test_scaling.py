@@ -20,6 +20,7 @@ from benchmarks.harness.options import shared_folder
 from benchmarks.harness.phase_runs import Point, points, runs
 from benchmarks.harness.results import Results, Row
 from benchmarks.scaling.command import clock_rows, how
+from benchmarks.scaling.findings import overhead
 from benchmarks.scaling.plan import (
     SPLIT_METHODS,
     Method,
@@ -30,7 +31,6 @@ from benchmarks.scaling.plan import (
     run_of,
 )
 from benchmarks.scaling.series import Series, networks
-from benchmarks.scaling.table import overhead
 
 TINY = """
 data = "digits"
@@ -302,7 +302,7 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert all(len(row["on"]) == len(row["off"]) == 5 for row in split)
     text = (tmp_path / "strong.md").read_text()
     assert "apts-scaled" in text
-    assert "What the clock costs" in text
+    assert "Measuring the phases costs" in text
     capsys.readouterr()
     assert main(arguments) == 0
     assert "8 runs, 8 of them done before" in capsys.readouterr().out
