@@ -24,7 +24,7 @@ PAGES = (
     "benchmarks.scaling.section",
     "benchmarks.messages.micro.section",
     "benchmarks.messages.network.page",
-    "benchmarks.quality.compare.page",
+    "benchmarks.quality.compare.section",
     "benchmarks.project.page",
 )
 

@@ -120,8 +120,10 @@ def _panel(ax: Any, case: Case) -> list[Any]:
 
 
 def _picture(case: Case, *, key: bool) -> Picture:
+    place = case.place
+    name = f"{case.operation} {place.ranks} ranks {place.hosts} hosts {place.link} {case.mpi}"
     return Picture(
-        f"micro-{slug(case.title)}",
+        f"micro-{slug(name)}",
         case.title,
         "Medians with 95 percent intervals. The line is the model, not the measurements joined.",
         "Scatter plot, both axes logarithmic: time of a call against payload through "
