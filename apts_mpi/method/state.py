@@ -16,6 +16,7 @@ from apts_mpi.files.forms import every, is_count, is_finite, is_flag, is_real, m
 from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule
 
 _RULE = RadiusRule()
+_MOST = 1e30  # as of --lr
 
 
 @dataclass
@@ -97,8 +98,9 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _is_not_negative(value: Any) -> bool:
-    return is_real(value) and value >= 0.0
+def _is_size(value: Any) -> bool:
+    """A rate, or what follows one: a step of it must be a number in 32 bits."""
+    return isinstance(value, float) and abs(value) <= _MOST
 
 
 def _is_step(state: Any) -> bool:
@@ -119,13 +121,13 @@ _STEPS = ("optimizer", "inner", "outer")
 _SCHEDULE_FREE: dict[str, Any] = {
     **dict.fromkeys(("z", "exp_avg_sq"), _is_tensor),
     "k": is_count,
-    **dict.fromkeys(("weight_sum", "lr_max"), _is_not_negative),
+    "weight_sum": lambda value: isinstance(value, float) and value >= 0.0,
+    "lr_max": _is_size,
 }
 _PRODIGY: dict[str, Any] = {
     **dict.fromkeys(("s", "p0", "exp_avg", "exp_avg_sq"), _is_tensor),
     "k": is_count,
-    **dict.fromkeys(("d", "d_max"), _is_not_negative),
-    "d_numerator": is_real,
+    **dict.fromkeys(("d", "d_max", "d_numerator"), _is_size),
 }
 # Of a subdomain, of either method.
 _SUBDOMAIN: dict[str, Any] = {

@@ -226,8 +226,10 @@ def stepped(
     [
         ("schedule-free", "k", -1),
         ("schedule-free", "weight_sum", "much"),
+        ("schedule-free", "lr_max", 10**400),
         ("schedule-free", "z", torch.zeros(3)),
         ("prodigy", "d", math.nan),
+        ("prodigy", "d_numerator", 10**400),
         ("prodigy", "p0", 1.0),
         ("muon", "exp_avg", torch.zeros(3)),
     ],
