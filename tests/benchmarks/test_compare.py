@@ -75,12 +75,39 @@ def test_the_plan_that_comes_with_it() -> None:
     assert counts["adam", 1] == counts["sgd", 1] == 30
     assert counts["diloco", 8] == 3  # until its finalists are known
     assert [n for name, n in counts if name == "diloco"] == [2, 4, 8, 16]
+    peers = ("adamw", "sgd-cosine", "muon", "schedule-free")
+    assert {counts[name, 1] for name in peers} == {10}
+    assert counts["prodigy", 1] == 2 * 3
+    assert counts["muloco", 8] == counts["diloco-cosine", 8] == 5
     for name in ("apts", "local-sgd"):
         assert [g.ranks for g in groups(cifar10) if g.method.name == name] == [2, 8]
     assert {g.method.name: g.method.finalists for g in groups(cifar10)}["adam"] == 2
     local = next(g for g in groups(mnist) if (g.method.name, g.ranks) == ("diloco", 16))
     steps = {c["batch"]: c["local_steps"] for c in local.candidates()}
     assert steps == {500: 20}
+
+
+def test_a_set_has_batches_and_messages_of_its_own(tmp_path: Path) -> None:
+    own = "batches = [50]\nsamples_per_message = 200\n"
+    text = SMALL + own + "[sets.methods.adam]\nbatches = [70]\n"
+    grids = {
+        name: [c["batch"] for c in group_of(tmp_path, name, ranks, text).candidates()]
+        for name, ranks in (("adam", 1), ("local-sgd", 2))
+    }
+    assert grids == {"adam": [70] * 3, "local-sgd": [50]}
+    assert group_of(tmp_path, "local-sgd", 2, text).candidates()[0]["local_steps"] == 4
+    assert "batch" not in group_of(tmp_path, "apts", 2, text).candidates()[0]
+
+
+def test_the_plan_beyond_it() -> None:
+    plan = {data.name: data for data in read_plan(compare.CONFIG.with_name("beyond.toml"))}
+    text = {g.method.name: g.candidates() for g in groups(plan["transformer"])}
+    assert {c["batch"] for c in text["muon"]} == {32}
+    assert {c["local_steps"] for c in text["muloco"]} == {10}
+    assert len(text["muon"]) == len(text["muloco"]) == 5
+    assert text["muon"][0]["arguments"] == ["--schedule", "cosine", "--warmup", "5"]
+    bits = {g.method.name: g.candidates() for g in groups(plan["transformer-bf16"])}
+    assert bits["muon"] == text["muon"], "the same runs stand for both"
 
 
 def test_command_lines(tmp_path: Path) -> None:
