@@ -151,19 +151,13 @@ class GradientAveraging(Baseline):
     """One step on the joined minibatch: gradients averaged over all samples.
 
     Args:
-        flat, comm, lr, schedule: as ``Baseline``'s. step: of any optimizer.
+        flat, comm, schedule: as ``Baseline``'s. step: of any optimizer, with its learning rate.
     """
 
     def __init__(
-        self,
-        flat: FlatParameters,
-        comm: Comm,
-        *,
-        lr: float,
-        step: Step,
-        schedule: Schedule = CONSTANT,
+        self, flat: FlatParameters, comm: Comm, step: Step, schedule: Schedule = CONSTANT
     ) -> None:
-        super().__init__(flat, comm, lr=lr, schedule=schedule)
+        super().__init__(flat, comm, lr=step.lr, schedule=schedule)
         self._step = step
 
     def iterate(self, *draws: Draw) -> Iteration:
@@ -192,9 +186,9 @@ class LocalSteps(Baseline):
 
     Args:
         flat, comm: as ``Baseline``'s. local_steps: H.
-        lr, schedule: of the inner steps; within an iteration it moves on from step to step.
         inner: the steps on minibatches, whose state, a rank's own, stays from one iteration to the
             next. outer: the step along the mean way back.
+        schedule: of the inner learning rate; within an iteration it moves on from step to step.
     """
 
     OWN: ClassVar[tuple[str, ...]] = ("rank", "inner")
@@ -203,8 +197,6 @@ class LocalSteps(Baseline):
         self,
         flat: FlatParameters,
         comm: Comm,
-        *,
-        lr: float,
         local_steps: int,
         inner: Step,
         outer: Step,
@@ -212,7 +204,7 @@ class LocalSteps(Baseline):
     ) -> None:
         if local_steps < 1:
             raise ValueError(f"local_steps {local_steps} must be at least 1")
-        super().__init__(flat, comm, lr=lr, schedule=schedule)
+        super().__init__(flat, comm, lr=inner.lr, schedule=schedule)
         self.local_steps, self._inner, self._outer = local_steps, inner, outer
         self._start = torch.zeros_like(flat.vector)  # theta_k
 
@@ -259,9 +251,7 @@ def local_sgd(
     so that the two differ in their messages alone, and its buffers stay local.
     """
     inner, outer = SGD(lr=lr, momentum=momentum), SGD(lr=1.0)
-    return LocalSteps(
-        flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer, schedule=schedule
-    )
+    return LocalSteps(flat, comm, local_steps, inner, outer, schedule)
 
 
 def diloco(
@@ -273,9 +263,7 @@ def diloco(
     ``--schedule cosine`` and a warm-up the inner learning rate.
     """
     inner, outer = Adam(lr=lr, decay=0.1), SGD(lr=0.7, momentum=0.9, nesterov=True)
-    return LocalSteps(
-        flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer, schedule=schedule
-    )
+    return LocalSteps(flat, comm, local_steps, inner, outer, schedule)
 
 
 def muloco(
@@ -287,9 +275,7 @@ def muloco(
     """
     inner = Muon(flat.layers(), lr=lr, decay=0.1)
     outer = SGD(lr=0.7, momentum=0.6, nesterov=True)
-    return LocalSteps(
-        flat, comm, lr=lr, local_steps=local_steps, inner=inner, outer=outer, schedule=schedule
-    )
+    return LocalSteps(flat, comm, local_steps, inner, outer, schedule)
 
 
 def baseline(
@@ -319,4 +305,4 @@ def baseline(
         "schedule-free": lambda: ScheduleFree(flat.vector, lr=lr),
         "prodigy": lambda: Prodigy(flat.vector, lr=lr, warms_up=schedule.warmup > 0.0),
     }
-    return GradientAveraging(flat, comm, lr=lr, step=steps[name](), schedule=schedule)
+    return GradientAveraging(flat, comm, steps[name](), schedule)
