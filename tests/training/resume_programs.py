@@ -30,7 +30,7 @@ WAYS = {
         name: ["--optimizer", name, "--epochs", "4", "--schedule", "cosine", "--warmup", "25"]
         for name in ("adamw", "muon", "schedule-free")
     },
-    "prodigy": ["--optimizer", "prodigy", "--lr", "30"],  # else it has hardly moved by the end
+    "prodigy": ["--optimizer", "prodigy", "--lr", "3"],  # else it has hardly moved by the end
     "muloco": ["--optimizer", "muloco", "--epochs", "50", "--schedule", "wsd", "--warmup", "10"],
 }
 for name, package in {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}.items():
