@@ -87,18 +87,20 @@ class Faults:
     """Makes faulty runs in a folder and judges them.
 
     Args:
-        folder: empty. seed: of all faults.
+        folder: empty. seed: of all faults. python: runs the jobs that leave no process behind them
+            that stands still; those are plain processes, which say by their environment whose
+            they are.
 
     Attributes:
         reference: the run that nothing happens to.
         counts: how often each rank comes to each place in it.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, python: str = sys.executable) -> None:
         launcher = shutil.which("mpirun")
         if launcher is None or sys.platform != "linux":
             raise RuntimeError("needs mpirun and Linux")
-        self._mpirun, self._folder, self._seed = launcher, folder, seed
+        self._mpirun, self._folder, self._seed, self._python = launcher, folder, seed, python
         self._data = folder / "shards"
         write_shards(load_source("digits"), self._data, shards=RANKS)
         self.reference = folder / "reference"
@@ -115,7 +117,8 @@ class Faults:
         self, words: Sequence[str], mark: str, timeout: float, **more: str
     ) -> tuple[int | None, str, float]:
         """Exit status (None: it had to be killed), output and seconds of a job."""
-        command = [self._mpirun, "-n", str(RANKS), sys.executable, "-m", "tests.faults.victim"]
+        python = sys.executable if '"stop"' in more.get("PLANTED", "") else self._python
+        command = [self._mpirun, "-n", str(RANKS), python, "-m", "tests.faults.victim"]
         log, start = self._folder / f"{mark}.log", time.monotonic()
         with log.open("wb") as out:
             process = subprocess.Popen(

@@ -24,10 +24,10 @@ SHORT = ("kill", "stop", "NaN")
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
+def faults(tmp_path_factory: pytest.TempPathFactory, python: str) -> Faults:
     if MPIRUN is None or sys.platform != "linux":
         pytest.skip("faults are planted in jobs of mpirun on Linux")
-    return Faults(tmp_path_factory.mktemp("faults"), seed=0)
+    return Faults(tmp_path_factory.mktemp("faults"), seed=0, python=python)
 
 
 def test_runs_end_or_go_on_correctly_whatever_happens(
