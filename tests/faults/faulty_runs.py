@@ -27,7 +27,7 @@ from tests.conftest import ENVIRONMENT, ROOT
 
 RANKS = 3
 WARNING, ABORT = 1.5, 5.0  # seconds
-LIMIT = ABORT + 45.0  # of a whole run, start-up on a busy machine included
+LIMIT = ABORT + 120.0  # of a whole run, start-up on a busy machine included
 GONE = 10.0  # seconds after the end of mpirun in which its processes have to be gone
 FLAGS = (
     *("--hidden", "8", "--threads", "1", "--batch", "60", "--local-steps", "6"),
@@ -144,7 +144,7 @@ class Faults:
         """The run that nothing happens to; how often each rank comes to each place."""
         counts = self._folder / "counts"
         flags = self._flags(self.reference)
-        status, text, _ = self._run(flags, self._mark("reference"), 120, COUNTS=str(counts))
+        status, text, _ = self._run(flags, self._mark("reference"), LIMIT, COUNTS=str(counts))
         if status != 0:
             raise RuntimeError(f"the run without a fault ends with {status}: {text}")
         return [json.loads(Path(f"{counts}-{rank}").read_text()) for rank in range(RANKS)]
@@ -230,7 +230,7 @@ class Faults:
                 (run / FOLDER).unlink()
         flags = [*FLAGS, "--iterations", str(ITERATIONS), "--data", str(self._data)]
         words = ["finish", *flags, "--", *map(str, runs)]
-        _, text, _ = self._run(words, self._mark("finish"), 60 + 10 * len(runs))
+        _, text, _ = self._run(words, self._mark("finish"), LIMIT + 10 * len(runs))
         found = re.findall(r"^finished (\S+): (.*)$", text, re.MULTILINE)
         return dict(found) or {str(run): f"finishing failed: {text[-2000:]}" for run in runs}
 

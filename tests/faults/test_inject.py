@@ -139,4 +139,4 @@ def test_processes_that_are_left_are_found_and_ended(
     time.sleep(0.1)
     assert faulty_runs._left("left-behin") == []
     assert faulty_runs._left("left-behind") == [orphan.pid]
-    assert orphan.wait(timeout=10) == -9
+    assert orphan.wait(timeout=60) == -9

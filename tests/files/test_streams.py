@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from apts_mpi.files.streams import Lenient
-from tests.conftest import ENVIRONMENT, MPIRUN
+from tests.conftest import ENVIRONMENT, LIMIT, MPIRUN
 
 TRAIN = ("--iterations", "6", "--threads", "1", "--evaluate-every", "0.01", "--hidden", "8")
 
@@ -59,7 +59,7 @@ def closed_after(
         env={**os.environ, **ENVIRONMENT},
     )
     os.close(writing)
-    _, err = process.communicate(timeout=90)
+    _, err = process.communicate(timeout=LIMIT)
     assert b"Traceback" not in (err or b"")
     assert b"BrokenPipe" not in (err or b"")
     return process.returncode
