@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import apts_mpi
-from benchmarks.harness import figures, tables
+from benchmarks.harness import drawing, figures, tables
 from benchmarks.harness.jobs import RESULTS
 from benchmarks.harness.measure import Job, Session
 from benchmarks.harness.options import Option, job_folder, option, shared_folder
@@ -73,6 +73,7 @@ class Command:
         section = self.section(rows, options) if rows else None
         if section is not None:
             self.draw(rows, options, out)
+            drawing.write(section.pictures, out)
             tables.write(out / f"{name}.md", *to_markdown(section))
         return 1 if failed or not self.verdict(rows, options) else 0
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from benchmarks.harness import tables
 
+FIGURES = "report_figures"  # folder of the pictures, beside the Markdown
+
 
 class Markdown(str):
     """Text that has been escaped already, or is Markdown on purpose."""
@@ -100,6 +102,11 @@ class Section:
         return [self, *(one for section in self.below for one in section.walk())]
 
     @property
+    def pictures(self) -> list[Picture]:
+        """All pictures in it, in order."""
+        return [part for one in self.walk() for part in one.parts if isinstance(part, Picture)]
+
+    @property
     def findings(self) -> list[Finding]:
         """All findings in it, in order."""
         found: list[Finding] = []
@@ -122,18 +129,18 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "part"
 
 
-def to_markdown(section: Section, *, level: int = 1, pictures: str = ".") -> Iterator[str]:
-    """Its paragraphs, headings from ``level`` down; pictures are files of a folder beside it."""
+def to_markdown(section: Section, *, level: int = 1) -> Iterator[str]:
+    """Its paragraphs, headings from ``level`` down; pictures are in ``FIGURES`` beside it."""
     yield f"{'#' * level} {escaped(section.title)}"
     for part in section.parts:
-        yield from _paragraphs(part, pictures)
+        yield from _paragraphs(part)
     for one in section.below:
-        yield from to_markdown(one, level=level + 1, pictures=pictures)
+        yield from to_markdown(one, level=level + 1)
     for part in section.foot:
-        yield from _paragraphs(part, pictures)
+        yield from _paragraphs(part)
 
 
-def _paragraphs(part: Part, pictures: str) -> Iterator[str]:
+def _paragraphs(part: Part) -> Iterator[str]:
     if isinstance(part, str):
         yield part
     elif isinstance(part, Text):
@@ -149,7 +156,7 @@ def _paragraphs(part: Part, pictures: str) -> Iterator[str]:
         yield f"![{escaped(part.alt)}]({part.file})"
     else:
         yield f"**{escaped(part.title)}**"
-        yield f"![{escaped(part.alt)}]({pictures}/{part.name}.svg)"
+        yield f"![{escaped(part.alt)}]({FIGURES}/{part.name}.svg)"
         yield from map(said, part.findings)
         yield escaped(part.caption)
 

@@ -77,8 +77,8 @@ def section(kind: str, rows: Sequence[Row], options: object = None) -> Section |
     ]
     if clock:
         parts.append(f"What the clock costs, on and off in turn: {'; '.join(clock)}.")
-    every = [{**row, "threads_per_rank": row["threads"]} for run in found for row in run.rows]
-    return Section(f"{kind.capitalize()} scaling", [*parts, tables.setup(every)])
+    every = tables.setup([row for run in found for row in run.rows])
+    return Section(f"{kind.capitalize()} scaling", [*parts, every])
 
 
 def _line(series: Series, point: Point) -> list[object]:
