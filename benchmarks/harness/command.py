@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import apts_mpi
-from benchmarks.harness import drawing, figures, tables
+from benchmarks.harness import figures, tables
 from benchmarks.harness.jobs import RESULTS
 from benchmarks.harness.measure import Job, Session
 from benchmarks.harness.options import Option, job_folder, option, shared_folder
@@ -26,6 +26,7 @@ class Command:
 
     Attributes:
         name: of its files NAME.md and NAME.jsonl, or makes it from the options.
+        about: what it does, for --help; None is the text at the head of its module.
         options: its own; --fresh, --report-only and --out are added.
         plan: yields rounds of jobs; a round is measured before the next is asked for, so that this
             may depend on what came out. None measures nothing.
@@ -38,6 +39,7 @@ class Command:
     """
 
     name: str | Callable[[Namespace], str]
+    about: str | None = None
     options: Sequence[Option]
     plan: Callable[[Session], Rounds] | None
     section: Callable[[list[Row], Namespace], Section | None]
@@ -73,7 +75,6 @@ class Command:
         section = self.section(rows, options) if rows else None
         if section is not None:
             self.draw(rows, options, out)
-            drawing.write(section.pictures, out)
             tables.write(out / f"{name}.md", *to_markdown(section))
         return 1 if failed or not self.verdict(rows, options) else 0
 

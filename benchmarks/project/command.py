@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks.harness import tables
+from benchmarks.harness import drawing, tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.measure import Session
@@ -149,4 +149,5 @@ COMMAND = Command(
     libraries=("matplotlib", "scipy"),
     plan=plan,
     section=section,
+    draw=lambda rows, options, out: drawing.write(section(rows).pictures, out),
 )

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures, tables
 from benchmarks.harness.results import Row
-from benchmarks.harness.sections import Finding, Picture, Section, Table, Text
+from benchmarks.harness.sections import FIGURES, Finding, Image, Part, Picture, Section, Table, Text
 from benchmarks.harness.units import percent, seconds
 from benchmarks.project.words import PROOF
 
@@ -29,8 +29,15 @@ def proof(rows: Sequence[Row], left: Sequence[str] = ()) -> Section | None:
     lacking = f"Not predicted, since micro has no such network: {', '.join(left)}."
     more = [Text(lacking)] if left else []
     return Section(
-        "The cost model against measurements", [Text(PROOF), _proof(rows), _points(rows), *more]
+        "The cost model against measurements",
+        [Text(PROOF), *drawn([_proof(rows)]), _points(rows), *more],
     )
+
+
+def drawn(pictures: Sequence[Picture]) -> list[Part]:
+    """Pictures of the page, and their files for the command's own Markdown."""
+    images = [Image(one.alt, f"{FIGURES}/{one.name}.svg") for one in pictures]
+    return [*pictures, *images]
 
 
 def _error(row: Row, name: str = "predicted") -> float:
@@ -86,7 +93,7 @@ def _proof(rows: Sequence[Row]) -> Picture:
         ax.set_xlabel("measured, an outer iteration")
         ax.set_ylabel("predicted")
         handles = [draw.handle(look, kind) for kind, look in seen.items()]
-        draw.legend(ax, handles=handles, labels=list(seen))
+        draw.legend(ax, handles=handles)
 
     return Picture(
         "model-proof",

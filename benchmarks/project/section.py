@@ -21,7 +21,7 @@ from benchmarks.harness.sections import (
 )
 from benchmarks.harness.units import digits, percent
 from benchmarks.project.grid import MEASURED, pays_to
-from benchmarks.project.proof import proof
+from benchmarks.project.proof import drawn, proof
 from benchmarks.project.words import MODEL
 
 HALF = 0.5  # a fair efficiency
@@ -110,7 +110,7 @@ def projections(rows: Sequence[Row], words: Row = NO_WORDS) -> Section | None:
     for network in dict.fromkeys(name for name, _ in grouped):
         one = Section(f"Projection: {network}", folded=bool(whole.below))
         own = sorted(key for key in grouped if key[0] == network)
-        one.parts += [_picture(key, grouped[key]) for key in own]
+        one.parts += drawn([_picture(key, grouped[key]) for key in own])
         one.parts += [_table(key, grouped[key]) for key in own]
         whole.below.append(one)
     fair = f"Projection: most ranks with an efficiency of at least {100 * HALF:.0f} percent"

@@ -14,6 +14,7 @@ from pathlib import Path
 from apts_mpi.errors import InputError
 from benchmarks.harness import drawing, tables
 from benchmarks.harness.sections import (
+    FIGURES,
     Finding,
     Image,
     Part,
@@ -43,7 +44,8 @@ def write(page: Section, out: Path) -> None:
         print(f"written: {out / 'report.html'}")
         marked = bullets([said(one) for _, one in glance(page)])
         first = [Section("At a glance", [marked])] if marked else []
-        tables.write(out / "report.md", *to_markdown(replace(page, below=first + page.below)))
+        whole = replace(page, below=first + page.below)
+        tables.write(out / "report.md", *to_markdown(whole, pictures=FIGURES))
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to: {error}") from None
 

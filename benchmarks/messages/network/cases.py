@@ -59,8 +59,7 @@ class Entry:
 
 
 def _shown(value: float) -> str:
-    """Two decimals at least, three digits at least, none of a whole number."""
-    return f"{value:.0f}" if value.is_integer() else max(f"{value:.2f}", digits(value), key=len)
+    return f"{value:.0f}" if value.is_integer() else digits(value, 2)
 
 
 @dataclass(frozen=True)

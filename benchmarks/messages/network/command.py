@@ -20,7 +20,7 @@ from typing import Any
 from apts_mpi.data import read_info
 from apts_mpi.errors import InputError
 from benchmarks.harness.command import Command, Namespace, Rounds
-from benchmarks.harness.data import cut, find_mnist
+from benchmarks.harness.data import cut, find
 from benchmarks.harness.hosts import INTERFACE, Hosts, missing
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
@@ -54,8 +54,7 @@ def plan(session: Session) -> Rounds:
     options = session.options
     whole = read_plan(options.config)  # in it is found what the runs of its part depend on
     part, choice = chosen(whole, options), Choice(whole, session.results.get)
-    if whole.data == "mnist":
-        find_mnist(options.mnist)  # nothing can stand in where there is an accuracy to reach
+    find(whole.data, options.mnist)  # nothing can stand in where there is an accuracy to reach
     _, shards = cut(whole.data, session.folder, options.mnist)
     make = partial(job, whole, shards)
     for network in part.networks:
