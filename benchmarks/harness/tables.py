@@ -60,6 +60,17 @@ def setup(rows: Sequence[dict[str, Any]], between: str = "") -> str:
     )
 
 
+def foot(rows: Sequence[dict[str, Any]], repeat: str, *, run: str = "") -> str:
+    """The set-up of the rows, and how to measure them again.
+
+    Args:
+        repeat: the command with its options, but for --fresh. run: of the program, one of those
+            that were made.
+    """
+    one = f"A run, here the last: `mpirun -n N python -m apts_mpi {run}`.\n\n" if run else ""
+    return f"{one}{setup(rows)} Repeat: `python -m benchmarks {repeat} --fresh`."
+
+
 def write(path: Path, *parts: str) -> None:
     """Write a Markdown file from its paragraphs, and say so."""
     path.parent.mkdir(parents=True, exist_ok=True)

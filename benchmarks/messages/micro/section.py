@@ -136,13 +136,8 @@ def _picture(case: Case, *, key: bool) -> Picture:
 
 def draw_png(path: Path, rows: Sequence[Row]) -> None:
     """A row of panels per place, a panel per operation, under the best settings."""
-    plt, found = figures.pyplot(), cases(rows)
-    figure, grid = plt.subplots(
-        *(len(found), len(NAMES)),
-        figsize=(8, 3 * len(found)),
-        squeeze=False,
-        layout="constrained",
-    )
+    found = cases(rows)
+    figure, grid = figures.panels(len(found), len(NAMES), (8, 3 * len(found)))
     handles: list[Any] = []
     for axes, (place, some) in zip(grid, found.items(), strict=True):
         slower = numbers.slowness({(case.operation, case.mpi): case.rows for case in some})
