@@ -20,7 +20,7 @@ from benchmarks.harness.sections import (
     slug,
 )
 from benchmarks.harness.units import digits, percent
-from benchmarks.project.grid import MEASURED, pays_to
+from benchmarks.project.grid import pays_to
 from benchmarks.project.proof import drawn, proof
 from benchmarks.project.words import MODEL
 
@@ -94,7 +94,7 @@ def projections(rows: Sequence[Row], words: Row = NO_WORDS) -> Section | None:
     grouped: dict[Key, Lines] = {}
     for row in rows:
         s = row["settings"]
-        key = (_network(s), s["parameters"])
+        key = (s["network"], s["parameters"])
         grouped.setdefault(key, {}).setdefault(s["method"], {})[s["ranks"]] = row
     parts: list[Part] = [
         Text(
@@ -126,17 +126,11 @@ def projections(rows: Sequence[Row], words: Row = NO_WORDS) -> Section | None:
     return whole
 
 
-def _network(settings: Row) -> str:
-    """The network, with who computes where that is not the machine that was measured."""
-    name, compute = str(settings["network"]), str(settings.get("compute") or MEASURED)
-    return name if compute == MEASURED or compute in name else f"{name}, {compute}"
-
-
-def last_ranks(own: dict[int, Row], least: float = HALF) -> int:
-    """The ranks up to which efficiency stays at or above a bound; 1 where it never is."""
+def last_ranks(own: dict[int, Row]) -> int:
+    """The ranks up to which efficiency is fair; 1 where it never is."""
     last = 1
     for ranks in sorted(own):
-        if own[ranks]["efficiency"] < least:
+        if own[ranks]["efficiency"] < HALF:
             break
         last = ranks
     return last

@@ -79,28 +79,23 @@ def section(every: Sequence[Row], options: object = None) -> Section | None:
 
 def _findings(case: Case) -> list[Finding]:
     """Ours against the outside reference."""
-    own = [e for e in case.entries if e.method.startswith("apts") and e.reached is not None]
-    goal = f"{100 * case.target:g} percent"
-    if not own:
-        return [Finding(f"Over {case.link}, ours never reached {goal}.", warning=True)]
+    goal, found = f"{100 * case.target:g} percent", []
+    outside = next((entry for entry in case.entries if entry.method == DDP), None)
     # The defaults first; what is chosen by measurement beside them, not in their place.
-    return [_against_outside(case, entry, goal) for entry in sorted(own, key=lambda e: e.method)]
-
-
-def _against_outside(case: Case, entry: Entry, goal: str) -> Finding:
-    assert entry.reached is not None
-    text = f"Over {case.link} ({case.network}) {entry.method} reaches {goal} in "
-    text += seconds(entry.reached)
-    slower = False
-    for outside in (one for one in case.entries if one.method == DDP):
-        if outside.reached is None:
-            text += f"; {DDP} never did"
-        else:
+    for entry in case.entries:
+        if not entry.method.startswith("apts") or entry.reached is None:
+            continue
+        text = f"Over {case.link} ({case.network}) {entry.method} reaches {goal} in "
+        text += seconds(entry.reached)
+        gain = 1.0
+        if outside and outside.reached:
             gain = outside.reached / entry.reached
-            slower = gain < 1
-            text += f", {DDP} in {seconds(outside.reached)}: "
-            text += f"{times(1 / gain if slower else gain)} times {'later' if slower else 'sooner'}"
-    return Finding(text + ".", warning=slower, key=True)
+            how = f"{times(max(gain, 1 / gain))} times {'later' if gain < 1 else 'sooner'}"
+            text += f", {DDP} in {seconds(outside.reached)}: {how}"
+        elif outside:
+            text += f"; {DDP} never did"
+        found.append(Finding(f"{text}.", warning=gain < 1, key=True))
+    return found or [Finding(f"Over {case.link}, ours never reached {goal}.", warning=True)]
 
 
 def _has(entry: Entry, axis: str) -> bool:
