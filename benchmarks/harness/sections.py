@@ -14,6 +14,8 @@ from functools import cached_property
 
 from benchmarks.harness import tables
 
+FIGURES = "report_figures"  # folder of the page's pictures as files, beside it
+
 
 class Markdown(str):
     """Text that has been escaped already, or is Markdown on purpose."""
@@ -104,6 +106,11 @@ class Section:
     def walk(self) -> list[Section]:
         """This section and all below."""
         return [self, *(one for section in self.below for one in section.walk())]
+
+    @property
+    def pictures(self) -> list[Picture]:
+        """All pictures in it, in order."""
+        return [part for one in self.walk() for part in one.parts if isinstance(part, Picture)]
 
     @property
     def findings(self) -> list[Finding]:
