@@ -87,7 +87,7 @@ def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     # In place where there is memory: what a module shares among its parts stays shared.
     outlined = any(p.is_meta for p in module.parameters())
     module.load_state_dict(checkpoint.common["network"], assign=outlined)
-    saved_network.load_buffers(module, checkpoint.common.get("unsaved", {}))
+    saved_network.load_buffers(module, checkpoint.common["unsaved"])
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")

@@ -33,7 +33,6 @@ from apts_mpi.training.optimizer import Optimizer, optimizer
 from apts_mpi.training.provenance import facts
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.samples import Samples, Streamed, load, task_of, units_of
-from apts_mpi.training.saved_network import is_standardised
 from apts_mpi.training.subdomain import Subdomain
 from apts_mpi.training.trial import try_out
 
@@ -119,8 +118,6 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     with comm.together():
         config = completed(config, comm.size, train[0].total, task=task.kind)
     units = units_of(info, device)
-    if resumed is not None and not is_standardised(resumed.checkpoint):
-        units = None  # its network knows the targets as they are
     module, judge = _network(config, comm, task, train, units, placement)
     if judge.own and units is not None:
         console.say(

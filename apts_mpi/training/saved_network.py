@@ -51,27 +51,23 @@ def outline(
             raise
         what = f"has no network of its settings ({error})"
         raise fault(checkpoint.path, what, REMEDY) from error
-    saved, others = module.state_dict(), checkpoint.common.get("unsaved", {})
-    fits(checkpoint, tensors, saved)
-    if others:
-        fits(checkpoint, others, unsaved(module))
+    fits(checkpoint, tensors, module.state_dict())
+    fits(checkpoint, checkpoint.common["unsaved"], unsaved(module))
     return module, loss
-
-
-def is_standardised(checkpoint: Checkpoint) -> bool:
-    """Whether its network, of a regression, is trained on standardised targets."""
-    return {"target_mean", "target_std"} <= set(checkpoint.common["data"])
 
 
 def units_of(checkpoint: Checkpoint) -> Units | None:
     """The units of the targets that the network of a checkpoint is trained on, on the CPU.
 
+    None where those are the targets' own.
+
     Raises:
         ValueError: they are none.
     """
-    if not is_standardised(checkpoint):
+    names, data = ("target_mean", "target_std"), checkpoint.common["data"]
+    if not set(names) <= set(data):
         return None
-    values = [checkpoint.common["data"][name] for name in ("target_mean", "target_std")]
+    values = [data[name] for name in names]
     shape = (task_of(checkpoint).outputs,)
     for value in values:
         if not is_finite(value) or value.dtype != torch.float64 or value.shape != shape:
