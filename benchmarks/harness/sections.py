@@ -110,19 +110,19 @@ class Section:
     @property
     def pictures(self) -> list[Picture]:
         """All pictures in it, in order."""
-        return [part for one in self.walk() for part in one.parts if isinstance(part, Picture)]
+        return [part for part in self._every() if isinstance(part, Picture)]
 
     @property
     def findings(self) -> list[Finding]:
         """All findings in it, in order."""
         found: list[Finding] = []
-        for section in self.walk():
-            for part in (*section.parts, *section.foot):
-                if isinstance(part, Finding):
-                    found.append(part)
-                elif isinstance(part, Picture):
-                    found += part.findings
+        for part in self._every():
+            if isinstance(part, Finding | Picture):
+                found += part.findings if isinstance(part, Picture) else [part]
         return found
+
+    def _every(self) -> list[Part]:
+        return [part for one in self.walk() for part in (*one.parts, *one.foot)]
 
 
 def bullets(lines: Sequence[str]) -> str:

@@ -101,9 +101,7 @@ def _spread(found: Sequence[Measured]) -> Spread:
     runs = []
     for m in found:
         scale = math.sqrt(m.work.evaluations / evaluations)  # as Spread.over
-        for run in np.unique(m.runs):
-            own = m.busy[m.runs == run]
-            runs.append(scale * (own / typical(own) - 1.0))
+        runs += [scale * (own / typical(own) - 1.0) for own in m.busy]
     runs.sort(key=lambda own: float(np.std(own)))
     calm = np.concatenate(runs[: math.ceil(len(runs) / 2)])
     return spread(np.maximum(1.0 + calm, 0.0).tolist(), evaluations)

@@ -33,8 +33,7 @@ class Measured:
         seconds: of outer iterations, each the slowest rank's, without evaluation. medians: of them
             by repetition.
         own: seconds of what a rank does by itself, by phase, over ranks and iterations; nothing
-            for ``network``.
-        runs: which iterations of ``own`` are of which run and rank.
+            for ``network``. busy: the sum of these by iteration, an array per run and rank.
     """
 
     of: Row
@@ -52,13 +51,7 @@ class Measured:
     seconds: Array
     medians: tuple[float, ...]
     own: dict[str, Array]
-    runs: np.ndarray
-
-    @property
-    def busy(self) -> np.ndarray:
-        """Seconds that a rank took by itself, by rank and iteration."""
-        total: np.ndarray = sum((self.own[name] for name in OWN), np.zeros(len(self.runs)))
-        return total
+    busy: Sequence[Array]
 
 
 def scaling(rows: Iterable[Row]) -> list[Measured]:
@@ -83,7 +76,7 @@ def _scaling(point: Point) -> Measured:
     if point.method in PUBLISHED:
         sent = [run.messages / k for run, k in zip(point.runs, lengths, strict=True)]
         counts = {"evaluations": each / of["batch"], "vectors": float(np.mean(sent))}
-    labels = [np.repeat(i * ranks + np.arange(ranks), k) for i, k in enumerate(lengths)]
+    spent = [np.sum([run.phases[name] for name in OWN], axis=0) for run in point.runs]
     hosts = [row["host"] for row in point.runs[0].rows]
     return Measured(
         of=of,
@@ -101,7 +94,7 @@ def _scaling(point: Point) -> Measured:
         seconds=np.concatenate([run.iterations for run in point.runs]),
         medians=tuple(float(np.median(run.iterations)) for run in point.runs),
         own=own,
-        runs=np.concatenate(labels),
+        busy=[of_rank for of_run in spent for of_rank in of_run],
     )
 
 
@@ -149,7 +142,7 @@ def _network(rows: Sequence[Row]) -> Measured:
         seconds=np.concatenate(each),
         medians=tuple(float(np.median(times)) for times in each),
         own={},
-        runs=np.zeros(0, dtype=int),
+        busy=(),
     )
 
 
