@@ -97,19 +97,17 @@ class Results:
     Threads and processes may add to one file at the same time.
 
     Args:
-        path: of the file. fresh: start a new one.
+        path: of the file.
 
     Raises:
         InputError: the file cannot be read or written, or is not of this form.
     """
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._rows: dict[str, Row] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if fresh:
-                path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be used for results: {error}") from None
         self.read()

@@ -50,8 +50,10 @@ def setup(rows: Sequence[dict[str, Any]], between: str = "") -> str:
     def all_of(name: str) -> str:
         return ", ".join(sorted({str(row[name]) for row in rows}))
 
+    threads = {str(row.get("threads_per_rank", row.get("threads", 1))) for row in rows}
+
     versions = sorted({f"{k} {v}" for row in rows for k, v in row["versions"].items()})
-    more = f"; {between}" if between else f", threads per rank {all_of('threads_per_rank')}"
+    more = f"; {between}" if between else f", threads per rank {', '.join(sorted(threads))}"
     return (
         f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}{more}; "
         f"commit {all_of('commit')}; {all_of('date')}."
