@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.joined_loss import JoinedLoss
 from apts_mpi.trust_region.local import FirstOrder
 
@@ -179,14 +180,13 @@ class Reach:
 
 
 def along_signs(
-    theta: Tensor,
+    flat: FlatParameters,
     start: Tensor,
     direction: Tensor,
     loss_here: Callable[[], float],
     *,
     loss: float,
-    slope: float,
-    weights: float,
+    samples: float,
 ) -> Reach:
     """The first radius of a stochastic run: a step along a gradient's signs, doubled.
 
@@ -195,13 +195,13 @@ def along_signs(
     cannot be seen, Delta may grow as far as the weights are large.
 
     Args:
-        theta, start, loss_here, loss, slope: as ``search_along``'s.
-        direction: (n,) the gradient, which becomes its signs.
-        weights: root mean square of the parameters; 0 where there is none to go by.
+        flat: the parameters. start, loss_here, loss: as ``search_along``'s.
+        direction: (n,) the gradient, summed over so many samples, which becomes its signs.
     """
-    largest = max(weights or 1.0, _FIRST)
+    slope = float(direction.abs().sum(dtype=torch.float64)) / samples
+    largest = max(flat.weight_scale() or 1.0, _FIRST)  # no weights: nothing to go by
     step = search_along(
-        theta,
+        flat.vector,
         start,
         direction.sign_(),
         loss_here,

@@ -261,7 +261,7 @@ def test_the_first_loss_is_no_blow_up_later() -> None:
     losses = iter([2.0, *[0.01] * 30, 1.9, *[0.01] * 30])
     x = torch.nn.Parameter(torch.zeros(1))
     optimizer = StochasticAPTS([x], local_steps=60, radius=1e-3)
-    solver = optimizer._subdomains[0].local
+    solver = optimizer._subdomains[0].solver
 
     def draw() -> tuple[Any, int]:
         loss = next(losses)

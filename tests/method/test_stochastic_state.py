@@ -136,7 +136,7 @@ def test_an_iteration_that_is_left_begins_again_from_its_iterate() -> None:
     with pytest.raises(ValueError, match="no more"):
         run.optimizer.iterate(fail)
     assert torch.equal(run.theta, before)
-    assert not run.optimizer.now.ready
+    assert not run.optimizer.now.known
     run.optimizer.state_dict()  # again between iterations
 
 
