@@ -167,12 +167,12 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
             )
             with self.comm.clock.phase("algebra", "local steps"):
                 local = own.local_steps(self._start, joined.g, ball)
-            joined.add(k, own.solver.correction, factor)
+            self._messages.add(k, own.solver.correction.mul_(factor))
             counts = float(local.accepted), float(local.tried)
             rows.append((factor * local.reduction, w * local.hits_boundary, *counts))
 
         # 4. corrections and local reductions in one message
-        reduction, at_ball, *steps = joined.join(*rows)
+        reduction, at_ball, *steps = self._messages.join(*rows)
 
         # 5. the joined correction on trial
         rho, accepted = math.nan, False

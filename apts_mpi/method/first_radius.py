@@ -104,10 +104,7 @@ def search_along(
     loss_here: Callable[[], float],
     *,
     unit: float,
-    loss: float,
-    slope: float,
-    first: float,
-    largest: float,
+    **numbers: float,
 ) -> FirstStep:
     """Search along a direction; the parameters are left at the start.
 
@@ -115,14 +112,14 @@ def search_along(
         theta: (n,) the parameters. start: (n,) where they are. direction: (n,).
         loss_here: the joined loss at the present parameters.
         unit: length of the direction, as steps are measured; negative where it is an ascent.
-        loss, slope, first, largest: as ``search``'s.
+        numbers: loss, slope, first and largest, as ``search``'s.
     """
 
     def loss_at(length: float) -> float:
         torch.add(start, direction, alpha=length / unit, out=theta)
         return loss_here()
 
-    found = search(loss_at, loss=loss, slope=slope, first=first, largest=largest)
+    found = search(loss_at, **numbers)
     theta.copy_(start)
     return found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from apts_mpi.method.messages import CountedMessages, require_samples
 from apts_mpi.method.subdomain import BatchSubdomain
@@ -24,8 +23,8 @@ class JoinedLoss:
     Attributes:
         g: (n,) float32, gradient of f at the iterate; zero where gradients are not joined.
         gradient: (n,) float32, of f where it was evaluated last, until corrections are added.
-        correction: (n,) float32, the sum of the corrections, until the next evaluation. The same
-            memory.
+        correction: (n,) float32, the sum of the corrections, once they are joined, until the next
+            evaluation. The same memory.
         draws: whether any subdomain's loss was seen to draw random numbers.
     """
 
@@ -76,26 +75,13 @@ class JoinedLoss:
 
     def keep(self, *, with_gradient: bool) -> None:
         """What was evaluated last belongs to the iterate: losses, and gradients with the shifts."""
-        if with_gradient and self.joins_gradients:
-            self.g.copy_(self.gradient)
-        elif with_gradient:
-            self.g.zero_()
+        if with_gradient:  # of 0, where they are not joined, g less the shift is exactly g_d
+            self.g.copy_(self.gradient) if self.joins_gradients else self.g.zero_()
         for part in self._parts:
             part.loss = part.trial
-            if with_gradient and self.joins_gradients:
+            if with_gradient:
                 torch.sub(self.g, part.gradient, out=part.shift)
-            elif with_gradient:  # so that g less the shift is g_d, without rounding
-                torch.neg(part.gradient, out=part.shift)
 
     def gradient_is_finite(self) -> bool:
         """Of the one evaluated last; the same on every rank, as none may decide for all."""
         return not self.joins_gradients or bool(self.gradient.isfinite().all())
-
-    def add(self, k: int, correction: Tensor, factor: float) -> None:
-        """Add ``factor`` times part k's correction (n,), which is overwritten."""
-        correction.mul_(factor)
-        (self.correction.copy_ if k == 0 else self.correction.add_)(correction)
-
-    def join(self, *rows: Sequence[float]) -> list[float]:
-        """Sum ``correction`` and each part's scalars over ranks; the scalars' sums are returned."""
-        return self._messages.join(*rows)

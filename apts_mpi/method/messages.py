@@ -55,6 +55,10 @@ class CountedMessages:
         self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
         return float(objective(with_gradient))
 
+    def add(self, k: int, part: Tensor) -> None:
+        """Add subdomain k's part (n,) to ``vector``, anew from the first one on."""
+        (self.vector.copy_ if k == 0 else self.vector.add_)(part)
+
     def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
         """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
 

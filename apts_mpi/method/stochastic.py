@@ -159,8 +159,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         for k, own in enumerate(self._subdomains):
             self.turn = k
             local = yield from own.local_steps(start, now.radius)
-            theta.sub_(start).mul_(local.samples)
-            (d.copy_ if k == 0 else d.add_)(theta)
+            self._messages.add(k, theta.sub_(start).mul_(local.samples))
             theta.copy_(start)
             own.use((yield))
             losses = own.samples * own.loss_here(False)
