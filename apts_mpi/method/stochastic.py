@@ -12,10 +12,10 @@ outer iteration from theta_k is (docs/method.md has the reasons; comments refer 
    a = f_c(theta_k) - f_c(theta_k + s_k) and the slope e = <g_c(theta_k + s_k), s_k>. The loss along
    s_k as a parabola has the slope -p at theta_k and so promises p = 2 a + e.
 4. theta_k + s_k is accepted where f_c there is at most F + (F - F'), F the largest and F' the least
-   f_c(theta) of the last few iterations; otherwise theta_k is restored bit for bit.
+   f_c(theta) of the last few iterations; otherwise theta_k is restored bit for bit, and u = 0.
 5. Delta follows rho = a / p, both smoothed; a rejection shrinks it to the parabola's minimum.
-6. The iterates' average, the k-th accepted one entering with the weight (1 + c) / (k + c) (Shamir
-   and Zhang, arXiv 1212.1824), is what ``averaged`` puts into the network.
+6. The iterates' average, the k-th accepted one entering with the weight (1 + h) / (k + h), h the
+   option ``averaging`` (arXiv 1212.1824), is what ``averaged`` puts into the network.
 
 Messages of an outer iteration: one vector of length n, one of scalars. The first one also
 broadcasts theta and joins one gradient to search the first radius along, with forward evaluations.
@@ -253,9 +253,9 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         return rho
 
     def _weight(self) -> float:
-        """Of the newest iterate in the average; with an infinite c it is the last one alone."""
-        c = self.options.averaging
-        return 1.0 if math.isinf(c) else (1.0 + c) / (self.now.accepted + c)
+        """Of the newest iterate in the average; with an infinite h it is the last one alone."""
+        h = self.options.averaging
+        return 1.0 if math.isinf(h) else (1.0 + h) / (self.now.accepted + h)
 
     def _search(self) -> None:
         """The first radius, and how far it may grow: along the signs of the joined gradient.
