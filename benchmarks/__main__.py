@@ -66,11 +66,11 @@ COMMANDS = {  # where each lies, and what it is for
         "whether a stream from the disk keeps a loop fed: time, waiting, memory",
     ),
     "strong": (
-        "scaling.strong",
+        "scaling.command:STRONG",
         "communication against compute, the same work on more and more ranks",
     ),
     "weak": (
-        "scaling.weak",
+        "scaling.command:WEAK",
         "communication against compute, the same work per rank on more and more ranks",
     ),
 }
@@ -113,9 +113,10 @@ def parser(command: str) -> Parser:
         )
         if name != command:
             continue
-        module = import_module(f"benchmarks.{where}")
-        one.description = module.__doc__
-        found = getattr(module, "COMMAND", module)
+        place, _, attribute = where.partition(":")
+        module = import_module(f"benchmarks.{place}")
+        found = getattr(module, attribute or "COMMAND", module)
+        one.description = getattr(found, "about", None) or module.__doc__
         found.add_arguments(one)
         if found is module:
             one.add_argument(

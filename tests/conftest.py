@@ -15,8 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.devices import DEVICE
-from tests.ranks import quick_python
+# Processes share the cores: one thread each, which torch reads as it is imported, and where a test
+# wants more, threads that wait sleep.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "0"}
+os.environ.update(ONE_THREAD)
+
+from tests.devices import DEVICE  # noqa: E402
+from tests.ranks import quick_python  # noqa: E402
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -34,7 +39,7 @@ ENVIRONMENT = {
     "OMPI_MCA_btl": "^ofi",  # it sleeps a second at every start
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMP_NUM_THREADS": "1",
+    **ONE_THREAD,
 }
 
 

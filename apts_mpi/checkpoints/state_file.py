@@ -21,6 +21,7 @@ from torch import Tensor
 
 from apts_mpi.errors import fault
 from apts_mpi.files import sealed
+from apts_mpi.files.forms import as_bytes
 from apts_mpi.files.hdf5 import LIBVER, is_inside, opened
 
 State = dict[str, Any]
@@ -126,12 +127,6 @@ def _stored(tensor: Tensor, cut: Callable[[Tensor], Tensor], where: str) -> Tens
             f"{where} {' '.join(what.split())[:200]}; only tensors that hold all their numbers can "
             "be saved: make it dense, or keep it out of the state"
         ) from error
-
-
-def as_bytes(tensor: Tensor) -> Tensor:
-    """Of (*shape) numbers of any type their bytes, (*shape, bytes of a number) uint8."""
-    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return whole.unsqueeze(-1).view(torch.uint8)
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -240,6 +235,3 @@ def check(path: Path) -> None:
         raise fault(path, "is missing", REMEDY)
     if not whole:
         raise fault(path, "is damaged (it does not match its checksum)", REMEDY)
-
-
-# ---- what a state may hold ---------------------------------------------------------------------

@@ -63,7 +63,7 @@ def _safetensors(
 ) -> tuple[bytes, list[str]]:
     from safetensors.torch import save
 
-    from apts_mpi.checkpoints.state_file import as_bytes
+    from apts_mpi.files.forms import as_bytes
 
     odd = {name: str(t.dtype)[6:] for name, t in tensors.items() if not _has_type(t.dtype)}
     entries = {**about, **extra, **({"as_bytes": odd} if odd else {})}

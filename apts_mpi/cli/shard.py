@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from apts_mpi.cli.flags import Parser, one_of, switch
 from apts_mpi.data import (
@@ -19,9 +21,22 @@ from apts_mpi.data.sources.finding import NAMED
 from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.data.sources.source import TASKS
 from apts_mpi.data.sources.text import LEVELS
-from apts_mpi.errors import InputError
+from apts_mpi.errors import InputError, either
 
 _SPLIT = {"": "training", "val": "validation", "test": "test"}
+
+
+class _Flag(NamedTuple):
+    """A flag: its line in the help, its options in argparse, and the sources that take it."""
+
+    name: str
+    help: str
+    options: dict[str, Any]
+    sources: tuple[str, ...] = ()  # empty: all
+
+    @property
+    def dest(self) -> str:
+        return str(self.options.get("dest", self.name.lstrip("-").replace("-", "_")))
 
 
 def _sides(text: str) -> tuple[int, int]:
@@ -33,113 +48,127 @@ def _sides(text: str) -> tuple[int, int]:
     return high, wide
 
 
-def shard_parser() -> Parser:
-    """The flags of ``shard``."""
-    parser = Parser("shard", description="Cut a data set into HDF5 shards.")
-    parser.add_argument(
+def _source_flags() -> Iterator[_Flag]:
+    """Of the data set: what it is, and where it lies."""
+    yield _Flag(
         "source",
-        **one_of("source", (*SOURCES, "text")),
-        help="digits (embedded), mnist, cifar10, your arrays, folders of images, or a text",
+        "digits (embedded), mnist, cifar10, your arrays, folders of images, or a text",
+        one_of("source", (*SOURCES, "text")),
     )
-    parser.add_argument(
+    yield _Flag(
         "--from",
-        dest="path",
-        type=Path,
-        metavar="PATH",
-        help="mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
+        "mnist: folder of the four IDX files, gzipped or not; cifar10: folder of the binary "
         "version's six files; arrays: a .npz, .h5 or .mat (MATLAB 7.3) file with x and y, or these "
         "of train, val and test (x_train, test_images, val/labels and the like); imagefolder: a "
         "folder with one folder of images per class, or train, val and test with such; text: a "
         "file, or a folder, whose *.txt files are joined by newlines in the order of their names",
+        {"dest": "path", "type": Path, "metavar": "PATH"},
+        ("mnist", "cifar10", "arrays", "imagefolder", "text"),
     )
-    for flag in NAMED:
-        role, _, split = flag.partition("-")
+    for name in NAMED:
+        role, _, split = name.partition("-")
         what = "samples" if role == "x" else "labels or targets"
-        parser.add_argument(
-            f"--{flag}",
-            dest=flag,
-            metavar="FILE[:NAME]",
-            help=f"arrays: instead of --from, the {_SPLIT[split]} {what}: a .npy file, or a "
+        yield _Flag(
+            f"--{name}",
+            f"arrays: instead of --from, the {_SPLIT[split]} {what}: a .npy file, or a "
             "name in a .npz, .h5 or .mat file",
+            {"metavar": "FILE[:NAME]"},
+            ("arrays",),
         )
-    parser.add_argument(
+    yield _Flag(
         "--channels-last",
-        type=switch,
-        metavar="on|off",
-        help="arrays: whether images come as (h, w, channels) and are made (channels, h, w); by "
+        "arrays: whether images come as (h, w, channels) and are made (channels, h, w); by "
         "default bytes that look like it are, with a line; other types and numbers of channels "
         "are asked about",
+        {"type": switch, "metavar": "on|off"},
+        ("arrays",),
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="shard directory")
-    parser.add_argument(
-        "--shards", type=int, required=True, metavar="K", help="how many; best one per rank"
+    yield _Flag("--out", "shard directory", {"type": Path, "required": True, "metavar": "DIR"})
+    yield _Flag(
+        "--shards", "how many; best one per rank", {"type": int, "required": True, "metavar": "K"}
     )
-    parser.add_argument(
+    yield _Flag(
         "--download",
-        action="store_true",
-        help="mnist, cifar10: fetch the files to --from, checked",
+        "mnist, cifar10: fetch the files to --from, checked",
+        {"action": "store_true", "default": None},
+        ("mnist", "cifar10"),
     )
-    parser.add_argument(
+
+
+def _sample_flags() -> Iterator[_Flag]:
+    """Of its samples: which are held out, and what is made of them."""
+    yield _Flag(
         "--test-fraction",
-        type=float,
-        metavar="X",
-        help="part of the samples kept for testing where the source has no split (default 0.2); of "
+        "part of the samples kept for testing where the source has no split (default 0.2); of "
         "a text its end (default 0.1)",
+        {"type": float, "metavar": "X"},
+        ("digits", "arrays", "imagefolder", "text"),
     )
-    parser.add_argument(
+    yield _Flag(
         "--val-fraction",
-        type=float,
-        metavar="X",
-        help="part of the training samples kept for validation, by which a run may be chosen "
+        "part of the training samples kept for validation, by which a run may be chosen "
         "without looking at the test data; of a text its end before the test (default none)",
+        {"type": float, "metavar": "X"},
     )
-    parser.add_argument(
+    yield _Flag(
         "--normalize",
-        **one_of("--normalize", NORMALIZE),
-        default="auto",
-        help="what has a mean and a deviation of its own, those of the training data: every "
+        "what has a mean and a deviation of its own, those of the training data: every "
         "feature, every channel (first dimension of a sample), or one for all; off: values as "
         "they are; auto: by feature for samples (features,), by channel for images (channels, "
         "height, width), one for others (default auto; one is better for pixels stored flat)",
+        {**one_of("--normalize", NORMALIZE), "default": "auto"},
     )
-    parser.add_argument(
+    yield _Flag(
         "--task",
-        **one_of("--task", TASKS),
-        help="arrays: what they are for; the y of a regression are real, (n,) or (n, outputs) "
+        "arrays: what they are for; the y of a regression are real, (n,) or (n, outputs) "
         "(default classification)",
+        one_of("--task", TASKS),
+        ("arrays",),
     )
-    parser.add_argument(
+    yield _Flag(
         "--size",
-        type=_sides,
-        metavar="H,W",
-        help="imagefolder: rows and columns, or one number for both; an image is scaled so that it "
+        "imagefolder: rows and columns, or one number for both; an image is scaled so that it "
         "covers them, and cut about its centre",
+        {"type": _sides, "metavar": "H,W"},
+        ("imagefolder",),
     )
-    parser.add_argument(
+    yield _Flag(
         "--channels",
-        type=int,
-        choices=(1, 3),
-        help="imagefolder: 3 for colour, 1 for grey (default 3)",
+        "imagefolder: 3 for colour, 1 for grey (default 3)",
+        {"type": int, "choices": (1, 3)},
+        ("imagefolder",),
     )
-    parser.add_argument(
+    yield _Flag(
         "--level",
-        **one_of("--level", LEVELS),
-        help="text: what its tokens are (default char, of UTF-8)",
+        "text: what its tokens are (default char, of UTF-8)",
+        one_of("--level", LEVELS),
+        ("text",),
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order (default 0)")
-    parser.add_argument(
-        "--stratified", action="store_true", help="every shard with the same share of each class"
+
+
+def _cut_flags() -> Iterator[_Flag]:
+    """Of the shards: who gets which samples."""
+    yield _Flag("--seed", "of the order (default 0)", {"type": int, "default": 0, "metavar": "N"})
+    yield _Flag(
+        "--stratified", "every shard with the same share of each class", {"action": "store_true"}
     )
-    parser.add_argument(
-        "--sizes", metavar="A,B,...", help="relative sizes of the shards; default equal"
-    )
-    parser.add_argument(
+    yield _Flag("--sizes", "relative sizes of the shards; default equal", {"metavar": "A,B,..."})
+    yield _Flag(
         "--dirichlet",
-        type=float,
-        metavar="X",
-        help="skew the labels: Dirichlet concentration, smaller is more uneven (0.1 strong)",
+        "skew the labels: Dirichlet concentration, smaller is more uneven (0.1 strong)",
+        {"type": float, "metavar": "X"},
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing directory")
+    yield _Flag("--overwrite", "replace an existing directory", {"action": "store_true"})
+
+
+FLAGS = (*_source_flags(), *_sample_flags(), *_cut_flags())
+
+
+def shard_parser() -> Parser:
+    """The flags of ``shard``."""
+    parser = Parser("shard", description="Cut a data set into HDF5 shards.")
+    for flag in FLAGS:
+        parser.add_argument(flag.name, help=flag.help, **flag.options)
     return parser
 
 
@@ -171,39 +200,18 @@ def shard(parsed: argparse.Namespace) -> str:
 
 def _source(parsed: argparse.Namespace) -> Source | TextSource:
     """The data set that `shard` was asked for."""
-    name, path = parsed.source, parsed.path
-    if parsed.level and name != "text":
-        raise InputError(f"--level: {name} has no text; drop the option")
-    if parsed.task and name == "text":
-        raise InputError(f"--task {parsed.task}: a text is for a language model; drop the option")
-    for flag in ("size", "channels"):
-        if getattr(parsed, flag) is not None and name != "imagefolder":
-            raise InputError(f"--{flag}: it is for imagefolder; drop the option")
-    named = {flag: text for flag in NAMED if (text := getattr(parsed, flag)) is not None}
+    name, given = parsed.source, dict[str, Any]()
+    for flag in FLAGS:
+        value = getattr(parsed, flag.dest)
+        if flag.sources and value is not None:
+            if name not in flag.sources:
+                what = f"it is for {either(flag.sources)}, not for {name}"
+                raise InputError(f"{flag.name}: {what}; drop the option")
+            given[flag.dest] = value
+    fractions = {each: getattr(parsed, each) for each in ("test_fraction", "val_fraction")}
     if name == "text":
-        if named or parsed.channels_last is not None:
-            flag = next(iter(named), "channels-last")
-            raise InputError(f"--{flag}: it is for arrays; drop the option")
-        if path is None:
+        if parsed.path is None:
             raise InputError("text: no file given; name a text file or a folder with --from")
-        if parsed.download:
-            raise InputError("--download: a text is not downloaded; drop the option")
-        return load_text(
-            path,
-            level=parsed.level or "char",
-            test_fraction=parsed.test_fraction,
-            val_fraction=parsed.val_fraction,
-        )
-    return load_source(
-        name,
-        path=path,
-        download=parsed.download,
-        test_fraction=parsed.test_fraction,
-        seed=parsed.seed,
-        task=parsed.task or "classification",
-        size=parsed.size,
-        channels=parsed.channels or 3,
-        val_fraction=parsed.val_fraction,
-        named=named,
-        channels_last=parsed.channels_last,
-    )
+        return load_text(parsed.path, level=parsed.level or "char", **fractions)
+    named = {each: given.pop(dest) for each in NAMED if (dest := each.replace("-", "_")) in given}
+    return load_source(name, **{**given, **fractions, "named": named, "seed": parsed.seed})

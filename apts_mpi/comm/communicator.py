@@ -20,11 +20,12 @@ from apts_mpi.comm.collectives import Collectives
 from apts_mpi.comm.compression import CompressedMessage
 from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.errors import AgreedError, InputError, in_one_line
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
 _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
+_REFUSED = (OSError, MemoryError)  # by the machine: a line says all
 _ROUNDS = 16  # of messages to and fro to compare two clocks; the quickest counts
 
 
@@ -213,39 +214,56 @@ class Comm(Collectives):
 
     @contextmanager
     def together(self, status: int = 2) -> Iterator[None]:
-        """A step that may fail on some ranks: after it all continue, or all raise the same error.
+        """A step that may fail on some ranks: after it all continue, or all raise an error.
 
         Within, no rank may wait for another one: a rank that fails leaves at once.
 
         Args:
-            status: the program's exit status where the step fails.
+            status: the program's exit status where an InputError ends the step.
 
         Raises:
-            AgreedError: on every rank, with the line of the lowest rank that raised an InputError.
+            AgreedError: on every rank, with the line of the lowest rank that failed; of its status
+                where that is an InputError, else of status 1. Where it is neither that nor what the
+                machine refuses (files, memory), that rank raises its own error instead.
         """
         error = None
         try:
             yield
-        except InputError as caught:
+        except AgreedError:
+            raise  # every rank's already
+        except Exception as caught:
             error = caught
         self.agree(error, status)
 
-    def agree(self, error: InputError | None, status: int = 2) -> None:
+    def agree(self, error: Exception | None, status: int = 2) -> None:
         """The end of such a step, where the error of this rank is at hand."""
-        line = self.first_error(error)
-        if line is not None:
-            raise AgreedError(line, status) from error
+        own, line = error is not None and not isinstance(error, InputError), str(error)
+        if error is not None and own:
+            line = f"{in_one_line(error)} (rank {self.rank} on {self.host})"
+        # In one message: the lowest rank that failed, and whether by something else than input.
+        failed, other = self._lowest(error, int(own))
+        if failed == self.size:
+            return
+        line = self._line(line, failed)
+        if error is not None and own and failed == self.rank and not isinstance(error, _REFUSED):
+            raise error  # a fault of the program: its traceback is wanted, once
+        raise AgreedError(line, 1 if other else status) from error
 
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""
-        lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
+        failed, _ = self._lowest(error)
+        return None if failed == self.size else self._line(str(error), failed)
+
+    def _lowest(self, error: Exception | None, kind: int = 0) -> tuple[int, int]:
+        """The lowest rank that failed, or the number of ranks, and what kind, 0 or 1, it gave."""
+        lowest = np.array([2 * (self.size if error is None else self.rank) + kind], dtype=np.int64)
         self.allreduce(lowest, "MIN")
         self.traffic.agreements += 1
-        failed = int(lowest[0])
-        if failed == self.size:
-            return None
-        line = str(error).encode(errors="backslashreplace")[:_TEXT_LIMIT].decode(errors="ignore")
-        return self.broadcast_text(line, root=failed)
+        return divmod(int(lowest[0]), 2)
+
+    def _line(self, line: str, root: int) -> str:
+        line = line.encode(errors="backslashreplace")[:_TEXT_LIMIT].decode(errors="ignore")
+        return self.broadcast_text(line, root=root)
 
     def require_same(self, what: str, lines: Sequence[str]) -> None:
         """Make sure that all ranks describe something by the same lines.

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.files.forms import as_bytes
 
 log = logging.getLogger("apts_mpi")
 
@@ -86,21 +87,16 @@ def differ(tensors: Mapping[str, Tensor], comm: Comm) -> list[str]:
     return [name for name, other in zip(tensors, unlike, strict=True) if other]
 
 
-def _bits(name: str, tensor: Tensor) -> Tensor:
-    """(bytes,) uint8 on the CPU, the tensor's own memory where it is contiguous and there."""
-    if tensor.layout is not torch.strided or tensor.is_meta:
-        raise ValueError(f"{name} is {tensor.layout} on {tensor.device}: ranks exchange dense ones")
-    return tensor.detach().resolve_conj().cpu().contiguous().reshape(-1).view(torch.uint8)
-
-
 def _checksum(name: str, tensor: Tensor) -> float:
     """Of 32 bits, which a float64 has exactly."""
-    return float(zlib.crc32(_bits(name, tensor).numpy().data))
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise ValueError(f"{name} is {tensor.layout} on {tensor.device}: ranks exchange dense ones")
+    return float(zlib.crc32(as_bytes(tensor.cpu()).numpy().data))
 
 
 @torch.no_grad()
 def _broadcast(tensor: Tensor, comm: Comm) -> None:
-    bits = _bits("", tensor)
+    bits = as_bytes(tensor.cpu()).reshape(-1)
     for piece in bits.split(_PIECE):
         comm.broadcast_tensor(piece)
     tensor.copy_(bits.view(tensor.dtype).view(tensor.shape))

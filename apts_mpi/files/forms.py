@@ -1,10 +1,11 @@
-"""What the values of a state may be: forms, which say so name by name."""
+"""What the values of a state may be: forms, which say so name by name; and a tensor's bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 _MOST = 2**53  # counts and seconds are far below it, and sums of them exact
@@ -72,3 +73,12 @@ def misshapen(state: Any, form: Mapping[str, Any], *, whole: bool = True) -> str
         elif (inner := misshapen(state[name], kind, whole=whole)) is not None:
             return f"{name}.{inner}"
     return None
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Of (*shape) numbers of any type their bytes, (*shape, bytes of a number) uint8.
+
+    They share the tensor's memory where it is contiguous.
+    """
+    whole = tensor.detach().resolve_conj().resolve_neg().contiguous()
+    return whole.unsqueeze(-1).view(torch.uint8)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.method import interface
-from apts_mpi.method.randomness import Generators, Repeated
+from apts_mpi.method.randomness import Repeated
+from apts_mpi.networks.seeding import Generators
 from apts_mpi.trust_region.objective import Batch, Objective, Pending
 
 log = logging.getLogger("apts_mpi")

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from apts_mpi.networks.custom import OwnLoss as OwnLoss
     from apts_mpi.networks.named import NETWORKS as NETWORKS
     from apts_mpi.networks.named import build as build
-    from apts_mpi.networks.seeding import seeded as seeded
     from apts_mpi.networks.task import TASKS as TASKS
     from apts_mpi.networks.task import Task as Task
 
@@ -28,7 +27,6 @@ _HOME = {
     "activations": "cost",
     "build": "named",
     "flops": "cost",
-    "seeded": "seeding",
 }
 
 

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from apts_mpi.networks.evaluating import evaluating, kept
+from apts_mpi.networks.evaluating import TRIED, evaluating, kept, outputs_of
 from apts_mpi.networks.task import Task
 
 
@@ -27,33 +26,23 @@ def flops(module: nn.Module, task: Task) -> int | None:
     counter = FlopCounterMode(display=False)
     # Fused kernels of the attention are not counted everywhere, its products are.
     with sdpa_kernel(SDPBackend.MATH), counter:
-        ran = _forward(module, task)
-    return counter.get_total_flops() // _SAMPLES if ran else None
+        ran = _runs(module, task)
+    return counter.get_total_flops() // TRIED if ran else None
 
 
 def activations(module: nn.Module, task: Task) -> int | None:
     """Numbers that a sample's forward pass leaves for the backward pass, about; None as above."""
     with _sizes(module) as sizes:
-        ran = _forward(module, task)
-    return math.ceil(sum(sizes) / _SAMPLES) if ran else None
+        ran = _runs(module, task)
+    return math.ceil(sum(sizes) / TRIED) if ran else None
 
 
-_SAMPLES = 2  # of the forward passes here: some layers want more than one
-
-
-@torch.no_grad()
-def _forward(module: nn.Module, task: Task) -> bool:
-    """Call the module once, which is left as it was; False where it does not let itself be called.
-
-    The user's own network may do anything.
-    """
-    dtype = torch.int64 if task.kind == "language" else torch.float32
+def _runs(module: nn.Module, task: Task) -> bool:
+    """Call the module once, which is left as it was; whether it lets itself be called."""
     try:
-        device = next(module.parameters()).device
-        x = torch.zeros((_SAMPLES, *task.sample_shape), dtype=dtype, device=device)
         with evaluating(module), kept(module):
-            module(x)
-    except Exception:
+            outputs_of(module, task)
+    except Exception:  # the user's own network may raise anything
         return False
     return True
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from apts_mpi.errors import InputError, in_one_line
+from apts_mpi.errors import InputError, calling
 from apts_mpi.networks.asking import refuse_library, refuse_other
-from apts_mpi.networks.evaluating import evaluating, kept
+from apts_mpi.networks.evaluating import TRIED, evaluating, kept, outputs_of
 from apts_mpi.networks.task import Task
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-_TRIAL = 2  # samples that a network is tried on: some layers want more than one
 
 
 def function(name: str) -> Callable[[Task], Any]:
@@ -36,15 +36,11 @@ def function(name: str) -> Callable[[Task], Any]:
     module, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")  # where `python -m` looks too, but not every launcher's script
-    try:
+    remedy = "start where it lies, or name its folder in PYTHONPATH"
+    if module.endswith(".py"):
+        remedy = f"name the module, not its file: {Path(module).stem}:{attribute}"
+    with calling(f"--network {name}: {module} cannot be imported", f"; {remedy}"):
         found = getattr(importlib.import_module(module), attribute, None)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        remedy = "start where it lies, or name its folder in PYTHONPATH"
-        if module.endswith(".py"):
-            remedy = f"name the module, not its file: {Path(module).stem}:{attribute}"
-        raise InputError(
-            f"--network {name}: {module} cannot be imported ({in_one_line(error)}); {remedy}"
-        ) from error
     if not callable(found):
         raise InputError(f"--network {name}: {module} has no function {attribute}")
     return found
@@ -72,10 +68,8 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
     refuse_library(name)
     made = function(name)
     refuse_other(name, made, task)
-    try:
+    with calling(f"--network {name}: fails on {task}"):
         given = made(task)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"--network {name}: fails on {task}: {in_one_line(error)}") from error
     module, loss = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(module, nn.Module) or not (loss is None or callable(loss)):
         raise InputError(
@@ -90,14 +84,14 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
                 "trains; make it one of the network's, and hand it to the loss with the outputs"
             )
     if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
-        with evaluating(module):
-            _outputs(name, module, task)  # which makes them
+        with _calling(name, task), evaluating(module):
+            outputs_of(module, task)  # which makes them
     _check_tensors(name, module)
     outputs = _tried(name, module, task)
-    wanted = (_TRIAL, *task.output_shape)
+    wanted = (TRIED, *task.output_shape)
     if loss is None and outputs != wanted:
         raise InputError(
-            f"--network {name}: gave {outputs} for {_TRIAL} samples of shape {task.sample_shape}; "
+            f"--network {name}: gave {outputs} for {TRIED} samples of shape {task.sample_shape}; "
             f"the loss of a {task.kind} takes {wanted}: mend the network, or give a loss with it"
         )
     return module, None if loss is None else OwnLoss(loss, outputs == wanted)
@@ -150,24 +144,12 @@ def _tried(name: str, module: nn.Module, task: Task) -> object:
     Raises:
         InputError: the network fails on them, in training or in evaluation.
     """
-    with kept(module):
-        _outputs(name, module, task)
+    with _calling(name, task), kept(module):
+        outputs_of(module, task)
         with evaluating(module):
-            outputs = _outputs(name, module, task)
+            outputs = outputs_of(module, task)
     return tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
 
 
-@torch.no_grad()
-def _outputs(name: str, module: nn.Module, task: Task) -> object:
-    device = next(module.parameters()).device
-    x = torch.zeros((_TRIAL, *task.sample_shape), device=device)
-    if task.kind == "language":
-        x = x.long()
-        x[-1] = task.outputs - 1  # the least and the greatest of tokens
-    try:
-        return module(x)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"--network {name}: fails on {_TRIAL} samples of shape {task.sample_shape} "
-            f"({in_one_line(error)})"
-        ) from error
+def _calling(name: str, task: Task) -> AbstractContextManager[None]:
+    return calling(f"--network {name}: fails on {TRIED} samples of shape {task.sample_shape}")

@@ -1,12 +1,17 @@
-"""A module's mode of evaluation and its buffers, and what they were before."""
+"""A module called once; its mode of evaluation and its buffers, and what they were before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from apts_mpi.networks.task import Task
+
+TRIED = 2  # samples that a network is called with: some layers want more than one
 
 
 @contextmanager
@@ -46,3 +51,14 @@ def kept(module: nn.Module, buffers: Mapping[str, Tensor] | None = None) -> Iter
             for part, name, buffer, value in before:
                 part._buffers[name] = buffer  # a forward pass may have put another in its place
                 buffer.copy_(value)
+
+
+@torch.no_grad()
+def outputs_of(module: nn.Module, task: Task) -> Any:
+    """What a module gives for ``TRIED`` samples of zeros; of tokens the last sample's are the
+    greatest. A user's own may raise anything."""
+    x = torch.zeros((TRIED, *task.sample_shape), device=next(module.parameters()).device)
+    if task.kind == "language":
+        x = x.long()
+        x[-1] = task.outputs - 1
+    return module(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from apts_mpi.errors import InputError
@@ -13,7 +14,7 @@ from apts_mpi.networks.cnn import cnn
 from apts_mpi.networks.custom import OwnLoss
 from apts_mpi.networks.mlp import of_task
 from apts_mpi.networks.resnet import ResNet
-from apts_mpi.networks.seeding import seeded
+from apts_mpi.networks.seeding import Generators
 from apts_mpi.networks.task import Task
 from apts_mpi.networks.transformer import Transformer
 
@@ -38,7 +39,7 @@ def build(
     Raises:
         InputError: there is no such network for that task; the line says why.
     """
-    with seeded(seed):
+    with Generators(torch.device("cpu")).seeded(seed):
         if name not in NETWORKS:
             return custom.build(name, task)
         try:

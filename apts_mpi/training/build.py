@@ -12,6 +12,7 @@ from torch import nn
 from apts_mpi import networks
 from apts_mpi.comm import gpu_aware
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.comm.trace import Trace
 from apts_mpi.data import DatasetInfo
 from apts_mpi.data.minibatches.batches import Batches
@@ -127,6 +128,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
             f"{units}"
         )
     network = flat_network(module, judge, task, config)
+    take_rank_zeros(network.frozen, comm)  # before it is tried, so that this is heard first
     subdomains = _subdomains(config, comm, task, network, train)
     batch = config.batch or CHUNK
     statistics = RunningStatistics(network, train, batch=batch, comm=comm)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import chain
-from typing import Any
 
 from torch import Tensor, nn
 
-from apts_mpi.errors import InputError, in_one_line
-from apts_mpi.method.randomness import same_state
-from apts_mpi.networks import seeded
+from apts_mpi.errors import InputError, calling
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion
+from apts_mpi.networks.seeding import same_state
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.samples import Samples
 
@@ -40,13 +39,14 @@ def try_out(
         InputError: it cannot; the line says on what it fails.
     """
     module, warning = network.module, ""
-    with seeded(0, [network.vector.device]), kept(module):
+    with network.generators.seeded(0), kept(module):
         before = _forms(module)
         for samples, smallest in training:
             count = min(smallest, _FEW)
             if count:
                 x, y = next(iter(samples.blocks(count)))
-                _run("training", len(x), network.loss_and_gradient, x, y)
+                with _calling("training", len(x)):
+                    network.loss_and_gradient(x, y)
                 warning = warning or _differing(network, x, y)
         for samples in evaluation:
             count = min(_OTHER, len(samples) % network.chunk or network.chunk)
@@ -54,7 +54,8 @@ def try_out(
                 block = next(iter(samples.blocks(count)))
                 network.generators.seed(())
                 place = network.generators.state()  # where an evaluation starts, too
-                _run("evaluation", len(block[1]), network.evaluate, [block], criterion)
+                with _calling("evaluation", len(block[1])):
+                    network.evaluate([block], criterion)
                 if not warning and not same_state(place, network.generators.state()):
                     warning = (
                         "draws random numbers in evaluation, too: figures repeat on the same "
@@ -72,19 +73,13 @@ def try_out(
     return warning
 
 
-def _run(way: str, count: int, use: Callable[..., object], *arguments: Any) -> None:
-    try:
-        use(*arguments)
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:
-        line = f"fails in {way} on {count} sample{'s' * (count > 1)} ({in_one_line(error)})"
-        if count == 1:
-            line += (
-                "; a minibatch may have one sample here: cut shards of more samples, take another "
-                "--batch, or fewer ranks and subdomains"
-            )
-        raise InputError(line) from error
+def _calling(way: str, count: int) -> AbstractContextManager[None]:
+    alone = (
+        "; a minibatch may have one sample here: cut shards of more samples, take another "
+        "--batch, or fewer ranks and subdomains"
+    )
+    what = f"fails in {way} on {count} sample{'s' * (count > 1)}"
+    return calling(what, alone if count == 1 else "")
 
 
 def _differing(network: FlatNetwork, x: Tensor, y: Tensor) -> str:

@@ -185,8 +185,7 @@ def _line(row: Row, warm_up: float) -> list[object]:
 
 def draw(rows: list[Row], options: Namespace, out: Path) -> None:
     """Memory and speed by time."""
-    plt = figures.pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    figure, (axes,) = figures.panels(1, 2, (8, 3))
     for row, colour in zip(rows, figures.COLOURS * len(rows), strict=False):
         minutes = np.array(row["seconds"]) / 60
         name = f"rank {row['settings']['rank']}"

@@ -26,6 +26,7 @@ class Command:
 
     Attributes:
         name: of its files NAME.md and NAME.jsonl, or makes it from the options.
+        about: what it does, for --help; None is the text at the head of its module.
         options: its own; --fresh, --report-only and --out are added.
         plan: yields rounds of jobs; a round is measured before the next is asked for, so that this
             may depend on what came out. None measures nothing.
@@ -38,6 +39,7 @@ class Command:
     """
 
     name: str | Callable[[Namespace], str]
+    about: str | None = None
     options: Sequence[Option]
     plan: Callable[[Session], Rounds] | None
     section: Callable[[list[Row], Namespace], Section | None]

@@ -86,27 +86,31 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return chosen
 
 
-def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> str:
-    """One drawing as an ``<svg>`` element; the same drawing gives the same text.
+def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> Callable[[], str]:
+    """What makes one drawing, as an ``<svg>`` element; the same drawing gives the same text.
 
     Args:
         draw: draws on the axes it is given. height: in inches.
     """
-    plt = figures.pyplot()
-    drawn = io.StringIO()
-    with plt.rc_context(_LOOK), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts count, not ours
-        figure, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
-        try:
-            draw(ax)
-            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-            figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
-        finally:
-            plt.close(figure)
-    text = drawn.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    return re.sub(r"^[ \t]+", "", text, flags=re.MULTILINE).strip()
+
+    def made() -> str:
+        plt = figures.pyplot()
+        drawn = io.StringIO()
+        with plt.rc_context(_LOOK), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts count, not ours
+            figure, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+            try:
+                draw(ax)
+                nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+                figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+            finally:
+                plt.close(figure)
+        text = drawn.getvalue()
+        text = text[text.index("<svg") :]
+        text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        return re.sub(r"^[ \t]+", "", text, flags=re.MULTILINE).strip()
+
+    return made
 
 
 def inline(text: str, name: str, label: str) -> str:
@@ -139,15 +143,15 @@ def alone(text: str) -> str:
 # ---- axes ----------------------------------------------------------------------------------
 
 
-def legend(ax: Any, *, columns: int = 3, **options: Any) -> None:
-    """A legend below the axes, where it hides nothing."""
-    handles, labels = ax.get_legend_handles_labels()
-    columns = columns if max(map(len, options.get("labels", labels)), default=0) < 22 else 2
-    if "handles" not in options and not handles:
-        return
-    given = {"handles": handles, "labels": labels, **options}
-    given["labels"] = list(map(short, given["labels"]))
-    ax.figure.legend(loc="outside lower center", ncols=columns, **given)
+def legend(ax: Any, *, columns: int = 3, handles: Sequence[Any] | None = None) -> None:
+    """A legend below the axes, where it hides nothing; of all that has a label, or of these."""
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    labels = [one.get_label() for one in handles]
+    if handles:
+        columns = columns if max(map(len, labels)) < 22 else 2
+        ax.figure.legend(
+            handles, list(map(short, labels)), loc="outside lower center", ncols=columns
+        )
 
 
 def ranks_axis(ax: Any, ranks: Sequence[int]) -> None:

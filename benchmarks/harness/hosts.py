@@ -28,9 +28,7 @@ from types import FrameType, TracebackType
 from apts_mpi.errors import InputError
 from benchmarks.harness import namespaces
 from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, supervise
-from benchmarks.harness.mpi_settings import SETTINGS, TUNED, environment
-
-__all__ = ["SETTINGS", "TUNED", "Hosts", "bits_per_second", "missing"]
+from benchmarks.harness.mpi_settings import TUNED, environment
 
 MOST = 64  # hosts
 INTERFACE = "eth0"  # in every host
@@ -146,7 +144,7 @@ class Hosts:
         Args:
             timeout: seconds after which the whole job is ended.
             heard: called with every line; where it answers True, the clock starts anew.
-            settings: MCA parameters, one of ``SETTINGS`` or others; no other known one is set.
+            settings: MCA parameters; no other one that ``mpi_settings`` knows is set.
             variables: of the ranks' environment, besides this process's.
 
         Raises:

@@ -40,11 +40,33 @@ def real(
 
 
 def several(
-    name: str, default: Sequence[int], text: str = "numbers of ranks", *, least: int = 1
+    name: str,
+    default: Sequence[int],
+    text: str = "numbers of ranks",
+    *,
+    least: int = 1,
+    unit: str | None = None,
 ) -> Option:
     """An option of whole numbers."""
+    return _listed(name, numbers(least), default, text, unit)
+
+
+def chosen(
+    name: str, known: Iterable[str], default: Sequence[str], text: str = "", unit: str | None = None
+) -> Option:
+    """An option of names that are known."""
+    return _listed(name, some_of(known), default, text, unit)
+
+
+def _listed(
+    name: str,
+    parse: Callable[[str], object],
+    default: Sequence[object],
+    text: str,
+    unit: str | None,
+) -> Option:
     help = f"{text} (default {','.join(map(str, default))})".strip()
-    return option(name, type=numbers(least), default=tuple(default), help=help)
+    return option(name, type=parse, default=tuple(default), metavar=unit, help=help)
 
 
 def timeout(default: float, text: str = "seconds per run") -> Option:

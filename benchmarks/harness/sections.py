@@ -8,8 +8,9 @@ plain, and is escaped by whoever writes it, but for what is marked as ``Markdown
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from benchmarks.harness import tables
 
@@ -55,7 +56,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Image:
-    """A PNG file beside the Markdown; a page that stands alone leaves it out."""
+    """A PNG file beside a command's Markdown; the page, which stands alone, leaves it out."""
 
     alt: str
     file: str
@@ -63,19 +64,24 @@ class Image:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure.
+    """A figure of the page; a command's Markdown has its findings alone.
 
     Attributes:
         name: of its file, unique. title: above it. caption: below it. alt: what is in it, for those
-            who do not see it. svg: the drawing. findings: what it shows.
+            who do not see it. draw: makes the drawing (``drawing.svg``). findings: what it shows.
     """
 
     name: str
     title: str
     caption: str
     alt: str
-    svg: str
+    draw: Callable[[], str]
     findings: tuple[Finding, ...] = ()
+
+    @cached_property
+    def svg(self) -> str:
+        """The drawing, made when it is first needed."""
+        return self.draw()
 
 
 Part = str | Text | Finding | Table | Image | Picture
@@ -122,8 +128,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "part"
 
 
-def to_markdown(section: Section, *, level: int = 1, pictures: str = ".") -> Iterator[str]:
-    """Its paragraphs, headings from ``level`` down; pictures are files of a folder beside it."""
+def to_markdown(section: Section, *, level: int = 1, pictures: str | None = None) -> Iterator[str]:
+    """Its paragraphs, headings from ``level`` down.
+
+    Args:
+        pictures: folder beside it with the pictures' files, for the page; None is a command's own.
+    """
     yield f"{'#' * level} {escaped(section.title)}"
     for part in section.parts:
         yield from _paragraphs(part, pictures)
@@ -133,7 +143,7 @@ def to_markdown(section: Section, *, level: int = 1, pictures: str = ".") -> Ite
         yield from _paragraphs(part, pictures)
 
 
-def _paragraphs(part: Part, pictures: str) -> Iterator[str]:
+def _paragraphs(part: Part, pictures: str | None) -> Iterator[str]:
     if isinstance(part, str):
         yield part
     elif isinstance(part, Text):
@@ -146,7 +156,10 @@ def _paragraphs(part: Part, pictures: str) -> Iterator[str]:
         rows = [[escaped(cell) for cell in row] for row in part.rows]
         yield tables.markdown([escaped(cell) for cell in part.header], rows, text=part.text)
     elif isinstance(part, Image):
-        yield f"![{escaped(part.alt)}]({part.file})"
+        if pictures is None:
+            yield f"![{escaped(part.alt)}]({part.file})"
+    elif pictures is None:
+        yield from map(said, part.findings)
     else:
         yield f"**{escaped(part.title)}**"
         yield f"![{escaped(part.alt)}]({pictures}/{part.name}.svg)"

@@ -11,18 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-
-
 Runs = Sequence[Array]  # the values of every run
-
-
-LEVEL = 0.95
-
-
-RESAMPLES = 1000
-
-
-_SEED = 0
+LEVEL, RESAMPLES, _SEED = 0.95, 1000, 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +55,20 @@ def quotient(upper: Runs, lower: Runs) -> Estimate:
     return _estimate(lambda of: of[0] / of[1], [upper, lower])
 
 
-def _estimate(combine: Callable[[list[Any]], Any], samples: Sequence[Runs]) -> Estimate:
+def paired(combine: Callable[[Any, Any], Any], one: Array, other: Array) -> Estimate:
+    """What two medians make together, of values that were measured in turns: pairs are drawn.
+
+    Args:
+        one, other: (n,) each; of the longer the first are taken.
+    """
+    pairs = min(len(one), len(other))
+    samples = [[one[:pairs]], [other[:pairs]]]
+    return _estimate(lambda of: combine(*of), samples, together=True)
+
+
+def _estimate(
+    combine: Callable[[list[Any]], Any], samples: Sequence[Runs], *, together: bool = False
+) -> Estimate:
     units = [_units(runs) for runs in samples]
     value = float(combine([np.nanmedian(unit) for unit in units]))
     if min(map(len, units)) < 2:
@@ -87,6 +90,7 @@ def _estimate(combine: Callable[[list[Any]], Any], samples: Sequence[Runs]) -> E
         ends = bootstrap(
             [np.arange(len(unit)) for unit in units],
             statistic,
+            paired=together,
             n_resamples=RESAMPLES,
             batch=100,  # bounds the memory
             confidence_level=LEVEL,

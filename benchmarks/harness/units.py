@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 
-def digits(value: float) -> str:
-    """Three significant digits, no exponent: ``1.72``, ``0.0341``, ``12300``."""
+def digits(value: float, places: int = 0) -> str:
+    """Three significant digits, no exponent: ``1.72``, ``0.0341``, ``12300``.
+
+    Args:
+        places: behind the point at least.
+    """
     if value == 0 or not np.isfinite(value):
         return f"{value:g}"
-    value = float(f"{value:.3g}")  # first, so that 0.9999 is 1.00
-    places = max(0, 2 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:.{min(places, 9)}f}"
+    rounded = float(f"{value:.3g}")  # first, so that 0.9999 is 1.00
+    enough = max(0, 2 - int(np.floor(np.log10(abs(rounded)))))
+    return f"{value if places > enough else rounded:.{min(max(places, enough), 9)}f}"
 
 
 def seconds(value: float) -> str:

@@ -67,7 +67,7 @@ def proof(rows: Sequence[Row]) -> Section | None:
         ax.set_xlabel("measured, an outer iteration")
         ax.set_ylabel("predicted")
         handles = [draw.handle(look, kind) for kind, look in seen.items()]
-        draw.legend(ax, handles=handles, labels=list(seen))
+        draw.legend(ax, handles=handles)
 
     picture = Picture(
         "model-proof",

@@ -21,10 +21,10 @@ from benchmarks.report.write import write
 TITLE = "Communication against compute"
 # Modules of the commands that have ``sections`` for the page, in its order: functions of the rows.
 PAGES = (
-    "benchmarks.scaling.page",
-    "benchmarks.messages.micro.page",
+    "benchmarks.scaling.section",
+    "benchmarks.messages.micro.section",
     "benchmarks.messages.network.page",
-    "benchmarks.quality.compare.page",
+    "benchmarks.quality.compare.section",
     "benchmarks.project.page",
 )
 

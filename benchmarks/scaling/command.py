@@ -1,4 +1,4 @@
-"""The command of ``strong`` and ``weak``: runs made, their rows written."""
+"""The commands ``strong`` and ``weak``: runs made, their rows written."""
 
 from __future__ import annotations
 
@@ -27,14 +27,26 @@ from benchmarks.harness.options import (
     whole_numbers,
 )
 from benchmarks.harness.results import Row, origin
-from benchmarks.scaling import table
+from benchmarks.scaling.findings import overhead
 from benchmarks.scaling.plan import SPLIT, Plan, Run, jobs, ranks_of, read_plan
+from benchmarks.scaling.section import command_section
+
+WORK = {
+    "strong": "the same work on more and more ranks.\n\n"
+    "Fixed data and work: N ranks divide the local steps or the minibatch of one.",
+    "weak": "the same work per rank on more and more ranks.\n\n"
+    "Fixed work per rank: N ranks do N times the work of one between two messages.",
+}
 
 
 def command(kind: str) -> Command:
     """The command; kind is "strong" or "weak"."""
     return Command(
         name=kind,
+        about=f"""Communication against compute, {WORK[kind]}
+Every run is split into phases on every rank. Writes {kind}.jsonl, a row for every
+rank, repetition and phase, and {kind}.md; runs that are in {kind}.jsonl are not run again.
+""",
         options=(
             config(ROOT / "benchmarks" / f"{kind}.toml", "TOML of methods, networks, ranks"),
             option(
@@ -68,7 +80,7 @@ def command(kind: str) -> Command:
             ),
         ),
         plan=partial(plan, kind),
-        section=partial(table.section, kind),
+        section=partial(command_section, kind),
         libraries=("scipy",),
     )
 
@@ -155,7 +167,7 @@ def clock_rows(warm_up: int, outcome: Outcome) -> tuple[list[Row], str]:
         if one is not None and two is not None
     ]
     on, off = (list(column) for column in zip(*pairs, strict=True))
-    cost = table.shown(table.overhead(on, off), ".2f")
+    cost = overhead(on, off).text("{:.2f}".format)
     return [{"on": on, "off": off, **own}], f"the clock costs {cost} %"
 
 
@@ -169,3 +181,6 @@ def phase_rows(outcome: Outcome) -> tuple[list[Row], str]:
             rows.append({"run": name, "seconds": seconds, **own})
     known = [value for value in _slowest(outcome.values) if value is not None]
     return rows, f"{1e3 * float(np.median(known)):.1f} ms per outer iteration"
+
+
+STRONG, WEAK = command("strong"), command("weak")

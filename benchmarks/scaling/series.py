@@ -81,6 +81,11 @@ class Network:
         """Those of all methods."""
         return [point for series in self.series for point in series.points]
 
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether any are."""
+        return any(point.oversubscribed for point in self.points)
+
 
 def _same_work(base: Point, point: Point) -> bool:
     """Whether an outer iteration is as much work, in all (strong) or per rank (weak).

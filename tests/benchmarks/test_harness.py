@@ -32,13 +32,13 @@ def test_batches_of_runs_share_data_and_ranks() -> None:
 
 def test_where_cifar_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"cifar-10-binary\.tar\.gz"):
-        data.find_cifar10(tmp_path)
+        data.find("cifar10", tmp_path)
     inside = tmp_path / "cifar10" / "cifar-10-batches-bin"
     inside.mkdir(parents=True)
     (inside / "test_batch.bin").touch()
     monkeypatch.setenv("APTS_MPI_TEST_DATA", str(tmp_path))
-    assert data.find_cifar10(None) == inside.parent
-    assert data.find_cifar10(inside) == inside
+    assert data.find("cifar10") == inside.parent
+    assert data.find("cifar10", inside) == inside
 
 
 def test_many_write_to_one_file(tmp_path: Path) -> None:

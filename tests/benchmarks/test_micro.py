@@ -20,9 +20,17 @@ from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import to_markdown
 from benchmarks.messages.micro import command as micro
-from benchmarks.messages.micro.numbers import best_setting, compare, slowness, summary, verdicts
+from benchmarks.messages.micro.numbers import (
+    Case,
+    Place,
+    best_setting,
+    compare,
+    slowness,
+    summary,
+    verdicts,
+)
 from benchmarks.messages.micro.plan import CONFIG, Plan, read
-from benchmarks.messages.micro.report import best_lines, draw, osu, section
+from benchmarks.messages.micro.section import best_lines, draw_png, section, sizes
 
 SIZES = [4**k for k in range(1, 14)]
 TINY = """
@@ -111,9 +119,7 @@ def test_the_committed_plan() -> None:
     assert {4 * 26_122, 4 * 118_282, 4 * 1_615_290} < set(sizes)
     assert read(CONFIG, narrow=True, changes={}).largest < plan().largest
     assert plan().ways("broadcast") == ["mpi4py", "comm", "comm-untimed"]
-    rows = list(plan().rows("yield"))
-    assert len(rows) == len(sizes) * 7
-    assert rows[0] == {
+    assert plan().row("allreduce", "mpi4py", 4, "yield") == {
         "benchmark": "micro",
         "operation": "allreduce",
         "through": "mpi4py",
@@ -152,11 +158,11 @@ def test_a_difference_counts_below_64_kib_and_a_share_above() -> None:
     bare, near, far = [10e-6] * 20, [14e-6] * 20, [16e-6] * 20
     short = compare(row(4, near, "comm"), row(4, bare, "mpi4py"))
     assert short.met is True
-    assert str(short) == "+4.0 us [+4.0, +4.0]"
+    assert str(short) == "+4.0 [+4.0, +4.0] µs"
     assert compare(row(65536, far, "comm"), row(65536, bare, "mpi4py")).met is False
     long = compare(row(65540, near, "comm"), row(65540, bare, "mpi4py"))
     assert long.met is False
-    assert str(long) == "71 % [71, 71]"
+    assert str(long) == "71 [71, 71] %"
     assert compare(row(65540, [10.4e-6] * 9, "comm"), row(65540, bare, "mpi4py")).met is True
     noisy = [1e-6, 30e-6] * 10
     unsure = compare(row(4, noisy, "comm"), row(4, bare, "mpi4py"))
@@ -177,13 +183,12 @@ def test_the_osu_table() -> None:
         "mpi4py": {4: row(4, [1e-6, 2e-6, 6e-6], "mpi4py")},
         "comm": {4: row(4, [3e-6, 3e-6, 6e-6], "comm")},
     }
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in osu(table).split("\n")
-    ]
-    assert lines[0][:6] == ["bytes", "through", "average", "min", "max", "iterations"]
-    assert lines[2][:7] == ["4", "mpi4py", "3.00", "1.00", "6.00", "3", "2.00"]
-    assert lines[3][:6] == ["4", "comm", "4.00", "3.00", "6.00", "3"]
-    assert lines[3][7].startswith("+1.0 us")
+    found = sizes(Case(Place(2, 1, "none"), "allreduce", "yield", table))
+    assert list(found.header)[:6] == ["bytes", "through", "average, µs", "least", "most", "calls"]
+    one, two = (list(map(str, line)) for line in found.rows)
+    assert one[:7] == ["4", "mpi4py", "3.00", "1.00", "6.00", "3", "2.00 [1.00, 6.00]"]
+    assert two[:6] == ["4", "comm", "4.00", "3.00", "6.00", "3"]
+    assert two[7].startswith("+1.0 [")
 
 
 def tables(**seconds: float) -> dict[tuple[str, str], dict[str, dict[int, Row]]]:
@@ -220,8 +225,10 @@ def test_the_best_setting_has_few_options() -> None:
 
 def test_a_report_without_bare_calls(tmp_path: Path) -> None:
     rows = [row(4, [1e-6], "comm"), row(64, [2e-6], "comm")]
-    assert "2 ranks on 1 host" in "\n".join(to_markdown(section(rows, plan())))
-    draw(tmp_path / "micro.png", rows)
+    found = section(rows)
+    assert found is not None
+    assert "2 ranks on one host" in "\n".join(to_markdown(found))
+    draw_png(tmp_path / "micro.png", rows)
     assert (tmp_path / "micro.png").exists()
 
 
@@ -287,7 +294,7 @@ def test_two_ranks_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert {"versions", "date", "commit", "cores", "load"} < set(one)
     text = (tmp_path / "micro.md").read_text(encoding="utf-8")
     assert "Hockney" in text
-    assert "| 104488 | message" in text
+    assert "| 104,488 | message" in text
     capsys.readouterr()
     assert main(command) == 0  # nothing is left to be done
     assert "[1/" not in capsys.readouterr().out

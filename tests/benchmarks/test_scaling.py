@@ -20,6 +20,7 @@ from benchmarks.harness.options import shared_folder
 from benchmarks.harness.phase_runs import Point, points, runs
 from benchmarks.harness.results import Results, Row
 from benchmarks.scaling.command import clock_rows, how
+from benchmarks.scaling.findings import overhead
 from benchmarks.scaling.plan import (
     SPLIT_METHODS,
     Method,
@@ -30,7 +31,6 @@ from benchmarks.scaling.plan import (
     run_of,
 )
 from benchmarks.scaling.series import Series, networks
-from benchmarks.scaling.table import overhead
 
 TINY = """
 data = "digits"
@@ -254,7 +254,7 @@ def test_on_several_nodes_the_shards_are_where_all_see_them(
 def test_random_samples_stand_in_under_their_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(data, "find_mnist", no_mnist)
+    monkeypatch.setattr(data, "find", no_mnist)
     monkeypatch.setattr(data, "write_shards", lambda *given, **named: None)
     name, _ = cut("mnist", tmp_path, None)
     assert name == "mnist-shaped"
@@ -263,7 +263,7 @@ def test_random_samples_stand_in_under_their_own_name(
         cut("mnist", tmp_path, tmp_path)
 
 
-def no_mnist(given: Path | None) -> Path:
+def no_mnist(source: str, given: Path | None) -> Path:
     raise InputError("MNIST is not here")
 
 
@@ -302,7 +302,7 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert all(len(row["on"]) == len(row["off"]) == 5 for row in split)
     text = (tmp_path / "strong.md").read_text()
     assert "apts-scaled" in text
-    assert "What the clock costs" in text
+    assert "Measuring the phases costs" in text
     capsys.readouterr()
     assert main(arguments) == 0
     assert "8 runs, 8 of them done before" in capsys.readouterr().out

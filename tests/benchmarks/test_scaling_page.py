@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
-from benchmarks.scaling import page as scaling_page
+from benchmarks.scaling.section import section as section_of
 from tests.benchmarks.report_rows import (
     cell,
     one_network,
@@ -45,7 +45,7 @@ def test_what_is_lost_adds_up() -> None:
 
 
 def test_strong_findings() -> None:
-    section = scaling_page.section("strong", strong_pair(), [])
+    section = section_of("strong", strong_pair())
     lines = told(section)
     assert "apts-scaled takes 100 s per epoch at N = 1, 62.5 s at N = 2: 1.60 times faster" in lines
     assert "Efficiency is 80.0 [80.0, 80.0] percent at N = 2 (apts-scaled)." in lines
@@ -56,7 +56,7 @@ def test_strong_findings() -> None:
     table = tables_of(section)[0]
     assert cell(table, 0, "speedup") == "base"
     assert cell(table, 1, "speedup") == "1.60"
-    assert cell(table, 0, "epoch, s [95\u00a0%]") == "100 [100, 100]"
+    assert cell(table, 0, "epoch, s [95\u00a0%]") == "100.000 [100.000, 100.000]"
 
 
 def test_the_slowest_rank_counts() -> None:
@@ -77,7 +77,7 @@ def test_weak_efficiency() -> None:
     found = series.efficiency(series.points[1])
     assert found is not None
     assert found.value == pytest.approx(0.8)
-    lines = told(scaling_page.section("weak", rows, []))
+    lines = told(section_of("weak", rows))
     line = "1.67 ms of a rank per sample gradient at N = 1, 2.08 ms at N = 2: 25.0 percent more"
     assert line in lines
 
@@ -86,7 +86,7 @@ def test_warning_where_communication_exceeds_compute() -> None:
     rows = strong_pair() + scaling(method="sgd", spent={"gradient": 1.0})
     spent = {"gradient": 0.4, "allreduce": 0.5, "wait": 0.1}
     rows += scaling(method="sgd", ranks=2, spent=spent)
-    lines = told(scaling_page.section("strong", rows, []))
+    lines = told(section_of("strong", rows))
     assert "WARNING Communication exceeds compute at N = 2 (sgd): 50.0 against 40.0" in lines
     assert lines.count("WARNING") == 1
 
@@ -96,7 +96,7 @@ def test_nothing_is_drawn_from_oversubscribed_ranks() -> None:
     series = one_series(rows)
     assert series.efficiency(series.points[1]) is None
     assert series.lost(series.points[1]) is None
-    section = scaling_page.section("strong", rows, [])
+    section = section_of("strong", rows)
     lines = told(section)
     assert "times faster" not in lines
     assert "Efficiency is" not in lines
@@ -109,12 +109,12 @@ def test_nothing_is_drawn_from_oversubscribed_ranks() -> None:
 
 def test_without_one_rank_no_efficiency() -> None:
     rows = scaling(ranks=2, spent={"gradient": 1.0}) + scaling(ranks=4, spent={"gradient": 0.5})
-    assert "N = 1 was not measured" in told(scaling_page.section("strong", rows, []))
+    assert "N = 1 was not measured" in told(section_of("strong", rows))
 
 
 def test_incomplete_run_is_left_out() -> None:
     rows = strong_pair()[:-1]
-    assert "WARNING 1 run is left out" in told(scaling_page.section("strong", rows, []))
+    assert "WARNING 1 run is left out" in told(section_of("strong", rows))
 
 
 def test_a_line_is_what_stays_the_same() -> None:
@@ -135,12 +135,12 @@ def test_a_line_is_what_stays_the_same() -> None:
 def test_model_beside_the_measurement() -> None:
     rows = strong_pair()
     of = {k: v for k, v in rows[0]["settings"].items() if k not in ("rank", "phase", "repetition")}
-    lines = told(scaling_page.section("strong", rows, [prediction(of, 1.0, 1.1)]))
+    lines = told(section_of("strong", rows, [prediction(of, 1.0, 1.1)]))
     assert "The model is off by 10.0 percent (median, 1 point)." in lines
 
 
 def test_cost_of_the_clock() -> None:
     settings = {"benchmark": "split", "method": "apts-scaled", "ranks": 2}
     row = {"settings": settings, "on": [1.0, 1.01, 3.0], "off": [1.0, 1.0, 1.0]}
-    lines = told(scaling_page.section("strong", strong_pair(), [], [row]))
+    lines = told(section_of("strong", strong_pair(), split=[row]))
     assert "Measuring the phases costs 1.00 percent (95 percent interval 0.00 to 200.00)" in lines

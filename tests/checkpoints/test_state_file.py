@@ -20,7 +20,6 @@ from torch import Tensor
 from apts_mpi.checkpoints.state_file import (
     State,
     Unwritable,
-    as_bytes,
     check,
     read_state,
     rehearsed,
@@ -28,6 +27,7 @@ from apts_mpi.checkpoints.state_file import (
 )
 from apts_mpi.errors import InputError
 from apts_mpi.files import sealed
+from apts_mpi.files.forms import as_bytes
 
 NUMBERS = st.one_of(st.integers(-(2**62), 2**62), st.floats(), st.booleans(), st.none(), st.text())
 DTYPES = [

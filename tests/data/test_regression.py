@@ -60,10 +60,6 @@ def test_bad_arrays(tmp_path: Path, arrays: dict[str, Any], words: list[str]) ->
 
 
 def test_misuse(tmp_path: Path) -> None:
-    with refused("--task regression", "digits"):
-        load_source("digits", task="regression")
-    with refused("--task ranking", "regression"):
-        load_source("arrays", task="ranking")
     for options in ({"task": "language"}, {"task": "regression", "classes": ("a", "b")}):
         with pytest.raises(ValueError, match="a source of"):
             Source("own", X, Y, X, Y, **options)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from apts_mpi import APTS, StochasticAPTS
-from apts_mpi.method.randomness import Generators, Repeated
+from apts_mpi.method.randomness import Repeated
+from apts_mpi.networks.seeding import Generators
 
 CPU = torch.device("cpu")
 

@@ -47,7 +47,7 @@ def quick_python() -> Iterator[str]:
         server = subprocess.Popen(
             [sys.executable, str(HERE / "server.py"), str(listening.fileno())],
             stdin=subprocess.PIPE,  # whose end is the end of the tests
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": path},
             pass_fds=[listening.fileno()],
             start_new_session=True,
         )

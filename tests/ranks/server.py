@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import gc
 import importlib
-import json
+import importlib.util
+import marshal
 import os
 import pkgutil
 import runpy
@@ -20,6 +22,7 @@ import socket
 import struct
 import sys
 import threading
+import weakref
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -45,11 +48,26 @@ def load() -> None:
     for each in pkgutil.walk_packages(apts_mpi.__path__, "apts_mpi."):
         if not each.name.endswith((".__main__", ".make_digits")):  # programs
             importlib.import_module(each.name)
+    _link_mpi()
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"{threads} threads, which forks would be without"
-    assert "mpi4py.MPI" not in sys.modules
+    for each in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        each.atexit = False  # torch's, which take longer than the rest of a short process
     gc.collect()
     gc.freeze()  # so that forks do not copy all of it
+
+
+def _link_mpi() -> None:
+    """Load MPI's libraries, but start nothing: a fork imports ``mpi4py.MPI`` by itself."""
+    try:
+        found = importlib.util.find_spec("mpi4py.MPI")
+    except RuntimeError:  # there is none
+        return
+    if found and found.origin:
+        ctypes.CDLL(found.origin)
+    finder = importlib.import_module("mpi4py._mpiabi")
+    vars(finder._get_mpiabi).clear()  # a fork may be to find another library
+    assert "mpi4py.MPI" not in sys.modules
 
 
 def serve(listening: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -99,7 +117,7 @@ def _request(connection: socket.socket) -> tuple[dict[str, Any], list[int]] | No
         text += more
     else:
         if text:
-            return json.loads(text), files
+            return marshal.loads(text), files
     for number in files:
         os.close(number)
     return None
@@ -136,7 +154,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
         os.dup2(file, number)
         os.close(file)
     os.environ.clear()
-    os.environ.update(request["environment"])
+    os.environb.update(request["environment"])
     os.chdir(request["folder"])
     os.umask(request["umask"])
     os.sched_setaffinity(0, request["cores"])

@@ -17,6 +17,21 @@ Pair = tuple[NDArray[Any], NDArray[Any]]
 PATIENCE = 10.0  # seconds for a read to end before the thread is left to itself
 
 
+def gathered(index: Indices, window: int, empty: Rows, window_of: Callable[[int], Rows]) -> Rows:
+    """The samples of an index (b,), taken from the windows that they lie in, by number.
+
+    Args:
+        window: samples of one. empty: of as many arrays, none of their rows.
+    """
+    rows = tuple(np.empty((len(index), *each.shape[1:]), each.dtype) for each in empty)
+    whose = index // window
+    for number in np.unique(whose).tolist():
+        mine = np.flatnonzero(whose == number)
+        for out, each in zip(rows, window_of(number), strict=True):
+            out[mine] = each[index[mine] - number * window]
+    return rows
+
+
 class Ahead:
     """Reads windows of a part and makes minibatches of them, in an order known beforehand.
 
@@ -24,27 +39,28 @@ class Ahead:
     enough are ready, then reads windows that later ones need, then waits.
 
     Args:
-        read: the samples from lo to hi - 1 as stored. pair: what minibatches are made of those.
+        read: the samples of a window as stored, by its number. pair: what minibatches are made of
+            those. empty: the same of no samples.
         plan: the indices of the minibatches to come; drawn in the thread.
-        samples: of the part. window: samples of a window. windows: that are held at most.
+        window: samples of a window. windows: that are held at most.
         looked: samples of minibatches to come that are looked at.
         depth: minibatches that are kept ready.
     """
 
     def __init__(
         self,
-        read: Callable[[int, int], Rows],
+        read: Callable[[int], Rows],
         pair: Callable[[Rows], Pair],
         plan: Iterator[Indices],
         *,
-        samples: int,
+        empty: Rows,
         window: int,
         windows: int,
         looked: int,
         depth: int,
     ) -> None:
         self._read, self._pair, self._plan = read, pair, plan
-        self._samples, self._window, self._depth = samples, window, depth
+        self._empty, self._window, self._depth = empty, window, depth
         self._most, self._looked = windows, looked
         # Of the thread alone: minibatches to come with their windows, how many need each of those,
         # and those that have been read.
@@ -114,7 +130,7 @@ class Ahead:
             if len(self._held) == self._most:
                 break
             if number not in self._held:
-                self._held[number] = self._window_of(number)
+                self._held[number] = self._read(number)
                 return True
         with self._change:
             self._change.wait_for(lambda: self._stopped or len(self._ready) < self._depth)
@@ -141,21 +157,8 @@ class Ahead:
     def _make(self) -> bool:
         if not self._coming:
             return False
-        index, windows = self._coming[0]
-        like = self._read(0, 0)
-        rows = tuple(np.empty((len(index), *each.shape[1:]), each.dtype) for each in like)
-        whose = index // self._window
-        for number in windows.tolist():
-            found = self._held.pop(number, None) or self._window_of(number)
-            mine = np.flatnonzero(whose == number)
-            for out, each in zip(rows, found, strict=True):
-                out[mine] = each[index[mine] - number * self._window]
-            self._needed[number] -= 1
-            if not self._needed[number]:
-                del self._needed[number]
-            elif len(self._held) < self._most:
-                self._held[number] = found
-        made = self._pair(rows)
+        index, _ = self._coming[0]
+        made = self._pair(gathered(index, self._window, self._empty, self._give))
         self._coming.popleft()
         with self._change:
             if not self._stopped:
@@ -163,6 +166,12 @@ class Ahead:
                 self._change.notify_all()
         return True
 
-    def _window_of(self, number: int) -> Rows:
-        lo = number * self._window
-        return self._read(lo, min(lo + self._window, self._samples))
+    def _give(self, number: int) -> Rows:
+        """A window to a minibatch; it is kept where later ones need it and there is room."""
+        found = self._held.pop(number, None) or self._read(number)
+        self._needed[number] -= 1
+        if not self._needed[number]:
+            del self._needed[number]
+        elif len(self._held) < self._most:
+            self._held[number] = found
+        return found

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import time
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.minibatches.ahead import Ahead, Pair
+from apts_mpi.data.minibatches.ahead import Ahead, Pair, Rows, gathered
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.minibatches.chunks import Chunks, locate
 from apts_mpi.data.minibatches.grouped import GROUP, Indices
@@ -94,7 +94,7 @@ class Stored:
     def _targets(self) -> np.dtype:
         return np.dtype(self.info.columns[-1].dtype)
 
-    def window(self, lo: int, hi: int) -> tuple[NDArray[Any], ...]:
+    def window(self, lo: int, hi: int) -> Rows:
         """The samples `lo` to `hi` - 1 of the part as stored: (x, y), or (windows,) of a text.
 
         Raises:
@@ -102,7 +102,7 @@ class Stored:
         """
         if self._context is not None:
             shape, dtype = (hi - lo, self._context + 1), self.info.dtype
-            found: tuple[NDArray[Any], ...] = (np.empty(shape, dtype),)
+            found: Rows = (np.empty(shape, dtype),)
         else:
             found = tuple(np.empty((hi - lo, *c.shape), c.dtype) for c in self.info.columns)
         for base, samples, first, columns in self._pieces:
@@ -111,6 +111,10 @@ class Stored:
                 outs = [out[start - lo : stop - lo] for out in found]
                 self._read(columns, first + start - base, outs)
         return found
+
+    def numbered(self, size: int, number: int) -> Rows:
+        """The samples of a window of so many samples, by its number."""
+        return self.window(number * size, min((number + 1) * size, self.samples))
 
     def _read(self, columns: list[Chunks], lo: int, outs: list[NDArray[Any]]) -> None:
         path = columns[0].path
@@ -129,7 +133,7 @@ class Stored:
         except OSError as exc:
             raise shard_fault(path, f"is missing or out of reach ({exc.strerror})") from exc
 
-    def pair(self, found: tuple[NDArray[Any], ...]) -> Pair:
+    def pair(self, found: Rows) -> Pair:
         """(x, y) of samples as stored, as `Partition` has them. Raises InputError."""
         if self._context is not None:
             return found[0][:, :-1], found[0][:, 1:]
@@ -168,7 +172,7 @@ class Stream:
 
     Attributes:
         info: of the samples; of a text, windowed. samples: of the part. start, total: as
-            `Partition` has them. waited: seconds that `take` and `blocks` have waited for data.
+            `Partition` has them.
         missed: minibatches that were not those expected, and were read as they were asked for.
 
     Raises:
@@ -192,7 +196,9 @@ class Stream:
         self.start, self.total = self._part.start, self._part.total
         features = math.prod(self.info.sample_shape) * np.dtype(self.info.dtype).itemsize
         self.window = window or WINDOW * max(1, CHUNK // features)
-        self.waited, self.missed = 0.0, 0
+        # Of the part alone: the thread must not keep this object.
+        self._window_of = partial(self._part.numbered, self.window)
+        self.missed = 0
         self._ahead: Ahead | None = None
         self._stop: Any = None
 
@@ -229,10 +235,10 @@ class Stream:
 
     def _started(self, plan: Iterator[Indices], widest: int) -> Ahead:
         return Ahead(
-            self._part.window,
+            self._window_of,
             self._part.pair,
             plan,
-            samples=self.samples,
+            empty=self._part.window(0, 0),
             window=self.window,
             windows=self._windows(widest),
             looked=self._looked(widest),
@@ -248,29 +254,15 @@ class Stream:
         Raises:
             InputError: a file is damaged, or gone.
         """
-        start = time.perf_counter()
-        try:
-            found = None if self._ahead is None else self._ahead.take(index)
-            if found is None:
-                self.missed += 1
-                found = self._at_once(index)
+        found = None if self._ahead is None else self._ahead.take(index)
+        if found is not None:
             return found
-        finally:
-            self.waited += time.perf_counter() - start
-
-    def _at_once(self, index: Indices) -> Pair:
+        self.missed += 1
         index = np.asarray(index, dtype=np.int64)
         if len(index) and not 0 <= index.min() <= index.max() < self.samples:
             raise IndexError(f"samples {index.min()} to {index.max()} of {self.samples}")
-        found = self._part.window(0, 0)
-        outs = tuple(np.empty((len(index), *out.shape[1:]), out.dtype) for out in found)
-        for number in np.unique(index // self.window):
-            lo = int(number) * self.window
-            rows = self._part.window(lo, min(lo + self.window, self.samples))
-            mine = np.flatnonzero(index // self.window == number)
-            for out, each in zip(outs, rows, strict=True):
-                out[mine] = each[index[mine] - lo]
-        return self._part.pair(outs)
+        empty = self._part.window(0, 0)
+        return self._part.pair(gathered(index, self.window, empty, self._window_of))
 
     def blocks(self, rows: int) -> Iterator[Pair]:
         """The whole part in its order, in blocks of so many samples, the last one smaller.
@@ -281,12 +273,7 @@ class Stream:
         plan = (np.arange(lo, min(lo + rows, self.samples)) for lo in range(0, self.samples, rows))
         ahead = self._started(plan, min(rows, self.samples))
         try:
-            while True:
-                start = time.perf_counter()
-                found = ahead.take(None)
-                self.waited += time.perf_counter() - start
-                if found is None:
-                    return
+            while (found := ahead.take(None)) is not None:
                 yield found
         finally:
             ahead.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -23,33 +23,27 @@ def identified(
 ) -> DatasetInfo:
     """What the index says of a source, the shards of whose splits are these."""
     if isinstance(source, TextSource):
-        return _text_info(source, shards)
+        return DatasetInfo(
+            name=source.name,
+            classes=source.classes,
+            sample_shape=(),
+            dtype=source.train.dtype.str,
+            mean=np.zeros(()),
+            std=np.ones(()),
+            splits=_splits(shards, {}),
+            task=source.task,
+        )
     sample_shape, target_shape = source.x_train.shape[1:], source.y_train.shape[1:]
+    regression = source.task == "regression"
     moments = Moments(moments_shape(sample_shape, normalize))
     targets = Moments(target_shape)
-    splits = {}
-    for split, parts in shards.items():
-        sizes, contents = [], []
-        for part in parts:
-            x, y = part["x"], part["y"][:]
-            digest = hashlib.sha256()
-            for start, stop in _blocks(x):
-                block = x[start:stop]
-                digest.update(block.data)
-                if split == "train":
-                    moments.add(block)
-            digest.update(y.data)
-            if split == "train" and source.task == "regression":
-                targets.add(y)
-            sizes.append(len(x))
-            contents.append(digest.hexdigest())
-        splits[split] = Split(tuple(sizes), tuple(contents))
+    splits = _splits(shards, {"x": moments, "y": targets} if regression else {"x": moments})
     mean, std = moments.result()
     std = divisors(mean, std)
     if normalize == "off":
         mean, std = np.zeros(()), np.ones(())
     more: dict[str, Any] = {}
-    if source.task == "regression":
+    if regression:
         target_mean, target_std = targets.result()
         target_std = target_divisors(target_mean, target_std)
         more = {"target_mean": target_mean, "target_std": target_std}
@@ -75,24 +69,22 @@ def _blocks(rows: Ordered) -> Iterator[tuple[int, int]]:
     return pairwise(accumulate([each + 1] * more + [each] * (blocks - more), initial=0))
 
 
-def _text_info(source: TextSource, shards: Shards) -> DatasetInfo:
+def _splits(shards: Shards, moments: Mapping[str, Moments]) -> dict[str, Split]:
+    """Sizes and digests of all shards; the moments, by data set, take in the training's."""
     splits = {}
     for split, parts in shards.items():
         sizes, contents = [], []
         for part in parts:
-            tokens, digest = part["tokens"], hashlib.sha256()
-            for start, stop in _blocks(tokens):
-                digest.update(tokens[start:stop].data)
-            sizes.append(len(tokens))
+            digest = hashlib.sha256()
+            for name, data in part.items():
+                # Labels and targets are small, and are in memory.
+                whole = [(0, len(data))] if name == "y" else _blocks(data)
+                for start, stop in whole:
+                    block = data[start:stop]
+                    digest.update(block.data)
+                    if split == "train" and name in moments:
+                        moments[name].add(block)
+            sizes.append(len(next(iter(part.values()))))
             contents.append(digest.hexdigest())
         splits[split] = Split(tuple(sizes), tuple(contents))
-    return DatasetInfo(
-        name=source.name,
-        classes=source.classes,
-        sample_shape=(),
-        dtype=source.train.dtype.str,
-        mean=np.zeros(()),
-        std=np.ones(()),
-        splits=splits,
-        task=source.task,
-    )
+    return splits

@@ -1,6 +1,6 @@
 """Where data sets are kept that are made or fetched on first use, and how they are fetched.
 
-A file from the network is streamed to one beside, and looked at once its checksum is right.
+A file from the network is streamed to one beside, and gets its name once its checksum is right.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def _temporary() -> Path:
 
 
 @contextmanager
-def downloaded(url: str, folder: Path, *, md5: str, limit: int) -> Iterator[Path]:
-    """The file at `url`, with that checksum, under a passing name in `folder`.
+def downloaded(url: str, folder: Path, *, limit: int, md5: str | None = None) -> Iterator[Path]:
+    """The file at `url` under a passing name in `folder`.
 
     Args:
-        md5: of the whole file, hex. limit: bytes after which no more is taken.
+        md5: that it must have, hex. limit: bytes after which no more is taken.
 
     Raises:
         InputError: it cannot be had, is larger or another one.
@@ -92,7 +92,7 @@ def downloaded(url: str, folder: Path, *, md5: str, limit: int) -> Iterator[Path
             for block in _blocks(url, limit):
                 found.update(block)
                 file.write(block)
-        if found.hexdigest() != md5:
+        if md5 not in (None, found.hexdigest()):
             raise InputError(
                 f"{url}: has md5 {found.hexdigest()}, expected {md5}; the server or the line is at "
                 "fault, try again later"

@@ -57,8 +57,6 @@ def read_images(folder: Path, *, size: tuple[int, int], channels: int = 3) -> Im
         InputError: Pillow is missing, or the layout another one. That an image is damaged or huge
             comes up as it is read.
     """
-    if channels not in MODES:
-        raise InputError(f"--channels {channels}: give 1 or 3")
     if min(size) < 1 or max(size) > LARGEST:
         raise InputError(f"--size {size[0]},{size[1]}: give sides of 1 to {LARGEST} pixels")
     _pillow()

@@ -18,7 +18,7 @@ from apts_mpi.data.sources.cifar import fetch_cifar10, read_cifar10
 from apts_mpi.data.sources.finding import named_file
 from apts_mpi.data.sources.images import read_images
 from apts_mpi.data.sources.mnist import fetch_mnist, read_mnist
-from apts_mpi.data.sources.source import TASKS, Source
+from apts_mpi.data.sources.source import Source
 from apts_mpi.data.sources.splits import (
     TEST_FRACTION,
     split_indices,
@@ -58,26 +58,11 @@ def load_source(
     and images stay in their files (`Stored`). `test_fraction` (default 0.2) and `seed` make the
     split of data that come without one, stratified where there are classes. `val_fraction` of the
     training data, if given, become the validation split of data that come without one, in the same
-    way. `task` is what arrays are for, `named` and `channels_last` are those of `read_arrays`.
-    Raises InputError.
+    way. `task` is what arrays are for, `named` and `channels_last` are those of `read_arrays`. What
+    a data set has no use for is left aside. Raises InputError.
     """
-    if name not in SOURCES:
-        raise InputError(f"data source {name!r} is not known; choose one of {', '.join(SOURCES)}")
-    if download and name not in ("mnist", "cifar10"):
-        raise InputError(f"--download: {name} is not downloaded; drop the option")
-    if task not in TASKS:
-        raise InputError(f"--task {task}: choose one of {', '.join(TASKS)}")
-    if task != "classification" and name != "arrays":
-        raise InputError(f"--task {task}: {name} has classes; it is for arrays")
-    if named and name != "arrays":
-        raise InputError(f"--{next(iter(named))}: it is for arrays; drop the option")
-    if channels_last is not None and name != "arrays":
-        raise InputError("--channels-last: it is for arrays; drop the option")
-    if test_fraction is not None and name in ("mnist", "cifar10"):
-        raise InputError(f"--test-fraction: {name} has a test of its own; drop the option")
-    path = None if path is None else Path(path)
     if name == "digits":
-        source = _digits(path, TEST_FRACTION if test_fraction is None else test_fraction, seed)
+        source = _digits(TEST_FRACTION if test_fraction is None else test_fraction, seed)
     elif name == "mnist":
         source = _mnist(path, download)
     elif name == "cifar10":
@@ -105,9 +90,7 @@ def _validated(source: Source, fraction: float, seed: int) -> Source:
     return replace(source, x_train=x[train], y_train=y[train], x_val=x[val], y_val=y[val])
 
 
-def _digits(path: Path | None, test_fraction: float, seed: int) -> Source:
-    if path is not None:
-        raise InputError(f"--from {path}: digits are embedded; drop the option")
+def _digits(test_fraction: float, seed: int) -> Source:
     embedded = resources.files("apts_mpi.data.embedded") / "digits.h5"
     with resources.as_file(embedded) as path, h5py.File(path, "r") as file:
         x, y = file["x"][:], file["y"][:].astype(np.int64)

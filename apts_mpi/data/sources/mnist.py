@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import math
-import os
 import struct
-import tempfile
-import urllib.request
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from apts_mpi.data.sources.cache import downloaded
+from apts_mpi.data.sources.checks import EXPANSION
 from apts_mpi.errors import InputError, fault
+from apts_mpi.files.sealed import sync
 
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 # name: dimensions, and md5 of the unpacked file
@@ -30,7 +28,6 @@ FILES = {
 }
 DOWNLOAD_LIMIT = 32 * 1024 * 1024  # bytes; the largest file has 10 million
 LARGEST = 64 * 1024 * 1024  # bytes; the largest file, unpacked, has 47 million
-EXPANSION = 1100  # deflate cannot pack tighter than about 1032 to 1
 ROOM = 64 * 1024  # bytes that a file may have besides its data, and an eighth of those
 AGAIN = "fetch it again with --download"
 
@@ -118,9 +115,7 @@ def fetch_mnist(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, (dimensions, md5) in tqdm(
-            FILES.items(), desc="downloading mnist", disable=None, leave=False
-        ):
+        for name, (dimensions, md5) in FILES.items():
             if not any(path.is_file() for path in _candidates(folder, name)):
                 _fetch(f"{MIRROR}{name}.gz", folder / f"{name}.gz", dimensions, md5)
     except OSError as exc:
@@ -128,28 +123,12 @@ def fetch_mnist(folder: Path) -> None:
 
 
 def _fetch(url: str, target: Path, dimensions: int, md5: str) -> None:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
-            data = answer.read(DOWNLOAD_LIMIT + 1)
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise InputError(
-            f"{url}: cannot be downloaded ({exc}); fetch the four files elsewhere and name their "
-            "folder with --from"
-        ) from exc
-    if len(data) > DOWNLOAD_LIMIT:
-        raise InputError(f"{url}: sends more than {DOWNLOAD_LIMIT} bytes; fetch MNIST elsewhere")
-    handle, name = tempfile.mkstemp(prefix=f"{target.name}.tmp-", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    with downloaded(url, target.parent, limit=DOWNLOAD_LIMIT) as path:
         try:
-            read_idx(Path(name), dimensions, md5=md5)
+            read_idx(path, dimensions, md5=md5)
         except InputError as exc:
-            text = str(exc).split("; ")[0].replace(name, url)
+            text = str(exc).split("; ")[0].replace(str(path), url)
             raise InputError(f"{text}; the mirror is at fault, try again later") from exc
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    finally:
-        Path(name).unlink(missing_ok=True)
+        sync(path)
+        path.chmod(0o644)
+        path.replace(target)

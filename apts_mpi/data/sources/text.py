@@ -29,8 +29,6 @@ def load_text(
     `test_fraction` of the tokens (default 0.1), rounded up, are the test, and the last
     `val_fraction` of those before them, if given, the validation. Raises InputError.
     """
-    if level not in LEVELS:
-        raise InputError(f"--level {level}: choose one of {', '.join(LEVELS)}")
     fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if not 0 < fraction < 1:
         raise InputError(f"--test-fraction {fraction}: give a test fraction between 0 and 1")

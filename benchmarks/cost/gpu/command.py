@@ -15,7 +15,7 @@ import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.options import option, several, some_of, timeout, whole
+from benchmarks.harness.options import chosen, option, several, timeout, whole
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Part, Section, Table, bullets
 
@@ -203,13 +203,8 @@ def _shared(rows: Sequence[Row]) -> list[list[Any]]:
 COMMAND = Command(
     name="gpu",
     options=(
-        option(
-            "--networks",
-            type=some_of(CASES),
-            default=DEFAULT,
-            help=f"(default {','.join(DEFAULT)})",
-        ),
-        option("--ways", type=some_of(WAYS), default=WAYS, help=f"(default {','.join(WAYS)})"),
+        chosen("--networks", CASES, DEFAULT),
+        chosen("--ways", WAYS, WAYS),
         several("--ranks", (2, 4, 8), "on one GPU"),
         option("--device", default="cuda", choices=("cuda", "cpu"), help="(default cuda)"),
         whole("--repetitions", 30, "", least=2, most=10**4),

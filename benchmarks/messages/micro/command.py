@@ -24,7 +24,7 @@ from benchmarks.harness.mpi_settings import SETTINGS, environment, named
 from benchmarks.harness.options import config, names, option, timeout
 from benchmarks.harness.results import Row, origin
 from benchmarks.messages.micro.plan import CONFIG, Plan, read
-from benchmarks.messages.micro.report import draw, section
+from benchmarks.messages.micro.section import command_section, draw_png
 
 
 def check(options: Namespace) -> str | None:
@@ -165,8 +165,8 @@ COMMAND = Command(
         timeout(300.0, "seconds per size"),
     ),
     plan=plan,
-    section=lambda rows, options: section(rows, planned(options)),
-    draw=lambda rows, options, out: draw(out / "micro.png", rows),
+    section=lambda rows, options: command_section(rows, planned(options)),
+    draw=lambda rows, options, out: draw_png(out / "micro.png", rows),
     libraries=("scipy", "matplotlib"),
     check=check,
 )

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, median
+from typing import Any
 
 import numpy as np
 
+from benchmarks.harness import statistics
 from benchmarks.harness.hockney import Hockney, fit
 from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.results import Row
+from benchmarks.harness.statistics import Estimate, paired
+from benchmarks.messages.micro.plan import THROUGH
 
 LONG = 65536  # bytes; above, the goal is a share of the speed, below a difference
 SHARE = 0.95
 EXTRA = 5e-6  # seconds
+NAMES = {"allreduce": "Allreduce", "broadcast": "Bcast"}
+BARE = ("comm-untimed", "mpi4py", "comm")  # the first that is there has its model drawn
 SHORT, SHORT_MESSAGES = 320, 3  # bytes; of an outer iteration, about, beside its vector
 NEAR = 1.05  # settings within this of the best are as good
-_DRAWS = 1000
 
 # Rows of one operation under one setting, by way through and bytes.
 Table = Mapping[str, Mapping[int, Row]]
@@ -33,9 +38,10 @@ class Place:
 
     def __str__(self) -> str:
         ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)}"
-        if self.link == "none":
-            return f"{ranks} on {self.hosts} host{'s' * (self.hosts > 1)}"
-        return f"{ranks} on {self.hosts} hosts made on one machine, links {self.link}"
+        if self.hosts == 1:
+            return f"{ranks} on one host"
+        made = "" if self.link == "none" else f" made on one machine, link {self.link}"
+        return f"{ranks} on {self.hosts} hosts{made}"
 
 
 @dataclass(frozen=True)
@@ -43,27 +49,25 @@ class Verdict:
     """Our layer against mpi4py alone at one size.
 
     Attributes:
-        value: difference of the medians in seconds up to 64 KiB, ratio of the speeds above.
-        low, high: its 95 percent interval. met: None where the interval has the goal within.
+        found: difference of the medians in seconds up to 64 KiB, ratio of the speeds above.
     """
 
     nbytes: int
-    value: float
-    low: float
-    high: float
+    found: Estimate
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached."""
+        """Whether the goal is reached; None where the interval has it within."""
+        value, low, high = self.found.value, self.found.low, self.found.high
+        low, high = value if low is None else low, value if high is None else high
         if self.nbytes > LONG:
-            return True if self.low >= SHARE else False if self.high < SHARE else None
-        return True if self.high <= EXTRA else False if self.low > EXTRA else None
+            return True if low >= SHARE else False if high < SHARE else None
+        return True if high <= EXTRA else False if low > EXTRA else None
 
     def __str__(self) -> str:
         if self.nbytes > LONG:
-            return f"{100 * self.value:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
-        micro = [1e6 * value for value in (self.value, self.low, self.high)]
-        return f"{micro[0]:+.1f} us [{micro[1]:+.1f}, {micro[2]:+.1f}]"
+            return f"{self.found.times(100).text('{:.0f}'.format)} %"
+        return f"{self.found.times(1e6).text('{:+.1f}'.format)} µs"
 
 
 def places(rows: Sequence[Row]) -> dict[Place, dict[tuple[str, str], dict[str, dict[int, Row]]]]:
@@ -71,27 +75,20 @@ def places(rows: Sequence[Row]) -> dict[Place, dict[tuple[str, str], dict[str, d
     found: dict[Place, dict[tuple[str, str], dict[str, dict[int, Row]]]] = {}
     for row in rows:
         s = row["settings"]
-        tables = found.setdefault(Place(s["ranks"], s["hosts"], s["link"]), {})
-        table = tables.setdefault((s["operation"], s["mpi"]), {})
+        tables = found.setdefault(Place(s["ranks"], s["hosts"], s.get("link") or "none"), {})
+        table = tables.setdefault((s["operation"], s.get("mpi") or "defaults"), {})
         table.setdefault(s["through"], {})[s["bytes"]] = row
     return found
 
 
 def compare(own: Row, bare: Row) -> Verdict:
-    """A size's verdict; the interval is a bootstrap over the rounds, calls of a round together."""
+    """A size's verdict; the calls of a round, measured in turns, are drawn together."""
     nbytes = own["settings"]["bytes"]
-    ours, theirs = np.array(own["seconds"]), np.array(bare["seconds"])
-    rounds = min(len(ours), len(theirs))  # measured apart, they may differ
-    random = np.random.default_rng(0)  # the same rows always give the same interval
-    drawn = random.integers(rounds, size=(_DRAWS, rounds))
 
-    def against(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return b / a if nbytes > LONG else a - b
+    def against(ours: Any, theirs: Any) -> Any:
+        return theirs / ours if nbytes > LONG else ours - theirs
 
-    value = float(against(np.median(ours), np.median(theirs)))
-    medians = np.median(ours[drawn], axis=1), np.median(theirs[drawn], axis=1)
-    low, high = np.quantile(against(*medians), (0.025, 0.975))
-    return Verdict(nbytes, value, float(low), float(high))
+    return Verdict(nbytes, paired(against, np.array(own["seconds"]), np.array(bare["seconds"])))
 
 
 def verdicts(table: Table, way: str) -> list[Verdict]:
@@ -166,3 +163,69 @@ def best_setting(slower: Mapping[str, float]) -> str | None:
         if slower[mpi] <= NEAR * slower[best] and SETTINGS.get(mpi, {}).items() <= options
     ]
     return min(near, key=lambda mpi: (len(SETTINGS.get(mpi, {})), slower[mpi]))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation between the same ranks under the same settings.
+
+    Attributes:
+        rows: by way through and bytes.
+    """
+
+    place: Place
+    operation: str
+    mpi: str
+    rows: Mapping[str, Mapping[int, Row]]
+
+    @property
+    def name(self) -> str:
+        """Operation and place."""
+        return f"{NAMES.get(self.operation, self.operation)}, {self.place}"
+
+    @property
+    def title(self) -> str:
+        """With the settings, where they are not the defaults."""
+        return self.name if self.mpi == "defaults" else f"{self.name}, MPI settings {self.mpi}"
+
+    @property
+    def ways(self) -> list[str]:
+        """Ways through in the order of the tables."""
+        return sorted(self.rows, key=lambda way: ([*THROUGH, way].index(way), way))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes, ascending."""
+        return sorted({nbytes for rows in self.rows.values() for nbytes in rows})
+
+    def median(self, way: str, nbytes: int) -> Estimate:
+        """Seconds of a call."""
+        return statistics.median([np.asarray(self.rows[way][nbytes]["seconds"], dtype=np.float64)])
+
+    @property
+    def verdicts(self) -> dict[str, dict[int, Verdict]]:
+        """Of our layer against mpi4py alone, by way and bytes."""
+        ways = [way for way in self.ways if way != "mpi4py"]
+        return {way: {v.nbytes: v for v in verdicts(self.rows, way)} for way in ways}
+
+    @property
+    def model(self) -> tuple[str, Hockney] | None:
+        """Of the barest way that was measured; None of a single size."""
+        for way in BARE:
+            found = fitted(self.rows, way)
+            if found is not None:
+                return way, found
+        return None
+
+
+def cases(rows: Sequence[Row]) -> dict[Place, list[Case]]:
+    """The rows by place, then by operation and settings."""
+    known = list(SETTINGS)
+    found = {
+        place: [Case(place, operation, mpi, table) for (operation, mpi), table in own.items()]
+        for place, own in places(rows).items()
+    }
+    for some in found.values():
+        some.sort(key=lambda c: (c.operation, [*known, c.mpi].index(c.mpi), c.mpi))
+    order = sorted(found, key=lambda place: (place.link, place.hosts, place.ranks))
+    return {place: found[place] for place in order}

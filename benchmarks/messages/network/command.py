@@ -19,7 +19,7 @@ from typing import Any
 
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
-from benchmarks.harness.data import find_mnist
+from benchmarks.harness.data import find
 from benchmarks.harness.hosts import Hosts, missing
 from benchmarks.harness.jobs import ROOT, RunFailed
 from benchmarks.harness.options import job_folder, names, positive, whole_numbers
@@ -78,7 +78,7 @@ def run(parsed: argparse.Namespace) -> int:
     failed = 0
     if not parsed.report_only:
         with job_folder(parsed.work) as folder:
-            original = find_mnist(parsed.mnist) if plan.data == "mnist" else None
+            original = find(plan.data, parsed.mnist)
             shards = folder / f"{plan.data}-1"
             if not shards.exists():
                 source = load_source(plan.data, path=original)

@@ -96,6 +96,11 @@ class DataSet:
         return MEASURES[self.measured]
 
     @property
+    def points(self) -> str:
+        """The unit of a difference between two."""
+        return "points" if self.measured == "accuracy" else self.measure.unit
+
+    @property
     def described(self) -> str:
         """Its network in a few words."""
         if self.network:
@@ -172,21 +177,6 @@ class Group:
             pairs += [(candidate, seed) for seed in self.data.seeds if seed != first]
         allowed = self.data.seeds if seeds is None else tuple(seeds)
         return [{**candidate, "seed": seed} for candidate, seed in pairs if seed in allowed]
-
-    def best(self, get: Get) -> tuple[Row, list[Row]] | None:
-        """The candidate of the best mean score among those with most seeds, and its runs."""
-        ranked = []
-        for candidate in self.candidates():
-            rows = [get({**candidate, "seed": seed}) for seed in self.data.seeds]
-            done = [row for row in rows if row is not None]
-            if done:
-                scores = [self.data.measure.score(row) for row in done]
-                mean = sum(scores) / len(scores)
-                ranked.append(((len(done), mean, candidate.get("batch", 0)), candidate, done))
-        if not ranked:
-            return None
-        _, candidate, done = max(ranked, key=lambda item: item[0])
-        return candidate, done
 
 
 def groups(data: DataSet) -> list[Group]:

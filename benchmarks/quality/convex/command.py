@@ -94,14 +94,8 @@ def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
     """A panel per problem and method."""
     if not all("curve" in row for row in rows):
         return  # of an earlier version, which drew while it measured
-    figure, axes = figures.pyplot().subplots(
-        len(PROBLEMS),
-        len(METHODS),
-        figsize=(10, 8.5),
-        sharex="row",
-        sharey=name == "loss",
-        layout="constrained",
-    )
+    shared: dict[str, Any] = {"sharex": "row", "sharey": name == "loss"}
+    figure, axes = figures.panels(len(PROBLEMS), len(METHODS), (10, 8.5), **shared)
     looks = dict(zip(RADII, zip(figures.COLOURS, figures.STYLES, strict=True), strict=True))
     for row in rows:
         s = row["settings"]
@@ -116,11 +110,7 @@ def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
         ax.set_xlabel("iteration + 1")
     for ax in axes[:, 0]:
         ax.set_ylabel(label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="initial radius", loc="outside lower center", ncols=len(RADII)
-    )
-    figures.save(figure, path)
+    figures.save(figure, path, legend=axes[0, 0], title="initial radius")
 
 
 def section(rows: list[Row], options: Namespace) -> Section | None:

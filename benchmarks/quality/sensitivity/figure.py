@@ -42,16 +42,8 @@ def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:
     defaults = [item.default.mean for item in own if item.default.percents]
     low = min(defaults or [item.least for item in own]) - SHOWN
     high = max(item.most for item in shown)
-    plt = figures.pyplot()
-    figure, axes = plt.subplots(
-        1,
-        len(ranks),
-        figsize=(4.6 * len(ranks) + 0.8, 0.27 * len(labels) + 1.2),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    size = (4.6 * len(ranks) + 0.8, 0.27 * len(labels) + 1.2)
+    figure, axes = figures.panels(1, len(ranks), size, sharex=True, sharey=True)
     for ax, number in zip(axes[0], ranks, strict=True):
         ax.set_xlim(low, high + 0.12 * (high - low))
         for item in shown:

@@ -74,7 +74,6 @@ def test_same_seed_same_bytes_other_seed_other_order(tmp_path: Path) -> None:
         ({"shards": 2, "dirichlet": 0.0}, "--dirichlet"),
         ({"shards": 2, "dirichlet": 1.0, "stratified": True}, "--stratified"),
         ({"shards": 2, "seed": -1}, "seed -1"),
-        ({"shards": 2, "normalize": "each"}, "--normalize each"),
     ],
 )
 def test_bad_options_write_nothing(tmp_path: Path, options: Any, word: str) -> None:

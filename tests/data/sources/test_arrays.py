@@ -95,7 +95,3 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, *files, "--channels-last", "on"], Comm()) == 0
     assert "float32 (3, 6, 7)" in capsys.readouterr().out
     assert read_info(tmp_path / "d").name == "x"
-    for source in ("digits", "text"):
-        for flag in (files[:2], ["--channels-last", "off"]):
-            with pytest.raises(AgreedError, match=f"{flag[0]}: it is for arrays"):
-                main(["shard", source, *command[2:], *flag], Comm())

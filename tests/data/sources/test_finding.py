@@ -200,5 +200,3 @@ def test_arrays_in_files_of_their_own(tmp_path: Path, monkeypatch: pytest.Monkey
             load_source("arrays", named=named)
     with refused("--from", "--x"):
         load_source("arrays", named={"x": "train.h5", "y": "train.h5"}, path=Path("train.h5"))
-    with refused("--x", "arrays"):
-        load_source("digits", named={"x": "train.h5", "y": "train.h5"})

@@ -17,22 +17,7 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import load_source, read_info
 from apts_mpi.data.sources.images import read_images
 from tests.data.helpers import refused
-
-Image = pytest.importorskip("PIL.Image", reason="needs Pillow: pip install pillow")
-
-RNG = np.random.default_rng(0)
-
-
-def save(path: Path, pixels: np.ndarray, **options: object) -> Path:
-    """Pixels (h, w), (h, w, 3) or (h, w, 4), uint8."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **options)
-    return path
-
-
-def picture(h: int = 6, w: int = 8, channels: int = 3) -> np.ndarray:
-    shape = (h, w) if channels == 1 else (h, w, channels)
-    return RNG.integers(0, 256, size=shape, dtype=np.uint8)
+from tests.data.sources.pictures import Image, picture, read, save, tree
 
 
 @pytest.fixture
@@ -42,10 +27,6 @@ def folder(tmp_path: Path) -> Path:
         for k in range(5):
             save(tmp_path / "images" / name / f"{k}.png", picture())
     return tmp_path / "images"
-
-
-def read(folder: Path, h: int, w: int, channels: int = 3) -> np.ndarray:
-    return np.asarray(read_images(folder, size=(h, w), channels=channels).x["train"])
 
 
 def test_images_of_the_size_are_taken_as_they_are(folder: Path) -> None:
@@ -157,15 +138,10 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     for more, word in (
         (["--size", "4,5,6"], "4,5,6"),
         (["--size", "0"], "--size 0,0"),
-        (["--size", "4", "--level", "byte"], "--level"),
         ([], "--size"),
     ):
         with pytest.raises(Exception, match=word):
             main([*command, "--shards", "2", *more], Comm())
-    for flag in (["--size", "3"], ["--channels", "1"]):
-        words = ["shard", "digits", "--out", str(tmp_path / "e"), "--shards", "2", *flag]
-        with pytest.raises(Exception, match=f"{flag[0]}: it is for imagefolder"):
-            main(words, Comm())
 
 
 def test_layouts_that_will_not_do(tmp_path: Path) -> None:
@@ -186,8 +162,6 @@ def test_layouts_that_will_not_do(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png", picture())
     with refused(str(tmp_path / "b"), "no images", "remove the folder"):
         read(tmp_path, 2, 2)
-    with refused("--channels 2"):
-        read(tmp_path, 2, 2, channels=2)
     with refused("imagefolder", "--from"):
         load_source("imagefolder", size=(2, 2))
 
@@ -235,80 +209,3 @@ def test_without_pillow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with refused("Pillow", "pip install pillow"):
         read(folder, 6, 8)
-
-
-def tree(root: Path, *folders: str, count: int = 4) -> Path:
-    for folder in folders:
-        for k in range(count):
-            save(root / folder / f"{k}.png", picture())
-    return root
-
-
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "dev", "holdout"])
-def test_folders_of_splits(tmp_path: Path, val: str) -> None:
-    root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", val, "test") for name in "ab"))
-    source = load_source("imagefolder", path=root, size=(6, 8))
-    assert source.classes == ("a", "b")
-    assert source.y_val is not None
-    for split in ("train", "val", "test"):
-        assert source.columns(split)["y"].tolist() == [0] * 4 + [1] * 4
-    kept = np.asarray(Image.open(root / val / "b" / "1.png")).transpose(2, 0, 1)
-    assert np.array_equal(np.asarray(source.x_val)[5], kept)
-    with refused(str(root), "--test-fraction"):
-        load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.2)
-
-
-def test_a_validation_folder_alone_is_the_test(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As ImageNet comes, whose test images have no classes."""
-    root = tree(tmp_path, *(f"{s}/{name}" for s in ("train", "val") for name in "ab"), "test")
-    source = load_source("imagefolder", path=root, size=(6, 8))
-    assert (len(source.y_train), len(source.y_test), source.y_val) == (8, 8, None)
-    assert "has no class folders and is left out" in caplog.text
-    assert "taken for the test" in caplog.text
-    source = load_source("imagefolder", path=root, size=(6, 8), test_fraction=0.25)
-    sizes = [len(source.columns(split)["y"]) for split in ("train", "val", "test")]
-    assert sizes == [6, 8, 2]
-
-
-@pytest.mark.parametrize("test", ["test", "test/images"])
-def test_a_test_without_classes(
-    tmp_path: Path, test: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    root = tree(tmp_path, "train/a", "train/b", test)
-    words = ["images, but no folder of a class (it has none)", "it has images)"]
-    with refused(str(root / "test"), words["/" in test], "move it away", "--test-fraction"):
-        load_source("imagefolder", path=root, size=(6, 8))
-    tree(root, "val/a", "val/b", "extra/a", "extra/b")
-    assert len(load_source("imagefolder", path=root, size=(6, 8)).y_test) == 8
-    assert "test: has no class folders and is left out" in caplog.text
-    assert "folders not used: extra" in caplog.text
-
-
-def test_images_one_level_deeper(tmp_path: Path) -> None:
-    """As Tiny ImageNet has them, and as archives unpack."""
-    root = tree(tmp_path / "deep", *(f"{s}/{n}/images" for s in ("train", "test") for n in "ab"))
-    source = load_source("imagefolder", path=root, size=(6, 8))
-    assert (source.y_train.tolist(), source.y_test.tolist()) == ([0] * 4 + [1] * 4,) * 2
-    root = tree(tmp_path / "inner", "flowers/a", "flowers/b")
-    assert load_source("imagefolder", path=root, size=(6, 8)).classes == ("a", "b")
-    root = tree(tmp_path / "kaggle", "training_set/a", "training_set/b", "test_set/a", "test_set/b")
-    assert load_source("imagefolder", path=root, size=(6, 8)).classes == ("a", "b")
-
-
-def test_layouts_that_are_ambiguous(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Folders of folders may be splits or folds of which nobody knows: no classes are guessed."""
-    with refused("fold1", "no images, but a and b have"):
-        read(tree(tmp_path / "folds", *(f"fold{k}/{name}" for k in (1, 2) for name in "ab")), 2, 2)
-    names = [f"{s}/{name}" for s in ("train", "val", "valid") for name in "ab"]
-    assert len(read(tree(tmp_path / "exact", *names), 2, 2)) == 8
-    names = [f"{s}/{name}" for s in ("train", "valid", "validation") for name in "ab"]
-    with refused("valid and validation", "rename one"):
-        read(tree(tmp_path / "two", *names), 2, 2)
-    with refused("training samples and no others", "--test-fraction"):
-        load_source("imagefolder", path=tree(tmp_path / "one", "train/a", "train/b"), size=(2, 2))
-    with refused("has class 'c'", "not in train"):
-        read(tree(tmp_path / "more", "train/a", "train/b", "val/c", "val/a"), 2, 2)
-    read(tree(tmp_path / "mixed", "a", "a/old", "b"), 2, 2)
-    assert "not from old" in caplog.text

@@ -41,14 +41,8 @@ def test_digits_are_those_of_scikit_learn() -> None:
 
 
 def test_misused_sources(tmp_path: Path) -> None:
-    with refused("cifar", "digits, mnist, cifar10, arrays, imagefolder"):
-        load_source("cifar")
-    with refused("--from"):
-        load_source("digits", path=tmp_path)
     with refused("--from"):
         load_source("arrays")
-    with refused("--download"):
-        load_source("digits", download=True)
     with refused("nowhere", "--from"):
         load_source("mnist", path=tmp_path / "nowhere")
 

@@ -9,6 +9,7 @@ import os
 import struct
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 from urllib.error import URLError
 
 import numpy as np
@@ -101,6 +102,10 @@ def test_mnist_folder(tmp_path: Path, small_mnist: dict[str, bytes]) -> None:
         load_source("mnist", path=tmp_path)
 
 
+class Answer(io.BytesIO):
+    headers: ClassVar[dict[str, str]] = {}
+
+
 def test_download(
     tmp_path: Path, small_mnist: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,8 +116,8 @@ def test_download(
         asked.append(url.removeprefix("https://ossci-datasets.s3.amazonaws.com/mnist/"))
         name = asked[-1].removesuffix(".gz")
         if name in spoilt:
-            return io.BytesIO(gzip.compress(small_mnist[name][:-1] + b"\x07"))
-        return io.BytesIO(gzip.compress(small_mnist[name]))
+            return Answer(gzip.compress(small_mnist[name][:-1] + b"\x07"))
+        return Answer(gzip.compress(small_mnist[name]))
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setenv("APTS_MPI_CACHE", str(tmp_path))

@@ -155,8 +155,6 @@ def test_texts_that_will_not_do(tmp_path: Path) -> None:
     for fraction in (0.0, 1.0, float("nan")):
         with refused("test fraction"):
             load_text(path, test_fraction=fraction)
-    with refused("--level word", "char, byte"):
-        load_text(path, level="word")
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,20 +165,6 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command[5] = str(tmp_path / "bytes")
     assert main([*command, "--level", "byte", "--test-fraction", "0.5"], Comm()) == 0
     assert "vocabulary     256: 0x00, 0x01" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["text"], "--from"),
-        (["text", "--from", "x", "--download"], "--download"),
-        (["digits", "--level", "byte"], "--level"),
-    ],
-)
-def test_misuse(tmp_path: Path, words: list[str], told: str) -> None:
-    command = ["shard", *words, "--out", str(tmp_path / "d"), "--shards", "2"]
-    with pytest.raises(Exception, match=told):
-        main(command, Comm())
 
 
 def test_real_text(tmp_path: Path) -> None:
