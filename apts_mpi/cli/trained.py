@@ -21,8 +21,9 @@ from apts_mpi.data.shards.info import all_moments
 from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.method.options import BASELINES
-from apts_mpi.networks import Task, flops
+from apts_mpi.networks.cost import flops
 from apts_mpi.networks.losses import Criterion, criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training import saved_network
 from apts_mpi.training.console import JUDGED, judged, shown_loss
@@ -87,7 +88,7 @@ def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     # In place where there is memory: what a module shares among its parts stays shared.
     outlined = any(p.is_meta for p in module.parameters())
     module.load_state_dict(checkpoint.common["network"], assign=outlined)
-    saved_network.load_buffers(module, checkpoint.common.get("unsaved", {}))
+    saved_network.load_buffers(module, checkpoint.common["unsaved"])
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")

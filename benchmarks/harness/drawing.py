@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from apts_mpi.comm.clock import PHASES
 from benchmarks.harness import figures
+from benchmarks.harness.sections import FIGURES, Picture
 from benchmarks.harness.statistics import Estimate
 from benchmarks.harness.units import digits, size
 
@@ -86,11 +88,14 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return chosen
 
 
-def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> Callable[[], str]:
+def svg(
+    draw: Callable[[Any], None], *, height: float = HEIGHT, panels: int = 1
+) -> Callable[[], str]:
     """What makes one drawing, as an ``<svg>`` element; the same drawing gives the same text.
 
     Args:
-        draw: draws on the axes it is given. height: in inches.
+        draw: draws on the axes it is given. height: in inches. panels: one below the other;
+            with more than one an array of axes is given.
     """
 
     def made() -> str:
@@ -98,7 +103,7 @@ def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> Callable[[], 
         drawn = io.StringIO()
         with plt.rc_context(_LOOK), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts count, not ours
-            figure, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+            figure, ax = plt.subplots(panels, figsize=(WIDTH, height), layout="constrained")
             try:
                 draw(ax)
                 nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -134,10 +139,13 @@ def _opening(label: str) -> Callable[[re.Match[str]], str]:
     )
 
 
-def alone(text: str) -> str:
-    """A drawing in a file of its own: on white."""
-    end = text.index(">", text.index("<svg")) + 1
-    return f'{text[:end]}\n<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}\n'
+def write(pictures: Iterable[Picture], out: Path) -> None:
+    """Every picture in a file of its own, on white, where Markdown in ``out`` looks for it."""
+    for picture in pictures:
+        path, end = out / FIGURES / f"{picture.name}.svg", picture.svg.index(">") + 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ground = '\n<rect width="100%" height="100%" fill="#ffffff"/>'
+        path.write_text(f"{picture.svg[:end]}{ground}{picture.svg[end:]}\n", encoding="utf-8")
 
 
 # ---- axes ----------------------------------------------------------------------------------
@@ -210,6 +218,12 @@ def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = Fal
         elinewidth=1.2,
         capsize=2.5,
     )
+
+
+def line(ax: Any, x: Any, y: Any, look: Style, label: str, **options: Any) -> None:
+    """A line through points in a method's look."""
+    given = {"color": look.colour, "ls": look.dash, "marker": look.marker, "ms": 4.5, "lw": 1.3}
+    ax.plot(x, y, label=label, **{**given, **options})
 
 
 def handle(look: Style, label: str, *, line: bool = False) -> Any:

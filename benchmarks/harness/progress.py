@@ -11,10 +11,6 @@ class Progress:
     def __init__(self, total: int) -> None:
         self._total, self._done, self._start = total, 0, time.monotonic()
 
-    def skip(self) -> None:
-        """Another run had been made before."""
-        self._done += 1
-
     def say(self, text: str) -> None:
         """Another run has ended, well or badly."""
         self._done += 1

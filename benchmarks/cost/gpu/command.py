@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import chosen, option, several, timeout, whole
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, in_order, versioned
 from benchmarks.harness.sections import Part, Section, Table, bullets
 
 STEPS = (
@@ -86,9 +85,8 @@ def plan(session: Session) -> Rounds:
 
 def _piece(name: str, way: str, ranks: int, subdomains: int, options: Namespace) -> Piece:
     case = {"way": way, "subdomains": subdomains, "device": options.device}
-    version = apts_mpi.__version__
     return Piece(
-        settings=[{"apts_mpi": version, "network": name, "ranks": ranks, **case}],
+        settings=[versioned(network=name, ranks=ranks, **case)],
         words=f"{name}, {way}, {ranks} ranks x {subdomains} subdomains",
         arguments={"name": name, "repeats": options.repetitions, **case},
         keep=keep,
@@ -103,10 +101,7 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
 
 def section(rows: list[Row], options: Namespace) -> Section:
     """What the rows say."""
-    single = sorted(
-        (row for row in rows if _pair(row) == (1, 1)),
-        key=lambda row: (list(CASES).index(row["settings"]["network"]), _way(row)),
-    )
+    single = in_order((row for row in rows if _pair(row) == (1, 1)), network=CASES, way=WAYS)
     gpus = ", ".join(sorted({row["gpu"] for row in rows}))
     return Section(
         "An outer iteration on a GPU",
@@ -125,7 +120,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
             bullets([*verdicts(single), *missing(single)]),
         ],
         [_shared_section(rows)],
-        [tables.setup(rows) + " Repeat: `python -m benchmarks gpu --fresh`."],
+        [tables.foot(rows, "gpu")],
     )
 
 
@@ -184,14 +179,10 @@ def _shared_section(rows: Sequence[Row]) -> Section:
     return Section(title, parts)
 
 
-def _way(row: Row) -> int:
-    return WAYS.index(row["settings"]["way"])
-
-
 def _shared(rows: Sequence[Row]) -> list[list[Any]]:
     found = [row for row in rows if row["settings"]["way"] == rows[0]["settings"]["way"]]
     lines = []
-    for row in sorted(found, key=lambda row: (row["settings"]["network"], *_pair(row)[::-1])):
+    for row in in_order(found, network=None, subdomains=None, ranks=None):
         ranks, subdomains = _pair(row)
         name, seconds = row["settings"]["network"], row["seconds"]["own"]
         samples = ranks * subdomains * STEPS * CASES[name].batch

@@ -57,10 +57,8 @@ def section(rows: Sequence[Row], options: Namespace) -> Section | None:
     if not used:
         return None
     plan = "" if name == "compare" else f" --config benchmarks/{name}.toml"
-    whole.foot += [
-        f"A run, here the last: `mpirun -n N python -m apts_mpi {used[-1]['command']} --data DIR`.",
-        tables.setup(used) + f" Repeat: `python -m benchmarks compare{plan} --fresh`.",
-    ]
+    run = f"{used[-1]['command']} --data DIR"
+    whole.foot.append(tables.foot(used, f"compare{plan}", run=run))
     return whole
 
 

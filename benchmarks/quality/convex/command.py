@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import apts_mpi
 from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, RadiusRule
 from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import whole
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.convex.problems import DIMENSION, METHODS, PROBLEMS, RIDGE
 
@@ -34,7 +33,10 @@ def plan(session: Session) -> Rounds:
     iterations = session.options.iterations
     pieces = [
         Piece(
-            settings=[_settings(problem, method, radius, iterations) for radius in RADII],
+            settings=[
+                versioned(problem=problem, method=method, radius=radius, limit=iterations)
+                for radius in RADII
+            ],
             words=f"{problem}; {method}",
             arguments={
                 **{"problem": problem, "method": method},
@@ -46,11 +48,6 @@ def plan(session: Session) -> Rounds:
         for method in METHODS
     ]
     yield [Job(task="benchmarks.quality.convex.problems:task", ranks=1, pieces=pieces)]
-
-
-def _settings(problem: str, method: str, radius: float, limit: int) -> Row:
-    case = {"problem": problem, "method": method, "radius": radius}
-    return {"apts_mpi": apts_mpi.__version__, **case, "limit": limit}
 
 
 def keep(outcome: Outcome) -> tuple[list[Row], str]:

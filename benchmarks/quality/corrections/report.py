@@ -113,8 +113,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
             below.append(Section(f"{kind}, {solver}", [Table("", header, body, text=3)]))
     line = " ".join(command(rows[-1]["settings"], "DIR"))
     foot: list[Part] = [Image(f"training loss, {s}", f"corrections_{s}.png") for s in SOLVERS]
-    foot.append(f"A run, here the last: `mpirun -n N python -m apts_mpi {line}`.")
-    foot.append(tables.setup(rows) + " Repeat: `python -m benchmarks corrections --fresh`.")
+    foot.append(tables.foot(rows, "corrections", run=line))
     title = "Additive correction on i.i.d., uneven and label-skewed data"
     return Section(title, parts, below, foot)
 

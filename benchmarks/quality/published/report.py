@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import figures, tables
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, in_order
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.published.authors import (
     ADAM,
@@ -138,18 +138,12 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         "fall below 1.461: accuracies can be compared, losses cannot, and are not. Their hidden "
         f"layers and initial parameters may differ from ours (784-{HIDDEN.replace(',', '-')}-10, "
         "ReLU, logits at the end). Source of their figures: `benchmarks/reference/README.md`.",
-        f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
-        tables.setup(rows) + " Repeat: `python -m benchmarks published --fresh`.",
+        tables.foot(rows, "published", run=f"{rows[-1]['command']} --data DIR"),
     ]
     return Section("Against the authors' published curves", parts)
 
 
 def _asked(rows: list[Row], options: Namespace) -> list[Row]:
     """The runs of so many iterations, in the order of the table."""
-
-    def place(row: Row) -> tuple[int, int, int]:
-        s = row["settings"]
-        return s["ranks"], list(ORDERS).index(s["local_solver"]), s["seed"]
-
     chosen = (row for row in rows if row["settings"]["iterations"] == options.iterations)
-    return sorted(chosen, key=place)
+    return in_order(chosen, ranks=None, local_solver=ORDERS, seed=None)

@@ -136,8 +136,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         Image("accuracy by parameter", "sensitivity.png"),
         "Bars: from the lowest to the highest accuracy over a parameter's range, with the values "
         "at both ends; dashed: the default. Bars that leave the panel have their end written.",
-        f"A run, here the last: `mpirun -n N python -m apts_mpi {good[-1]['command']} --data DIR`.",
-        tables.setup(good) + " Repeat: `python -m benchmarks sensitivity --fresh`.",
+        tables.foot(good, "sensitivity", run=f"{good[-1]['command']} --data DIR"),
     ]
     return Section("Every parameter alone", parts)
 
