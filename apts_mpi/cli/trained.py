@@ -21,8 +21,9 @@ from apts_mpi.data.shards.info import all_moments
 from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.method.options import BASELINES
-from apts_mpi.networks import Task, flops
+from apts_mpi.networks.cost import flops
 from apts_mpi.networks.losses import Criterion, criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training import saved_network
 from apts_mpi.training.console import JUDGED, judged, shown_loss

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from apts_mpi import networks
 from apts_mpi.comm import gpu_aware
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.replicas import take_rank_zeros
@@ -17,8 +16,9 @@ from apts_mpi.comm.trace import Trace
 from apts_mpi.data import DatasetInfo
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.errors import InputError
+from apts_mpi.networks import named
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
-from apts_mpi.networks.task import looks_channels_last
+from apts_mpi.networks.task import Task, looks_channels_last
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed
@@ -175,14 +175,14 @@ def _choose_messages(
 def _network(
     config: TrainConfig,
     comm: Comm,
-    task: networks.Task,
+    task: Task,
     train: Sequence[Samples],
     units: Units | None,
     placement: Placement,
 ) -> tuple[nn.Module, Criterion]:
     """The network, on this rank's device, and its criterion."""
     with comm.together():
-        module, own = networks.build(config.network, task, config.sizes, seed=config.seed)
+        module, own = named.build(config.network, task, config.sizes, seed=config.seed)
         weights: Sequence[float] | None = config.weights_given()
         if config.class_weights == "balanced" and task.kind != "classification":
             raise InputError(f"--class-weights balanced: {task.kind} has no classes to weigh")
@@ -204,7 +204,7 @@ def _network(
 def _subdomains(
     config: TrainConfig,
     comm: Comm,
-    task: networks.Task,
+    task: Task,
     network: FlatNetwork,
     train: Sequence[Samples],
 ) -> list[Subdomain]:
@@ -259,7 +259,7 @@ def _try(
 
     Also one of this program's where a minibatch of one sample may be none to it.
     """
-    if config.network in networks.NETWORKS and config.normalization != "batch":
+    if config.network in named.NETWORKS and config.normalization != "batch":
         return
     with comm.together():
         try:

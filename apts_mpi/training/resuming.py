@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apts_mpi import networks
 from apts_mpi.checkpoints.folder import COMMON, FOLDER, Checkpoint, holds, newest
 from apts_mpi.checkpoints.state_file import REMEDY
 from apts_mpi.comm.communicator import Comm
@@ -25,6 +24,7 @@ from apts_mpi.files.forms import (
     misshapen,
 )
 from apts_mpi.method.options import BASELINES
+from apts_mpi.networks.task import TASKS
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.toml import parse_toml
@@ -56,7 +56,7 @@ _COMMON_FORM: dict[str, Any] = {
     "complete": _is(str),
     "data": {
         "name": is_word,
-        "task": lambda value: value in networks.TASKS,
+        "task": lambda value: value in TASKS,
         "outputs": _is_positive,
         "digest": is_word,
         "shards": _is_positive,

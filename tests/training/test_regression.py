@@ -17,8 +17,8 @@ from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import Source, describe, load_source, write_shards
 from apts_mpi.errors import AgreedError
-from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units, criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.flat_network import FlatNetwork

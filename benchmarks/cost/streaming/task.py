@@ -18,7 +18,8 @@ from apts_mpi.data import Stream, read_info, read_partition
 from apts_mpi.data.minibatches.ahead import Pair
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.minibatches.grouped import Indices
-from apts_mpi.networks import Task, build
+from apts_mpi.networks.named import build
+from apts_mpi.networks.task import Task
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.provenance import versions
 from benchmarks.harness.results import Row

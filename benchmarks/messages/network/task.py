@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from apts_mpi import networks
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import read_info, read_partition
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.shards.reading import Partition
+from apts_mpi.networks import named
 from apts_mpi.training.loop import Lap
 from apts_mpi.training.provenance import versions
 from apts_mpi.training.samples import task_of
@@ -104,7 +104,7 @@ def _train(
     test, part = (read_partition(directory, split, rank, ranks) for split in ("test", "train"))
     x, y, total = torch.from_numpy(part.x), torch.from_numpy(part.y), part.total
     layers = {"hidden": tuple(map(int, hidden.split(",")))}
-    module, _ = networks.build("mlp", task_of(read_info(directory)), layers, seed=seed)
+    module, _ = named.build("mlp", task_of(read_info(directory)), layers, seed=seed)
     n = sum(p.numel() for p in module.parameters())
     network = DistributedDataParallel(module, gradient_as_bucket_view=True)
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)
