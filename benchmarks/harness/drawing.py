@@ -20,7 +20,7 @@ from benchmarks.harness.units import digits, size
 # written here.
 INK, LINE, PAPER = "#1c1c21", "#d3d3da", "#fdfdfe"
 _VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)"}
-WIDTH, HEIGHT = 4.3, 3.5  # inches: at phone width the type is still 9 pixels high
+WIDTH = 4.3  # inches: at phone width the type is still 9 pixels high
 
 _LABEL = 32  # characters
 
@@ -88,9 +88,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return chosen
 
 
-def svg(
-    draw: Callable[[Any], None], *, height: float = HEIGHT, panels: int = 1
-) -> Callable[[], str]:
+def svg(draw: Callable[[Any], None], *, height: float, panels: int = 1) -> Callable[[], str]:
     """What makes one drawing, as an ``<svg>`` element; the same drawing gives the same text.
 
     Args:
@@ -205,19 +203,11 @@ def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = Fal
     bars = None
     if value.low is not None and value.high is not None and not hollow:
         bars = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
-    ax.errorbar(
-        [x],
-        [value.value],
-        yerr=bars,
-        fmt=look.marker,
-        ms=6,
-        mfc="none" if hollow else look.colour,
-        mec=look.colour if hollow else INK,
-        mew=1.0 if hollow else 0.5,
-        ecolor=look.colour,
-        elinewidth=1.2,
-        capsize=2.5,
-    )
+    mark: dict[str, Any] = {"mfc": look.colour, "mec": INK, "mew": 0.5}
+    if hollow:
+        mark = {"mfc": "none", "mec": look.colour, "mew": 1.0}
+    bar: dict[str, Any] = {"yerr": bars, "ecolor": look.colour, "elinewidth": 1.2, "capsize": 2.5}
+    ax.errorbar([x], [value.value], fmt=look.marker, ms=6, **mark, **bar)
 
 
 def line(ax: Any, x: Any, y: Any, look: Style, label: str, **options: Any) -> None:
@@ -226,22 +216,12 @@ def line(ax: Any, x: Any, y: Any, look: Style, label: str, **options: Any) -> No
     ax.plot(x, y, label=label, **{**given, **options})
 
 
-def handle(look: Style, label: str, *, line: bool = False) -> Any:
-    """A legend's entry for a look: its marker, or its line with the marker."""
+def handle(look: Style, label: str) -> Any:
+    """A legend's entry for a look: its marker."""
     from matplotlib.lines import Line2D
 
-    return Line2D(
-        [],
-        [],
-        color=look.colour,
-        ls=look.dash if line else "none",
-        lw=1.4,
-        marker=look.marker,
-        ms=6,
-        mec=INK,
-        mew=0.5,
-        label=label,
-    )
+    form: dict[str, Any] = {"ls": "none", "marker": look.marker, "ms": 6, "mec": INK, "mew": 0.5}
+    return Line2D([], [], color=look.colour, label=label, **form)
 
 
 def short(label: str) -> str:

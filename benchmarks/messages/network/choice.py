@@ -24,8 +24,9 @@ class Choice:
 
     def tuning(self, network: Network, method: Method) -> list[Row]:
         """Settings of the runs that find a method's learning rates."""
+        place = {"benchmark": "network-tune", "hosts": TUNED_ON, "link": "none", "repetition": 0}
         return [
-            self._settings("network-tune", TUNED_ON, "none", network, method, batch, lr, 0)
+            self._settings(network, method, batch, lr, place)
             for batch in method.batches
             for lr in method.learning_rates
         ]
@@ -55,10 +56,8 @@ class Choice:
         else:
             rates = [(batch, self.best_rate(network, tuned, batch)) for batch in tuned.batches]
             pairs = [(batch, lr) for batch, lr in rates if lr is not None]
-        return [
-            self._settings("network", hosts, link, network, method, *pair, repetition)
-            for pair in pairs
-        ]
+        place = {"benchmark": "network", "hosts": hosts, "link": link, "repetition": repetition}
+        return [self._settings(network, method, *pair, place) for pair in pairs]
 
     def _first(self, tried: Sequence[Row], name: str) -> tuple[int, float] | None:
         """Minibatch and rate that needed least to the target."""
@@ -67,18 +66,7 @@ class Choice:
         return min(reached)[1:] if reached else None
 
     def _settings(
-        self,
-        benchmark: str,
-        hosts: int,
-        link: str,
-        network: Network,
-        method: Method,
-        batch: int | None,
-        lr: float | None,
-        repetition: int,
+        self, network: Network, method: Method, batch: int | None, lr: float | None, place: Row
     ) -> Row:
-        return {
-            **{"benchmark": benchmark, "hosts": hosts, "link": link, "method": method.name},
-            **{"hidden": network.hidden, "batch": batch, "lr": lr, "repetition": repetition},
-            "plan": self.plan.key(network, method),
-        }
+        of = {"method": method.name, "hidden": network.hidden, "batch": batch, "lr": lr}
+        return {**place, **of, "plan": self.plan.key(network, method)}

@@ -27,13 +27,13 @@ from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.options import (
     MNIST,
+    REPETITIONS,
     WORK,
     config,
     names,
+    numbers,
     option,
-    positive,
     timeout,
-    whole_numbers,
 )
 from benchmarks.harness.results import Row
 from benchmarks.messages.network.choice import Choice
@@ -201,16 +201,11 @@ COMMAND = Command(
     name="network",
     options=(
         config(ROOT / "benchmarks" / "network.toml", "TOML of methods, networks, links, hosts"),
-        option("--hosts", type=whole_numbers, help="run these of the file, '2'"),
+        option("--hosts", type=numbers(0), help="run these of the file, '2'"),
         option("--links", type=names, help="run these of the file, '1gbit,unlimited'"),
         option("--methods", type=names, help="run these of the file (default all)"),
         option("--networks", type=str.split, help="run these of the file: '128,128 1024,784'"),
-        option(
-            "--repetitions",
-            type=positive,
-            metavar="K",
-            help="of every run (default the file's)",
-        ),
+        REPETITIONS,
         timeout(900.0),
         MNIST,
         WORK,
