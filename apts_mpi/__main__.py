@@ -53,15 +53,11 @@ def guarded(program: Callable[[], int | None]) -> int:
 
 def _summary(error: BaseException) -> str:
     """The last line, which is seen first: what failed, and in whose file."""
-    from apts_mpi.errors import own_line
+    from apts_mpi.errors import kind_of, own_line
 
-    what = " ".join(str(error).split())[:300]
-    what = f"{type(error).__name__}{': ' * bool(what)}{what}"
-    if isinstance(error, MemoryError) or "out of memory" in what.lower():
-        what += "; this needs more memory: fewer ranks per node, a smaller --batch, or --stream on"
     place = own_line(error)
     place = f"in {place}" if place else "a fault of apts_mpi, to be reported with the lines above"
-    return f"apts_mpi: {what} ({place})"
+    return f"apts_mpi: {kind_of(error)} ({place})"
 
 
 def main() -> int:

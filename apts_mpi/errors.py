@@ -36,9 +36,17 @@ class AgreedError(Exception):
 
 def in_one_line(error: BaseException) -> str:
     """An exception in one line; the file and line of the user's code first, where it is from it."""
-    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    where = own_line(error)
+    where, what = own_line(error), kind_of(error, 200)
     return f"{where}: {what}" if where else what
+
+
+def kind_of(error: BaseException, longest: int = 300) -> str:
+    """An exception's type and text, of so many characters; and what helps where memory ends."""
+    text = " ".join(str(error).split())[:longest]
+    what = f"{type(error).__name__}{': ' * bool(text)}{text}"
+    if isinstance(error, MemoryError) or "out of memory" in what.lower():
+        what += "; this needs more memory: fewer ranks per node, a smaller --batch, or --stream on"
+    return what
 
 
 def own_line(error: BaseException) -> str | None:

@@ -20,11 +20,12 @@ from apts_mpi.comm.collectives import Collectives
 from apts_mpi.comm.compression import CompressedMessage
 from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.errors import AgreedError, InputError
+from apts_mpi.errors import AgreedError, InputError, in_one_line
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
 _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
+_REFUSED = (OSError, MemoryError)  # by the machine: a line says all
 _ROUNDS = 16  # of messages to and fro to compare two clocks; the quickest counts
 
 
@@ -124,16 +125,15 @@ class Comm(Collectives):
         self.allreduce(scalars, "MAX")
         self.traffic.scalar_allreduces += 1
 
-    def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
+    def read_clock(self, now: Callable[[], float] = time.perf_counter) -> ClockReading:
         """Read this rank's clock against rank 0's, by messages to and fro; called by all ranks.
 
         Rank 0 is read somewhere between a message's leaving and its answer's coming, so that half
         of the shortest of such times bounds the error.
 
         Args:
-            now: this rank's clock, in seconds; default ``time.perf_counter``.
+            now: this rank's clock, in seconds.
         """
-        now = time.perf_counter if now is None else now
         self._enter("read_clock")
         reading = self._read_clock(now)
         self._leave()
@@ -213,39 +213,53 @@ class Comm(Collectives):
 
     @contextmanager
     def together(self, status: int = 2) -> Iterator[None]:
-        """A step that may fail on some ranks: after it all continue, or all raise the same error.
+        """A step that may fail on some ranks: after it all continue, or all raise an error.
 
         Within, no rank may wait for another one: a rank that fails leaves at once.
 
         Args:
-            status: the program's exit status where the step fails.
+            status: the program's exit status after an InputError.
 
         Raises:
-            AgreedError: on every rank, with the line of the lowest rank that raised an InputError.
+            AgreedError: on every rank, with the line of the lowest rank that failed; of status 1
+                where that is no InputError. A fault of the program that rank raises itself.
         """
         error = None
         try:
             yield
-        except InputError as caught:
+        except AgreedError:
+            raise  # every rank's already
+        except Exception as caught:
             error = caught
         self.agree(error, status)
 
-    def agree(self, error: InputError | None, status: int = 2) -> None:
+    def agree(self, error: Exception | None, status: int = 2) -> None:
         """The end of such a step, where the error of this rank is at hand."""
-        line = self.first_error(error)
-        if line is not None:
-            raise AgreedError(line, status) from error
+        own, line = error is not None and not isinstance(error, InputError), str(error)
+        if error is not None and own:
+            line = f"{in_one_line(error)} (rank {self.rank} on {self.host})"
+        failed, other, line = self._first(error, line, own)
+        if failed == self.size:
+            return
+        if error is not None and own and failed == self.rank and not isinstance(error, _REFUSED):
+            raise error  # a fault of the program: its traceback is wanted, once
+        raise AgreedError(line, 1 if other else status) from error
 
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""
-        lowest = np.array([self.size if error is None else self.rank], dtype=np.int64)
+        failed, _, line = self._first(error, str(error))
+        return None if failed == self.size else line
+
+    def _first(self, error: Exception | None, line: str, own: bool = False) -> tuple[int, int, str]:
+        """The lowest rank that failed (the number of ranks: none), its ``own`` and its line."""
+        lowest = np.array([2 * (self.size if error is None else self.rank) + own], dtype=np.int64)
         self.allreduce(lowest, "MIN")
         self.traffic.agreements += 1
-        failed = int(lowest[0])
-        if failed == self.size:
-            return None
-        line = str(error).encode(errors="backslashreplace")[:_TEXT_LIMIT].decode(errors="ignore")
-        return self.broadcast_text(line, root=failed)
+        failed, other = divmod(int(lowest[0]), 2)
+        if failed < self.size:
+            cut = line.encode(errors="backslashreplace")[:_TEXT_LIMIT]
+            line = self.broadcast_text(cut.decode(errors="ignore"), root=failed)
+        return failed, other, line
 
     def require_same(self, what: str, lines: Sequence[str]) -> None:
         """Make sure that all ranks describe something by the same lines.

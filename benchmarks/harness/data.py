@@ -23,42 +23,46 @@ CIFAR = option(
 )
 
 
-def find_cifar10(given: Path | None) -> Path:
-    """The folder of CIFAR-10's binary files, or the one above it.
+_PLACES = {  # below the data, and how to get what is to be there
+    "mnist": (
+        "mnist",
+        "no such folder; fetch the four files with: python -m apts_mpi shard mnist --download "
+        "--from DIR --out DIR-2 --shards 2, then give --mnist DIR",
+    ),
+    "cifar10": (
+        "cifar10",
+        "has no data_batch_1.bin to 5 and test_batch.bin; unpack cifar-10-binary.tar.gz from "
+        "https://www.cs.toronto.edu/~kriz/cifar.html, then give --cifar DIR",
+    ),
+    "text": (
+        "tinyshakespeare.txt",
+        "is missing; put the text of "
+        "https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare there, or name its "
+        "folder in APTS_MPI_TEST_DATA",
+    ),
+}
+
+
+def find(source: str, given: Path | None = None) -> Path | None:
+    """The original files of a data set: a folder, or the text itself; None for the digits.
 
     Raises:
-        InputError: there is none; the line says how to get it.
+        InputError: they are not there; the line says how to get them.
     """
-    data = os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data")
-    folder = given or Path(data) / "cifar10"
-    if not any((place / "test_batch.bin").is_file() for place in _places(folder)):
-        raise InputError(
-            f"--cifar {folder}: has no data_batch_1.bin to 5 and test_batch.bin; unpack "
-            "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html, then give "
-            "--cifar DIR"
-        )
-    return folder
-
-
-def find_text() -> Path:
-    """tinyshakespeare.txt.
-
-    Raises:
-        InputError: it is not there; the line says how to get it.
-    """
-    folder = Path(os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data"))
-    path = folder / "tinyshakespeare.txt"
-    if not path.is_file():
-        raise InputError(
-            f"{path}: is missing; put the text of "
-            "https://github.com/karpathy/char-rnn/tree/master/data/tinyshakespeare there, or name "
-            "its folder in APTS_MPI_TEST_DATA"
-        )
+    if source == "digits":
+        return None
+    name, advice = _PLACES[source]
+    data = Path(os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data"))
+    path = given or data / name
+    if source == "cifar10":
+        folders = (path, path / "cifar-10-batches-bin")
+        there = any((folder / "test_batch.bin").is_file() for folder in folders)
+    else:
+        there = path.is_file() if source == "text" else path.is_dir()
+    if not there:
+        flag = {"mnist": "--mnist ", "cifar10": "--cifar "}.get(source, "")
+        raise InputError(f"{flag}{path}: {advice}")
     return path
-
-
-def _places(folder: Path) -> tuple[Path, Path]:
-    return folder, folder / "cifar-10-batches-bin"
 
 
 class Shards:
@@ -96,33 +100,12 @@ class Shards:
         write_shards(original, path, shards=ranks, normalize="one", exist_ok=True)
 
     def original(self, source: str) -> Path | None:
-        """The folder of a data set's original files; None for the embedded digits.
+        """The original files of a data set; None for the embedded digits.
 
         Raises:
-            InputError: it is not there.
+            InputError: they are not there.
         """
-        if source == "digits":
-            return None
-        if source == "text":
-            return find_text()
-        find = find_mnist if source == "mnist" else find_cifar10
-        return find(self._given[source])
-
-
-def find_mnist(given: Path | None) -> Path:
-    """The folder of the four MNIST files.
-
-    Raises:
-        InputError: there is none; the line says how to get it.
-    """
-    data = os.environ.get("APTS_MPI_TEST_DATA", ROOT.parent / "shared" / "data")
-    folder = given or Path(data) / "mnist"
-    if not folder.is_dir():
-        raise InputError(
-            f"--mnist {folder}: no such folder; fetch the four files with: python -m apts_mpi "
-            "shard mnist --download --from DIR --out DIR-2 --shards 2, then give --mnist DIR"
-        )
-    return folder
+        return find(source, self._given.get(source))
 
 
 def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:
@@ -134,7 +117,7 @@ def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:
     source: Source | None = None
     if data == "mnist":
         try:
-            source = load_source("mnist", path=find_mnist(mnist))
+            source = load_source("mnist", path=find("mnist", mnist))
         except InputError as error:
             if mnist is not None:
                 raise

@@ -28,11 +28,10 @@ from types import FrameType, TracebackType
 from apts_mpi.errors import InputError
 from benchmarks.harness import namespaces
 from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, supervise
-from benchmarks.harness.mpi_settings import SETTINGS, TUNED, environment
-
-__all__ = ["SETTINGS", "TUNED", "Hosts", "bits_per_second", "missing"]
+from benchmarks.harness.mpi_settings import TUNED, environment
 
 MOST = 64  # hosts
+UNLIMITED = "unlimited"  # a link
 INTERFACE = "eth0"  # in every host
 SUBNET = "10.97.0.0/24"  # in namespaces of their own, so any number of them may be alike
 _TOOLS = ("ip", "tc", "unshare", "sh")
@@ -79,7 +78,7 @@ class Hosts:
 
     Args:
         count: of the hosts, 1 to 64.
-        link: rate of each cable and direction, like 100mbit; None has no limit.
+        link: rate of each cable and direction, like 100mbit; None or "unlimited" has no limit.
         ranks_per_host: MPI ranks of ``mpirun``.
 
     Attributes:
@@ -95,7 +94,7 @@ class Hosts:
         if not 1 <= count <= MOST or not 1 <= ranks_per_host <= MOST:
             raise InputError(f"hosts and ranks per host must be 1 to {MOST}")
         self.link = link
-        self._rate = None if link is None else bits_per_second(link)
+        self._rate = None if link in (None, UNLIMITED) else bits_per_second(str(link))
         self._name = f"{namespaces.PREFIX}{os.getpid()}-{next(_count)}"
         self.ranks_per_host = ranks_per_host
         self.ranks = count * ranks_per_host
@@ -146,7 +145,7 @@ class Hosts:
         Args:
             timeout: seconds after which the whole job is ended.
             heard: called with every line; where it answers True, the clock starts anew.
-            settings: MCA parameters, one of ``SETTINGS`` or others; no other known one is set.
+            settings: MCA parameters; no other one that ``mpi_settings`` knows is set.
             variables: of the ranks' environment, besides this process's.
 
         Raises:

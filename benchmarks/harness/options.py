@@ -40,11 +40,33 @@ def real(
 
 
 def several(
-    name: str, default: Sequence[int], text: str = "numbers of ranks", *, least: int = 1
+    name: str,
+    default: Sequence[int],
+    text: str = "numbers of ranks",
+    *,
+    least: int = 1,
+    unit: str | None = None,
 ) -> Option:
     """An option of whole numbers."""
+    return _listed(name, numbers(least), default, text, unit)
+
+
+def chosen(
+    name: str, known: Iterable[str], default: Sequence[str], text: str = "", unit: str | None = None
+) -> Option:
+    """An option of names that are known."""
+    return _listed(name, some_of(known), default, text, unit)
+
+
+def _listed(
+    name: str,
+    parse: Callable[[str], object],
+    default: Sequence[object],
+    text: str,
+    unit: str | None,
+) -> Option:
     help = f"{text} (default {','.join(map(str, default))})".strip()
-    return option(name, type=numbers(least), default=tuple(default), help=help)
+    return option(name, type=parse, default=tuple(default), metavar=unit, help=help)
 
 
 def timeout(default: float, text: str = "seconds per run") -> Option:
@@ -120,10 +142,12 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-whole_numbers, positive = numbers(0), number(int, 1)
+REPETITIONS = option(
+    "--repetitions", type=number(int, 1), metavar="K", help="of every run (default the file's)"
+)
 JOB_OPTIONS = (  # of what is run of a plan
-    option("--ranks", type=whole_numbers, help="run these of the plan (default all)"),
-    option("--seeds", type=whole_numbers, help="run these (default those of the plan)"),
+    option("--ranks", type=numbers(0), help="run these of the plan (default all)"),
+    option("--seeds", type=numbers(0), help="run these (default those of the plan)"),
     whole("--jobs", 1, "MPI jobs at once", most=64),
     timeout(1800.0),
     MNIST,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.options import in_allocation
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row, digest
 
 LEAST_ITERATIONS = 8  # outer ones that count, so that there is a spread
@@ -52,16 +52,7 @@ class Plan:
     methods: tuple[Method, ...]
 
 
-_METHOD = {"name": str, "arguments": [str], "batches": [int], "local_steps": int, "split": str}
-_PLAN = {
-    "data": str,
-    "networks": [str],
-    "ranks": [int],
-    "repetitions": int,
-    "warm_up": int,
-    "samples": int,
-    "methods": [dict],
-}
+_METHOD, _PLAN = fields(Method), {**fields(Plan), "methods": [dict]}
 
 
 def read_plan(path: Path, *, strong: bool) -> Plan:

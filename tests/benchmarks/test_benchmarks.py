@@ -170,7 +170,7 @@ def test_large_n_trains_alike_on_one_rank_and_on_many(
     from benchmarks.quality import large_n
 
     monkeypatch.setattr(large_n, "ITERATIONS", 2)
-    monkeypatch.setattr(data, "find_mnist", lambda _given: None)
+    monkeypatch.setattr(data, "find", lambda _source, _given: None)
     monkeypatch.setattr(data, "load_source", lambda _name, path: load_source("digits"))
     assert main(["large_n", "--ranks", "3", "--out", str(tmp_path)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "large_n.jsonl").read_text().splitlines()]

@@ -14,10 +14,9 @@ from apts_mpi.errors import InputError
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import command
 from benchmarks.quality.compare import command as compare
-from benchmarks.quality.compare.entries import entries
-from benchmarks.quality.compare.figure import joined
+from benchmarks.quality.compare.entries import Entry, planned
 from benchmarks.quality.compare.plan import MEASURES, Group, groups, read_plan
-from benchmarks.quality.compare.report import fewer, rank_losses, verdicts
+from benchmarks.quality.compare.verdicts import fewer, rank_losses, verdicts
 from tests.benchmarks.support import Done
 
 SMALL = """
@@ -58,6 +57,11 @@ def group_of(folder: Path, name: str, ranks: int, text: str = SMALL) -> Group:
     (data,) = read_plan(plan_of(folder, text))
     (group,) = [g for g in groups(data) if (g.method.name, g.ranks) == (name, ranks)]
     return group
+
+
+def best_of(group: Group, done: Done) -> Entry | None:
+    found = [e for e in planned(group.data, done.get) if e.method == group.method.name]
+    return found[0] if found else None
 
 
 # --- what is run ---
@@ -137,7 +141,7 @@ def score(settings: Row) -> float | None:
 def test_halving(tmp_path: Path) -> None:
     adam, done = group_of(tmp_path, "adam", 1), Done(score)
     assert adam.finalists(done.get) is None
-    assert adam.best(done.get) is None
+    assert best_of(adam, done) is None
     first = adam.wanted(done.get)
     assert len(first) == 6
     assert {settings["seed"] for settings in first} == {0}
@@ -149,13 +153,13 @@ def test_halving(tmp_path: Path) -> None:
     assert [(c["lr"], c["batch"]) for c in finalists] == [(0.01, 400), (0.01, 100)]
     assert len(adam.wanted(done.get)) == 6 + 2 * 2
     assert len(adam.wanted(done.get, seeds=(1,))) == 2
-    best = adam.best(done.get)
+    best = best_of(adam, done)
     assert best is not None
-    assert best[0]["batch"] == 400
+    assert best.settings["batch"] == 400
     done.make(adam.wanted(done.get))
-    best = adam.best(done.get)
+    best = best_of(adam, done)
     assert best is not None
-    assert (best[0]["lr"], best[0]["batch"], len(best[1])) == (0.01, 400, 3)
+    assert (best.settings["lr"], best.settings["batch"], len(best.rows)) == (0.01, 400, 3)
 
 
 def test_the_whole_grid_on_all_seeds(tmp_path: Path) -> None:
@@ -163,9 +167,9 @@ def test_the_whole_grid_on_all_seeds(tmp_path: Path) -> None:
     adam, done = group_of(tmp_path, "adam", 1, text), Done(score)
     assert len(adam.wanted(done.get)) == 6 * 3
     done.make(adam.wanted(done.get))
-    best = adam.best(done.get)
+    best = best_of(adam, done)
     assert best is not None
-    assert best[0]["lr"] == 0.001  # the best on two seeds of three
+    assert best.settings["lr"] == 0.001  # the best on two seeds of three
 
 
 def test_diverged_on_one_seed_is_not_best(tmp_path: Path) -> None:
@@ -173,13 +177,11 @@ def test_diverged_on_one_seed_is_not_best(tmp_path: Path) -> None:
     done = Done(lambda s: None if (s["lr"], s["seed"]) == (0.01, 2) else score(s))
     for _ in range(2):
         done.make(adam.wanted(done.get))
-    best = adam.best(done.get)
+    best = best_of(adam, done)
     assert best is not None
-    assert all(row["test_accuracy"] is None or row["settings"]["lr"] == 0.01 for row in best[1])
-    (entry,) = [e for e in entries(adam.data, done.get) if e.method.name == "adam"]
-    assert entry.figures == []
-    assert math.isnan(entry.mean)
-    assert entry.score == -math.inf
+    assert best.figures == []
+    assert math.isnan(best.mean)
+    assert best.score == -math.inf
 
 
 # --- what is told ---
@@ -194,13 +196,13 @@ def test_verdicts(tmp_path: Path) -> None:
     for group in groups(data) * 2:
         done.messages = messages[group.method.name]
         done.make(group.wanted(done.get))
-    found = entries(data, done.get)
-    assert [(e.method.name, e.group.ranks) for e in found] == [
+    found = planned(data, done.get)
+    assert [(e.method, e.ranks) for e in found] == [
         *[("apts", 1), ("apts", 2)],
         *[("adam", 1), ("local-sgd", 2)],
     ]
     assert found[2].worst == -math.inf
-    assert found[2].tuned["batch"] == 400  # of equals
+    assert found[2].settings["batch"] == 400  # of equals
     assert fewer(found[2], found[0]) == pytest.approx(15)
     one, two = verdicts(data, found)
     assert one.goals() == {"accuracy": "met", "bytes": "nearly"}
@@ -216,12 +218,15 @@ def test_curves_of_unlike_lengths_join() -> None:
         curves = {"epoch": epochs, "test_accuracy": accuracies, "messages": epochs}
         return {"curves": curves, "vector_allreduces": 4, "bytes_allreduced": 8 * 10**6}
 
+    def curve(rows: list[Row], axis: str) -> tuple[Any, Any]:
+        return Entry("apts", 2, rows, MEASURES["accuracy"], 1, None).curve(axis)
+
     rows = [row([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]), row([1.5, 3.5], [0.0, 0.2])]
-    x, values = joined(rows, "epoch", MEASURES["accuracy"])
+    x, values = curve(rows, "epoch")
     assert x.tolist() == [2, 3]
     assert values[1].tolist() == pytest.approx([5, 15])
-    x, _ = joined(rows, "megabytes", MEASURES["accuracy"])
+    x, _ = curve(rows, "megabytes")
     assert x.tolist() == [4, 6]
-    x, values = joined([row([1], [0.5]), row([2], [0.7])], "epoch", MEASURES["accuracy"])
+    x, values = curve([row([1], [0.5]), row([2], [0.7])], "epoch")
     assert values.tolist() == [[50], [70]]
     assert math.isfinite(x[0])

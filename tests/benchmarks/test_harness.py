@@ -14,9 +14,17 @@ from apts_mpi.errors import InputError
 from benchmarks.harness import data
 from benchmarks.harness.jobs import RunFailed, mpirun
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.results import Results, Row
+from benchmarks.harness.results import Results, Row, in_order
 from benchmarks.harness.runs import batches
-from benchmarks.harness.sections import Markdown, Section, Table, to_markdown
+from benchmarks.harness.sections import (
+    Finding,
+    Image,
+    Markdown,
+    Picture,
+    Section,
+    Table,
+    to_markdown,
+)
 from benchmarks.harness.worker import collect, work
 from tests.benchmarks.support import needs_mpirun, rows_of
 
@@ -32,13 +40,13 @@ def test_batches_of_runs_share_data_and_ranks() -> None:
 
 def test_where_cifar_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"cifar-10-binary\.tar\.gz"):
-        data.find_cifar10(tmp_path)
+        data.find("cifar10", tmp_path)
     inside = tmp_path / "cifar10" / "cifar-10-batches-bin"
     inside.mkdir(parents=True)
     (inside / "test_batch.bin").touch()
     monkeypatch.setenv("APTS_MPI_TEST_DATA", str(tmp_path))
-    assert data.find_cifar10(None) == inside.parent
-    assert data.find_cifar10(inside) == inside
+    assert data.find("cifar10") == inside.parent
+    assert data.find("cifar10", inside) == inside
 
 
 def test_many_write_to_one_file(tmp_path: Path) -> None:
@@ -140,3 +148,26 @@ def test_cells_are_escaped_unless_they_are_markdown() -> None:
     assert text.splitlines()[:2] == ["# T", "`code`"]
     assert "x\\*" in text
     assert "**y**" in text
+
+
+def test_a_command_has_its_image_and_the_page_its_picture() -> None:
+    drawn = list[str]()
+
+    def draw() -> str:
+        drawn.append("once")
+        return "<svg>"
+
+    picture = Picture("name", "Title", "caption", "alt", draw, (Finding("found"),))
+    section = Section("T", [picture, Image("plot", "plot.png")])
+    assert list(to_markdown(section)) == ["# T", "found", "![plot](plot.png)"]
+    assert drawn == []  # no drawing where none is shown
+    page = list(to_markdown(section, pictures="figures"))
+    assert page == ["# T", "**Title**", "![alt](figures/name.svg)", "found", "caption"]
+    assert (picture.svg, picture.svg, drawn) == ("<svg>", "<svg>", ["once"])
+
+
+def test_rows_come_in_the_order_of_what_is_known() -> None:
+    pairs = [("b", 2), ("a", 1), ("b", 1)]
+    rows = [{"settings": {"name": name, "ranks": ranks}} for name, ranks in pairs]
+    found = [tuple(row["settings"].values()) for row in in_order(rows, name="ba", ranks=None)]
+    assert found == [("b", 1), ("b", 2), ("a", 1)]

@@ -16,14 +16,9 @@ from apts_mpi.errors import InputError
 from benchmarks.harness import hosts as hosts_module
 from benchmarks.harness import jobs as launch
 from benchmarks.harness import mpi_settings as hosts_mpi
-from benchmarks.harness.hosts import (
-    SETTINGS,
-    TUNED,
-    Hosts,
-    bits_per_second,
-    missing,
-)
+from benchmarks.harness.hosts import Hosts, bits_per_second, missing
 from benchmarks.harness.jobs import ROOT, RunFailed
+from benchmarks.harness.mpi_settings import SETTINGS, TUNED
 from benchmarks.harness.namespaces import clear_leftovers
 
 # Rank 0 tells who is there, then how long sums of 1 MB took.

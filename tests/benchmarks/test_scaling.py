@@ -254,7 +254,7 @@ def test_on_several_nodes_the_shards_are_where_all_see_them(
 def test_random_samples_stand_in_under_their_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(data, "find_mnist", no_mnist)
+    monkeypatch.setattr(data, "find", no_mnist)
     monkeypatch.setattr(data, "write_shards", lambda *given, **named: None)
     name, _ = cut("mnist", tmp_path, None)
     assert name == "mnist-shaped"
@@ -263,7 +263,7 @@ def test_random_samples_stand_in_under_their_own_name(
         cut("mnist", tmp_path, tmp_path)
 
 
-def no_mnist(given: Path | None) -> Path:
+def no_mnist(source: str, given: Path | None) -> Path:
     raise InputError("MNIST is not here")
 
 
@@ -285,7 +285,7 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert main([*arguments, "--timeout", "60"]) == 0
     told = capsys.readouterr().out
     assert told.count("ms per outer iteration") == 4
-    results = Results(tmp_path / "strong.jsonl", fresh=False)
+    results = Results(tmp_path / "strong.jsonl")
     timed = [row for row in results.rows() if row["settings"]["benchmark"] == "strong"]
     assert len(timed) == 2 * (1 + 2) * len(PHASES)
     for row in timed:

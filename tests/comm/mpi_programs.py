@@ -51,6 +51,32 @@ def agreement() -> None:
         raise AssertionError("no error was raised")
 
 
+def refused_by_the_machine() -> None:
+    """A file that some ranks may not read is the same line on all."""
+    comm = Comm()
+    try:
+        with comm.together():
+            if comm.rank > 0:
+                raise PermissionError(13, "Permission denied", "shard.h5")
+    except AgreedError as caught:
+        assert str(caught).endswith(f"Permission denied: 'shard.h5' (rank 1 on {comm.host})")
+        assert caught.status == 1
+    else:
+        raise AssertionError("no error was raised")
+
+
+def faults_of_the_program() -> None:
+    """Of ranks that fail by a fault of the program the lowest raises it, all others its line."""
+    comm, found = Comm(), ""
+    try:
+        with comm.together():
+            if comm.rank > 0:
+                raise ValueError("planted")
+    except (AgreedError, ValueError) as caught:
+        found = type(caught).__name__
+    assert found == ("ValueError" if comm.rank == 1 else "AgreedError")
+
+
 def diverged_replicas() -> None:
     """Copies of the parameters that differ are noticed on every rank."""
     comm = Comm()

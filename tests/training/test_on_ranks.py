@@ -32,7 +32,7 @@ ON_RANKS: dict[int, dict[str, tuple[str, ...]]] = {
         "module": ("unlike_at_the_start", "refused_on_one_rank", "classes_take_rank_zeros"),
     },
     3: {
-        "mpi": ("agreement",),
+        "mpi": ("agreement", "refused_by_the_machine", "faults_of_the_program"),
         "apts": (
             *("weighted_loss", "radius_bounds_correction", "lone_non_finite_trial"),
             *("rank_without_samples", "restored_ranks", "different_networks"),

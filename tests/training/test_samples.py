@@ -32,8 +32,8 @@ class Played(Alone):
             self._said[root] = text
         return self._said[root]
 
-    def first_error(self, error: Exception | None) -> str | None:
-        return None if error is None else str(error)
+    def _first(self, error: Exception | None, line: str, own: bool = False) -> tuple[int, int, str]:
+        return self.size if error is None else self.rank, own, line
 
 
 def played(directory: Path, ranks: int, **options: Any) -> list[Any]:

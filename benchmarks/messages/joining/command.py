@@ -12,15 +12,13 @@ from functools import partial
 from itertools import product
 
 from benchmarks.harness.command import Command, Namespace, Rounds
-from benchmarks.harness.hosts import Hosts, bits_per_second, missing
+from benchmarks.harness.hosts import UNLIMITED, Hosts, bits_per_second, missing
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.mpi_settings import SETTINGS, named
-from benchmarks.harness.options import names, number, numbers, option, some_of, timeout
+from benchmarks.harness.options import chosen, names, option, several, timeout, whole
 from benchmarks.harness.results import Row
 from benchmarks.messages.joining.report import section
 from benchmarks.messages.joining.task import WAYS
-
-UNLIMITED = "unlimited"
 
 
 def check(options: Namespace) -> str | None:
@@ -41,8 +39,7 @@ def plan(session: Session) -> Rounds:
     for per_host, link, mpi in product(options.ranks_per_host, options.links, options.settings):
         job = _job(options, per_host, link, mpi)
         if session.missing([job]):
-            rate = None if link == UNLIMITED else link
-            with Hosts(options.hosts, link=rate, ranks_per_host=per_host) as hosts:
+            with Hosts(options.hosts, link=link, ranks_per_host=per_host) as hosts:
                 yield [replace(job, start=partial(hosts.mpirun, settings=named(mpi)))]
 
 
@@ -75,10 +72,8 @@ def _keep(outcome: Outcome) -> tuple[list[Row], str]:
 COMMAND = Command(
     name="joining",
     options=(
-        option("--hosts", type=number(int, 2), default=2, metavar="N", help="(default 2)"),
-        option(
-            "--ranks-per-host", type=numbers(1), default=(2, 4), metavar="K", help="(default 2,4)"
-        ),
+        whole("--hosts", 2, "", least=2),
+        several("--ranks-per-host", (2, 4), "", unit="K"),
         option(
             "--links",
             type=names,
@@ -86,27 +81,9 @@ COMMAND = Command(
             metavar="RATES",
             help=f"of each host (default 100mbit,{UNLIMITED})",
         ),
-        option(
-            "--settings",
-            type=some_of(SETTINGS),
-            default=("defaults", "eager", "rabenseifner"),
-            metavar="NAMES",
-            help="of MPI (default defaults,eager,rabenseifner)",
-        ),
-        option(
-            "--parameters",
-            type=numbers(0),
-            default=(118_282, 1_615_290),
-            metavar="N",
-            help="lengths of the vector (default 118282,1615290)",
-        ),
-        option(
-            "--repeats",
-            type=number(int, 1),
-            default=7,
-            metavar="N",
-            help="calls of each way (default 7)",
-        ),
+        chosen("--settings", SETTINGS, ("defaults", "eager", "rabenseifner"), "of MPI", "NAMES"),
+        several("--parameters", (118_282, 1_615_290), "lengths of the vector", least=0, unit="N"),
+        whole("--repeats", 7, "calls of each way"),
         timeout(120.0, "seconds per size"),
     ),
     plan=plan,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.mpi_settings import SETTINGS
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
 
 CONFIG = ROOT / "benchmarks" / "micro.toml"
@@ -19,23 +19,6 @@ OPERATIONS = ("allreduce", "broadcast")
 THROUGH = ("mpi4py", "comm", "comm-untimed", "message")
 SCALARS = 5  # of the fused message
 MOST_BYTES = 1 << 31
-_KINDS = {
-    "operations": [str],
-    "through": [str],
-    "smallest": int,
-    "largest": int,
-    "factor": int,
-    "parameters": [int],
-    "ranks": int,
-    "settings": [str],
-    "seconds": float,
-    "least": int,
-    "most": int,
-    "warmup": int,
-}
-_NARROW = {
-    name: _KINDS[name] for name in ("through", "largest", "seconds", "least", "most", "warmup")
-}
 
 
 @dataclass(frozen=True)
@@ -96,23 +79,15 @@ class Plan:
 
     def row(self, operation: str, through: str, size: int, mpi: str) -> Row:
         """The settings of a row of results."""
-        return {
-            "benchmark": "micro",
-            "operation": operation,
-            "through": through,
-            "bytes": size,
-            "ranks": self.ranks,
-            "hosts": self.hosts,
-            "link": self.link,
-            "mpi": mpi,
-        }
+        place = {"ranks": self.ranks, "hosts": self.hosts, "link": self.link, "mpi": mpi}
+        own = {"operation": operation, "through": through, "bytes": size}
+        return {"benchmark": "micro", **own, **place}
 
-    def rows(self, mpi: str) -> Iterator[Row]:
-        """All of them under one setting of MPI."""
-        for operation in self.operations:
-            for size in self.sizes:
-                for way in self.ways(operation):
-                    yield self.row(operation, way, size, mpi)
+
+_KINDS = fields(Plan, without=("hosts", "link"))
+_NARROW = {
+    name: _KINDS[name] for name in ("through", "largest", "seconds", "least", "most", "warmup")
+}
 
 
 def read(path: Path, *, narrow: bool, changes: Row) -> Plan:

@@ -20,7 +20,7 @@ from benchmarks.harness.options import JOB_OPTIONS, config, names, option
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING, jobs
 from benchmarks.quality.compare.plan import DataSet, Group, groups, read_plan
-from benchmarks.quality.compare.report import draw, section
+from benchmarks.quality.compare.section import draw_png, section
 
 CONFIG = ROOT / "benchmarks" / "compare.toml"
 
@@ -98,5 +98,5 @@ COMMAND = Command(
     check=check,
     plan=plan,
     section=section,
-    draw=draw,
+    draw=draw_png,
 )

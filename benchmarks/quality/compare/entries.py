@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
+
+import numpy as np
 
 from benchmarks.harness.results import Row
-from benchmarks.quality.compare.plan import DataSet, Get, Group, Measure, Method, groups
+from benchmarks.harness.runs import AVERAGING
+from benchmarks.harness.statistics import Array
+from benchmarks.quality.compare.plan import MEASURES, DataSet, Get, Measure, groups
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A method with so many ranks as it came out of its grid.
+    """A method with so many ranks at the best of its settings.
 
     Attributes:
-        tuned: the settings chosen, but for the seed. rows: the runs of them that are done.
-        worst: the figure on the first seed at the chosen batch and the worst rate; None without a
-            grid, infinite where that diverged.
+        rows: the runs of these settings, one per seed. measure: what they are judged by.
+        tried: settings that they are the best of. worst: the figure on the first seed at the same
+            batch and the worst rate; None without rates, infinite where that diverged.
     """
 
-    group: Group
-    tuned: Row
+    method: str
+    ranks: int
     rows: list[Row]
+    measure: Measure
+    tried: int
     worst: float | None
 
     @property
-    def method(self) -> Method:
-        """The method."""
-        return self.group.method
+    def settings(self) -> Row:
+        """Of its first run."""
+        settings: Row = self.rows[0]["settings"]
+        return settings
 
     @property
-    def measure(self) -> Measure:
-        """What it is judged by."""
-        return self.group.data.measure
+    def averaging(self) -> bool:
+        """Gradients are averaged at every step: N ranks take the steps of one."""
+        return self.settings["optimizer"] in AVERAGING
 
     @property
     def figures(self) -> list[float]:
@@ -46,37 +56,104 @@ class Entry:
         """Mean of the figures; NaN where a run diverged."""
         return fmean(self.figures) if self.figures else math.nan
 
-    def behind(self, other: Entry) -> float:
-        """By how much its figure is worse than another's; infinite where it diverged."""
-        if not self.figures:
-            return math.inf
-        return self.measure.sign * (other.mean - self.mean) if other.figures else -math.inf
-
     @property
     def score(self) -> float:
         """Higher is better; -infinity where a run diverged."""
         return self.measure.sign * self.mean if self.figures else -math.inf
 
+    def behind(self, other: Entry) -> float:
+        """By how much its figure is worse than another's; infinite where it diverged."""
+        if not self.figures:
+            return math.inf
+        return other.score - self.score if other.figures else -math.inf
+
     def average(self, name: str) -> float:
         """Mean of a figure over the runs."""
-        return fmean(row[name] for row in self.rows)
+        return fmean(float(row[name]) for row in self.rows)
+
+    @property
+    def work(self) -> float:
+        """Epochs of it that the runs took, on average."""
+        return fmean(float(row["curves"]["epoch"][-1]) for row in self.rows)
+
+    def curve(self, axis: str) -> tuple[Array, Array]:
+        """The measure of every run (runs, points) over points that all reach, of an axis (points,).
+
+        Runs are evaluated at slightly different work: all are interpolated to the points of the
+        first.
+
+        Args:
+            axis: "epoch", "messages", or "megabytes" handed over per rank.
+        """
+        key, scale = self.measure.key, self.measure.scale
+        curves = [(_axis(row, axis), scale * np.array(row["curves"][key])) for row in self.rows]
+        first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
+        points = curves[0][0]
+        inside = points[(points >= first) & (points <= last)]
+        if not len(inside):
+            inside = np.array([last])
+        return inside, np.array([np.interp(inside, x, y) for x, y in curves])
 
 
-def entries(data: DataSet, get: Get) -> list[Entry]:
-    """What there is of a set, in the order of its methods and ranks."""
-    found = []
-    for group in groups(data):
-        best = group.best(get)
-        if best is not None:
-            found.append(Entry(group, *best, worst=_worst(group, best[0], get)))
+def _axis(row: Row, axis: str) -> Any:
+    found = np.array(row["curves"]["messages" if axis == "megabytes" else axis], dtype=float)
+    if axis == "megabytes":
+        found *= row["bytes_allreduced"] / max(row["vector_allreduces"], 1) / 1e6
     return found
 
 
-def _worst(group: Group, tuned: Row, get: Get) -> float | None:
-    if "lr" not in tuned:
+def best(method: str, ranks: int, tried: Sequence[Sequence[Row]], measure: Measure) -> Entry | None:
+    """The entry of the settings of most seeds, then of the best mean; None where nothing was run.
+
+    Args:
+        tried: runs by settings, in the order of their seeds.
+    """
+    done = [list(rows) for rows in tried if rows]
+    if not done:
         return None
-    others = [c for c in group.candidates() if c["batch"] == tuned["batch"]]
-    rows = [get({**candidate, "seed": group.data.seeds[0]}) for candidate in others]
-    measure = group.data.measure
-    scores = [measure.score(row) for row in rows if row is not None]
-    return measure.sign * measure.scale * min(scores) if scores else None
+
+    def place(rows: list[Row]) -> tuple[int, float, int]:
+        # Of equals the larger batch: it needs fewer messages.
+        score = fmean(measure.score(row) for row in rows)
+        return len(rows), score, rows[0]["settings"].get("batch") or 0
+
+    chosen, worst = max(done, key=place), None
+    settings = chosen[0]["settings"]
+    if settings.get("lr") is not None:
+        same = ("batch", "seed")
+        others = [row for rows in done for row in rows]
+        scores = [
+            measure.score(row)
+            for row in others
+            if all(row["settings"].get(name) == settings.get(name) for name in same)
+        ]
+        worst = measure.sign * measure.scale * min(scores)
+    return Entry(method, ranks, chosen, measure, len(done), worst)
+
+
+def planned(data: DataSet, get: Get) -> list[Entry]:
+    """What there is of a plan's set, in the order of its methods and ranks."""
+    found = []
+    for group in groups(data):
+        tried = [
+            [row for seed in data.seeds if (row := get({**candidate, "seed": seed})) is not None]
+            for candidate in group.candidates()
+        ]
+        found.append(best(group.method.name, group.ranks, tried, data.measure))
+    return [entry for entry in found if entry is not None]
+
+
+def unplanned(rows: Sequence[Row]) -> list[Entry]:
+    """The methods of some rows by name and ranks, each with the flags that it was given."""
+    grouped: dict[tuple[str, int], dict[str, list[Row]]] = {}
+    for row in rows:
+        s = row["settings"]
+        method = " ".join([s["optimizer"], *map(str, s.get("arguments") or [])])
+        kept = {k: v for k, v in s.items() if k != "seed"}
+        own = grouped.setdefault((method, s["ranks"]), {})
+        own.setdefault(json.dumps(kept, sort_keys=True), []).append(row)
+    found = [
+        best(method, ranks, list(tried.values()), MEASURES["accuracy"])
+        for (method, ranks), tried in sorted(grouped.items())
+    ]
+    return [entry for entry in found if entry is not None]

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apts_mpi
 from apts_mpi.errors import InputError
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.runs import AVERAGING
 
 LOCAL = ("local-sgd", "diloco")
@@ -96,6 +95,11 @@ class DataSet:
         return MEASURES[self.measured]
 
     @property
+    def points(self) -> str:
+        """The unit of a difference between two."""
+        return "points" if self.measured == "accuracy" else self.measure.unit
+
+    @property
     def described(self) -> str:
         """Its network in a few words."""
         if self.network:
@@ -113,15 +117,11 @@ class Group:
 
     def candidates(self) -> list[Row]:
         """The settings of each point of the grid, but for the seed; one point without a grid."""
-        common = {
-            "apts_mpi": apts_mpi.__version__,
-            "data": self.data.source,
-            **self._network(),
-            "epochs": self.data.epochs,
-            "ranks": self.ranks,
-            "optimizer": self.method.optimizer,
-            "arguments": list(self.method.arguments),
-        }
+        common = versioned(
+            **{"data": self.data.source, **self._network(), "epochs": self.data.epochs},
+            **{"ranks": self.ranks, "optimizer": self.method.optimizer},
+            arguments=list(self.method.arguments),
+        )
         if not self.method.learning_rates:
             return [common]
         points = []
@@ -172,21 +172,6 @@ class Group:
             pairs += [(candidate, seed) for seed in self.data.seeds if seed != first]
         allowed = self.data.seeds if seeds is None else tuple(seeds)
         return [{**candidate, "seed": seed} for candidate, seed in pairs if seed in allowed]
-
-    def best(self, get: Get) -> tuple[Row, list[Row]] | None:
-        """The candidate of the best mean score among those with most seeds, and its runs."""
-        ranked = []
-        for candidate in self.candidates():
-            rows = [get({**candidate, "seed": seed}) for seed in self.data.seeds]
-            done = [row for row in rows if row is not None]
-            if done:
-                scores = [self.data.measure.score(row) for row in done]
-                mean = sum(scores) / len(scores)
-                ranked.append(((len(done), mean, candidate.get("batch", 0)), candidate, done))
-        if not ranked:
-            return None
-        _, candidate, done = max(ranked, key=lambda item: item[0])
-        return candidate, done
 
 
 def groups(data: DataSet) -> list[Group]:
