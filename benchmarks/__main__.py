@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from apts_mpi.errors import InputError, did_you_mean
 from apts_mpi.files import streams
-from benchmarks.harness.jobs import RESULTS, RunFailed
+from benchmarks.harness.jobs import RunFailed
 
 COMMANDS = {  # where each lies, and what it is for
     "checkpoint": ("cost.checkpoint", "what a checkpoint costs: seconds, bytes, share of a run"),
@@ -118,13 +118,6 @@ def parser(command: str) -> Parser:
         found = getattr(module, attribute or "COMMAND", module)
         one.description = getattr(found, "about", None) or module.__doc__
         found.add_arguments(one)
-        if found is module:
-            one.add_argument(
-                "--out",
-                default=RESULTS,
-                metavar="DIR",
-                help="folder of the results (default benchmarks/results of the checkout)",
-            )
         one.set_defaults(run=found.run)
     return whole
 

@@ -223,8 +223,8 @@ def test_a_planted_circle_is_found(plant: Plant) -> None:
 
 
 def test_a_planted_import_of_mpi_is_found(plant: Plant) -> None:
-    imports = package_of(plant("apts_mpi/method/signs.py", "def f(): from mpi4py import MPI"))
-    assert with_mpi(imports) == {"method.signs"}
+    imports = package_of(plant("apts_mpi/method/state.py", "def f(): from mpi4py import MPI"))
+    assert with_mpi(imports) == {"method.state"}
 
 
 def test_a_planted_import_of_another_command_is_found(plant: Plant) -> None:

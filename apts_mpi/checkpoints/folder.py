@@ -33,7 +33,7 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError, InputError, fault
 from apts_mpi.files import sealed
 
-VERSION = 1
+VERSION = 2
 FOLDER = "checkpoint"
 COMMON = "common.h5"
 _NAME = re.compile(r"\d{8,}")

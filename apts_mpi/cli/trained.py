@@ -22,11 +22,12 @@ from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.method.options import BASELINES
 from apts_mpi.method.packages import require_package
-from apts_mpi.networks import Task, flops
+from apts_mpi.networks.cost import flops
 from apts_mpi.networks.losses import Criterion, criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training import saved_network
-from apts_mpi.training.console import JUDGED, judged, shown_loss
+from apts_mpi.training.console import JUDGED, aligned, judged, shown_loss
 from apts_mpi.training.device import place
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.flat_network import FlatNetwork, flat_network
@@ -90,7 +91,7 @@ def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
     # In place where there is memory: what a module shares among its parts stays shared.
     outlined = any(p.is_meta for p in module.parameters())
     module.load_state_dict(checkpoint.common["network"], assign=outlined)
-    saved_network.load_buffers(module, checkpoint.common.get("unsaved", {}))
+    saved_network.load_buffers(module, checkpoint.common["unsaved"])
     mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
     if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
         raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
@@ -110,10 +111,10 @@ def describe(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> str:
     """
     trained = restore(checkpoint, comm, named=named)
     with comm.together(), fitting(checkpoint):
-        return "\n".join(_lines(trained))
+        return _described(trained)
 
 
-def _lines(trained: Trained) -> list[str]:
+def _described(trained: Trained) -> str:
     checkpoint, c, common = trained.checkpoint, trained.config, trained.checkpoint.common
     data, progress, losses = common["data"], common["progress"], common["progress"]["losses"]
     steps = f", {c.local_steps} local steps" if c.local_steps else ""
@@ -124,10 +125,14 @@ def _lines(trained: Trained) -> list[str]:
         method = f"{c.optimizer}, {c.local_solver}{steps}, radius {radius:.3g}"
     size = sum(file.stat().st_size for file in checkpoint.path.iterdir())
     task, count = trained.task, flops(trained.module, trained.task)
+    sizes = [
+        f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for name, value in c.sizes.items()
+    ]
     rows = {
         "checkpoint": f"{checkpoint.path}, {size / 1e6:.1f} MB",
         "run": f"{checkpoint.run}, on {checkpoint.ranks} ranks, seed {c.seed}",
-        "network": f"{', '.join([c.network, *_sizes(c)])}: {trained.parameters.n:,} parameters",
+        "network": f"{', '.join([c.network, *sizes])}: {trained.parameters.n:,} parameters",
         "sample": f"{task.kind}, {task.sample_shape} to {task.outputs}"
         + (f"; forward {count:,} FLOPs, gradient 3 times that" if count else ""),
         "data set": f"{data['name']} in {data['shards']} shards, digest {data['digest'][:12]}",
@@ -141,17 +146,7 @@ def _lines(trained: Trained) -> list[str]:
             rows[f"{name} loss"] = shown_loss(losses, f"{split}_loss")
     rows["versions"] = ", ".join(f"{k} {v}" for k, v in common["versions"].items())
     rows["verified"] = f"checksums of {checkpoint.ranks + 1} files, state, network"
-    width = max(map(len, rows))
-    return [f"{name:<{width}}  {value}" for name, value in rows.items()]
-
-
-def _sizes(config: TrainConfig) -> list[str]:
-    """The sizes of a network, a phrase each."""
-    shown = {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        for name, value in config.sizes.items()
-    }
-    return [f"{name} {value}" for name, value in shown.items()]
+    return aligned(rows.items())
 
 
 def score(
@@ -207,8 +202,7 @@ def score(
     rows["loss"] = shown_loss(figures, "loss")
     others = {name: value for name, value in figures.items() if name != "loss"}
     rows |= {name: f"{value:.4f}" for name, value in others.items() if value is not None}
-    width = max(map(len, rows))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+    return aligned(rows.items())
 
 
 def _unlike(name: str, info: DatasetInfo, trained: Trained) -> InputError:

@@ -125,16 +125,15 @@ class Comm(Collectives):
         self.allreduce(scalars, "MAX")
         self.traffic.scalar_allreduces += 1
 
-    def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
+    def read_clock(self, now: Callable[[], float] = time.perf_counter) -> ClockReading:
         """Read this rank's clock against rank 0's, by messages to and fro; called by all ranks.
 
         Rank 0 is read somewhere between a message's leaving and its answer's coming, so that half
         of the shortest of such times bounds the error.
 
         Args:
-            now: this rank's clock, in seconds; default ``time.perf_counter``.
+            now: this rank's clock, in seconds.
         """
-        now = time.perf_counter if now is None else now
         self._enter("read_clock")
         reading = self._read_clock(now)
         self._leave()
@@ -219,12 +218,11 @@ class Comm(Collectives):
         Within, no rank may wait for another one: a rank that fails leaves at once.
 
         Args:
-            status: the program's exit status where an InputError ends the step.
+            status: the program's exit status after an InputError.
 
         Raises:
-            AgreedError: on every rank, with the line of the lowest rank that failed; of its status
-                where that is an InputError, else of status 1. Where it is neither that nor what the
-                machine refuses (files, memory), that rank raises its own error instead.
+            AgreedError: on every rank, with the line of the lowest rank that failed; of status 1
+                where that is no InputError. A fault of the program that rank raises itself.
         """
         error = None
         try:
@@ -240,30 +238,28 @@ class Comm(Collectives):
         own, line = error is not None and not isinstance(error, InputError), str(error)
         if error is not None and own:
             line = f"{in_one_line(error)} (rank {self.rank} on {self.host})"
-        # In one message: the lowest rank that failed, and whether by something else than input.
-        failed, other = self._lowest(error, int(own))
+        failed, other, line = self._first(error, line, own)
         if failed == self.size:
             return
-        line = self._line(line, failed)
         if error is not None and own and failed == self.rank and not isinstance(error, _REFUSED):
             raise error  # a fault of the program: its traceback is wanted, once
         raise AgreedError(line, 1 if other else status) from error
 
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""
-        failed, _ = self._lowest(error)
-        return None if failed == self.size else self._line(str(error), failed)
+        failed, _, line = self._first(error, str(error))
+        return None if failed == self.size else line
 
-    def _lowest(self, error: Exception | None, kind: int = 0) -> tuple[int, int]:
-        """The lowest rank that failed, or the number of ranks, and what kind, 0 or 1, it gave."""
-        lowest = np.array([2 * (self.size if error is None else self.rank) + kind], dtype=np.int64)
+    def _first(self, error: Exception | None, line: str, own: bool = False) -> tuple[int, int, str]:
+        """The lowest rank that failed (the number of ranks: none), its ``own`` and its line."""
+        lowest = np.array([2 * (self.size if error is None else self.rank) + own], dtype=np.int64)
         self.allreduce(lowest, "MIN")
         self.traffic.agreements += 1
-        return divmod(int(lowest[0]), 2)
-
-    def _line(self, line: str, root: int) -> str:
-        line = line.encode(errors="backslashreplace")[:_TEXT_LIMIT].decode(errors="ignore")
-        return self.broadcast_text(line, root=root)
+        failed, other = divmod(int(lowest[0]), 2)
+        if failed < self.size:
+            cut = line.encode(errors="backslashreplace")[:_TEXT_LIMIT]
+            line = self.broadcast_text(cut.decode(errors="ignore"), root=failed)
+        return failed, other, line
 
     def require_same(self, what: str, lines: Sequence[str]) -> None:
         """Make sure that all ranks describe something by the same lines.

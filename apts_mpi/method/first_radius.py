@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.joined_loss import JoinedLoss
 from apts_mpi.trust_region.local import FirstOrder
 
@@ -103,10 +104,7 @@ def search_along(
     loss_here: Callable[[], float],
     *,
     unit: float,
-    loss: float,
-    slope: float,
-    first: float,
-    largest: float,
+    **numbers: float,
 ) -> FirstStep:
     """Search along a direction; the parameters are left at the start.
 
@@ -114,14 +112,14 @@ def search_along(
         theta: (n,) the parameters. start: (n,) where they are. direction: (n,).
         loss_here: the joined loss at the present parameters.
         unit: length of the direction, as steps are measured; negative where it is an ascent.
-        loss, slope, first, largest: as ``search``'s.
+        numbers: loss, slope, first and largest, as ``search``'s.
     """
 
     def loss_at(length: float) -> float:
         torch.add(start, direction, alpha=length / unit, out=theta)
         return loss_here()
 
-    found = search(loss_at, loss=loss, slope=slope, first=first, largest=largest)
+    found = search(loss_at, **numbers)
     theta.copy_(start)
     return found
 
@@ -179,14 +177,13 @@ class Reach:
 
 
 def along_signs(
-    theta: Tensor,
+    flat: FlatParameters,
     start: Tensor,
     direction: Tensor,
     loss_here: Callable[[], float],
     *,
     loss: float,
-    slope: float,
-    weights: float,
+    samples: float,
 ) -> Reach:
     """The first radius of a stochastic run: a step along a gradient's signs, doubled.
 
@@ -195,13 +192,13 @@ def along_signs(
     cannot be seen, Delta may grow as far as the weights are large.
 
     Args:
-        theta, start, loss_here, loss, slope: as ``search_along``'s.
-        direction: (n,) the gradient, which becomes its signs.
-        weights: root mean square of the parameters; 0 where there is none to go by.
+        flat: the parameters. start, loss_here, loss: as ``search_along``'s.
+        direction: (n,) the gradient, summed over so many samples, which becomes its signs.
     """
-    largest = max(weights or 1.0, _FIRST)
+    slope = float(direction.abs().sum(dtype=torch.float64)) / samples
+    largest = max(flat.weight_scale() or 1.0, _FIRST)  # no weights: nothing to go by
     step = search_along(
-        theta,
+        flat.vector,
         start,
         direction.sign_(),
         loss_here,

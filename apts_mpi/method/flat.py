@@ -14,11 +14,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from apts_mpi.method.interface import loss_of
+from apts_mpi.method import interface
 from apts_mpi.method.layers import Layer, layers
 from apts_mpi.method.randomness import Repeated
 from apts_mpi.networks.seeding import Generators
-from apts_mpi.trust_region.objective import Objective, Pending
+from apts_mpi.trust_region.objective import Batch, Objective, Pending
 
 log = logging.getLogger("apts_mpi")
 
@@ -192,6 +192,11 @@ class Closures:
 
         return Repeated(closure_objective(self._flat, around), self._generators, repeats=repeats)
 
+    def minibatch(self, give: Callable[[], tuple[Callable[[], Tensor], int]]) -> Batch:
+        """The next minibatch of a user's function that gives a closure and its samples."""
+        closure, samples = interface.minibatch(give)
+        return self.objective(closure), samples
+
 
 def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Objective:
     """A closure that returns a scalar loss, as a function of whether the gradient is wanted."""
@@ -199,9 +204,9 @@ def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Ob
     def objective(with_gradient: bool) -> float | Pending:
         if not with_gradient:
             with torch.no_grad():
-                return float(loss_of(closure))
+                return float(interface.loss_of(closure))
         with torch.enable_grad():
-            loss = loss_of(closure)
+            loss = interface.loss_of(closure)
         try:
             # In place of what the closure may have left there by habit.
             depends = loss.requires_grad and flat.backward(loss)

@@ -18,31 +18,49 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.method import interface
 from apts_mpi.method.flat import Closures, FlatParameters
-from apts_mpi.method.iteration import Iteration, require_options
+from apts_mpi.method.iteration import FailureSigns, Iteration
 from apts_mpi.method.messages import CountedMessages
-from apts_mpi.method.options import Options
-from apts_mpi.method.signs import FailureSigns
+from apts_mpi.method.options import Options, first_radius
 from apts_mpi.method.state import Numbers
-from apts_mpi.method.subdomain import BatchSubdomain, SampledSubdomain
+from apts_mpi.method.subdomain import Subdomain
 
 if TYPE_CHECKING:
     from apts_mpi.comm.job import MPI
 
 _REMEDY = "look for bad samples in the batch or a network that overflows"
 
-
-class Method(interface.NoTorchOptimizer):
-    """The frame of a method; a class of it names its options, whose fields are its arguments.
+# Behind the docstring of every method.
+_ARGUMENTS = """
+    Every rank builds it over its own copy of the same network and calls ``step`` with its own
+    samples; the parameters stay equal on all ranks.
 
     Args:
-        parameters, comm: as the methods'. options, now: the method's options and first numbers.
+        parameters: of the network, float32, on one device; rank 0's values are broadcast.
+            Or already flat, as ``FlatNetwork`` makes them.
+        comm: the ranks that work together, also as mpi4py's communicator; default all of them. All
+            need the same number of threads and the same kind of device: what they compute
+            redundantly must round alike.
+        options: the fields of ``{options}`` (options.py), which has what they mean.
 
     Attributes:
         done: part of the run's work that is done, 0 to 1, where the caller knows its length; it is
             set before an iteration.
 
     Raises:
+        TypeError, ValueError: of what is given something cannot be used; the line has a remedy.
         AgreedError: on every rank, where the ranks' networks differ.
+
+    Attributes:
+        flat: the parameters and gradients as vectors. options: as given, with the defaults.
+        now: the numbers of the present iterate, ``radius`` and ``iterations`` among them.
+    """
+
+
+class Method(interface.NoTorchOptimizer):
+    """The frame of a method.
+
+    A class of it names the class of its options, whose fields are its arguments, and that of its
+    numbers.
     """
 
     done = 0.0
@@ -53,11 +71,14 @@ class Method(interface.NoTorchOptimizer):
 
     options: Options
     now: Numbers
-    _subdomains: Sequence[BatchSubdomain | SampledSubdomain]
+    _subdomains: Sequence[Subdomain]
+    _kinds: ClassVar[tuple[Any, Any]]
 
-    def __init_subclass__(cls, *, options: type, **others: Any) -> None:
+    def __init_subclass__(cls, *, options: type, numbers: type, **others: Any) -> None:
         super().__init_subclass__(**others)
+        cls._kinds = options, numbers
         # For help(), and to name the arguments there are where another one is given.
+        cls.__doc__ = f"{cls.__doc__ or ''}{_ARGUMENTS.format(options=options.__name__)}"
         named = inspect.Parameter.KEYWORD_ONLY
         cls.__signature__ = inspect.Signature(
             [
@@ -71,14 +92,16 @@ class Method(interface.NoTorchOptimizer):
         self,
         parameters: Iterable[nn.Parameter] | FlatParameters,
         comm: Comm | MPI.Comm | None,
-        options: Options,
-        now: Numbers,
+        given: dict[str, Any],
     ) -> None:
+        kind, numbers = self._kinds
+        self.options = options = kind(**given)
+        self.now = numbers(radius=first_radius(options.radius))
+        self.rule = options.radius_rule
         if not isinstance(parameters, FlatParameters):
             parameters = FlatParameters(interface.parameters(parameters))
         self.comm = interface.communicator(comm)
         self.flat = flat = parameters
-        self.options, self.now, self.rule = options, now, options.radius_rule
         self._messages = CountedMessages(flat, self.comm, options.compress)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._losses: deque[float] = deque(maxlen=options.window)
@@ -174,13 +197,14 @@ class Method(interface.NoTorchOptimizer):
             ValueError: the state is another rank's, or of other options or another network.
         """
         besides = self.RESIZED if resized else set()
-        require_options(self._belongs(), interface.options_in(state), besides=besides)
+        interface.require_options(self._belongs(), state, besides=besides)
         with interface.of_a_state():
-            self._take_over(state, resized=resized)
+            self._restore(state, resized=resized)
 
-    def _take_over(self, state: dict[str, Any], *, resized: bool) -> None:
+    def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
         for name, value in vars(self.now).items():
             setattr(self.now, name, type(value)(state[name]))
+        self.now.known &= not resized
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
         for name, vector in self._vectors().items():
             if not (resized and name in self.OWN):

@@ -173,6 +173,16 @@ def require_functions(given: Sequence[Any], subdomains: int, *, closures: bool =
         raise TypeError(f"step is given {len(given)} functions, not {subdomains}: {wanted}{many}")
 
 
+def require_each(batches: Sequence[Any], subdomains: Sequence[Any]) -> None:
+    """See that there is a batch, or a function that draws one, for each subdomain of the rank.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if len(batches) != len(subdomains):
+        raise ValueError(f"batches of {len(batches)} subdomains, not {len(subdomains)}")
+
+
 @contextmanager
 def of_a_state() -> Iterator[None]:
     """Within, a saved state is taken up.
@@ -233,15 +243,20 @@ def loss_of(closure: Callable[[], Tensor]) -> Tensor:
     return loss
 
 
-def options_in(state: Any) -> dict[str, Any]:
-    """What a state that a caller loads is of.
+def require_options(own: dict[str, Any], state: Any, *, besides: set[str]) -> None:
+    """See that a state that a caller loads is of these options, but for some of them.
 
     Raises:
-        ValueError: it is none of these optimizers'.
+        ValueError: it is not; the line has what it has and what it should have.
     """
     if not isinstance(state, dict) or not isinstance(state.get("options"), dict):
         raise ValueError(
             "the state is of another optimizer: load what state_dict() of the same class gave"
         )
-    options: dict[str, Any] = state["options"]
-    return options
+    differing = [
+        f"{name} {state['options'].get(name)}, not {value}"
+        for name, value in own.items()
+        if name not in besides and state["options"].get(name) != value
+    ]
+    if differing:
+        raise ValueError(f"the state has {'; '.join(differing)}")

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from apts_mpi.method.messages import CountedMessages
+from apts_mpi.method.messages import CountedMessages, require_samples
 from apts_mpi.method.subdomain import BatchSubdomain
-from apts_mpi.trust_region.objective import Batch
 
 
 class JoinedLoss:
@@ -25,8 +23,8 @@ class JoinedLoss:
     Attributes:
         g: (n,) float32, gradient of f at the iterate; zero where gradients are not joined.
         gradient: (n,) float32, of f where it was evaluated last, until corrections are added.
-        correction: (n,) float32, the sum of the corrections, until the next evaluation. The same
-            memory.
+        correction: (n,) float32, the sum of the corrections, once they are joined, until the next
+            evaluation. The same memory.
         draws: whether any subdomain's loss was seen to draw random numbers.
     """
 
@@ -47,13 +45,6 @@ class JoinedLoss:
     def repeats(self) -> bool:
         """Whether the next batches are these; without effect where they draw random numbers."""
         return not self.draws and all(part.repeats for part in self._parts)
-
-    def begin(self, batches: Sequence[Batch]) -> None:
-        """A new iteration: each subdomain's loss over its batch of so many samples."""
-        if len(batches) != len(self._parts):
-            raise ValueError(f"batches of {len(batches)} subdomains, not {len(self._parts)}")
-        for part, batch in zip(self._parts, batches, strict=True):
-            part.take(batch)
 
     def evaluate(self, *, with_gradient: bool) -> float:
         """f at the present parameters, one message; it is not finite where any f_d is not.
@@ -77,37 +68,20 @@ class JoinedLoss:
         else:
             total, samples, draws = self._messages.sum(*rows)
         self.draws = draws > 0
-        if not samples > 0:
-            raise ValueError(f"the ranks' batches have {samples:g} samples together")
+        require_samples(samples)
         for part in self._parts:
             part.weight = part.samples / samples
         return total / samples
 
-    def keep_loss(self) -> None:
-        """The losses evaluated last belong to the iterate."""
+    def keep(self, *, with_gradient: bool) -> None:
+        """What was evaluated last belongs to the iterate: losses, and gradients with the shifts."""
+        if with_gradient:  # of 0, where they are not joined, g less the shift is exactly g_d
+            self.g.copy_(self.gradient) if self.joins_gradients else self.g.zero_()
         for part in self._parts:
             part.loss = part.trial
-
-    def keep_gradient(self) -> None:
-        """The gradients evaluated last belong to the iterate: remember them, and the shifts."""
-        if self.joins_gradients:
-            self.g.copy_(self.gradient)
-            for part in self._parts:
+            if with_gradient:
                 torch.sub(self.g, part.gradient, out=part.shift)
-            return
-        for part in self._parts:  # so that g less the shift is g_d, without rounding
-            torch.neg(part.gradient, out=part.shift)
-        self.g.zero_()
 
     def gradient_is_finite(self) -> bool:
         """Of the one evaluated last; the same on every rank, as none may decide for all."""
         return not self.joins_gradients or bool(self.gradient.isfinite().all())
-
-    def add(self, k: int, correction: Tensor, factor: float) -> None:
-        """Add ``factor`` times part k's correction (n,), which is overwritten."""
-        correction.mul_(factor)
-        (self.correction.copy_ if k == 0 else self.correction.add_)(correction)
-
-    def join(self, *rows: Sequence[float]) -> list[float]:
-        """Sum ``correction`` and each part's scalars over ranks; the scalars' sums are returned."""
-        return self._messages.join(*rows)

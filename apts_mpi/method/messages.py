@@ -12,9 +12,18 @@ from apts_mpi.method.flat import FlatParameters
 from apts_mpi.trust_region.objective import Objective
 
 FORWARD_WORK = 1.0 / 3.0  # a forward evaluation against one with a gradient
-
-
 _SCALARS = 6  # most scalars that a message carries
+
+
+def require_samples(count: float) -> float:
+    """Of all batches together, as joined.
+
+    Raises:
+        ValueError: on every rank, where there are none.
+    """
+    if not count > 0:
+        raise ValueError("the ranks' batches have no samples")
+    return count
 
 
 class CountedMessages:
@@ -46,6 +55,10 @@ class CountedMessages:
         self.count(samples * (1.0 if with_gradient else FORWARD_WORK))
         return float(objective(with_gradient))
 
+    def add(self, k: int, part: Tensor) -> None:
+        """Add subdomain k's part (n,) to ``vector``, anew from the first one on."""
+        (self.vector.copy_ if k == 0 else self.vector.add_)(part)
+
     def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
         """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
 
@@ -56,11 +69,11 @@ class CountedMessages:
             The scalars' sums, exact and the same however subdomains are spread over ranks.
         """
         rows = self._with_work(rows)
-        return self._taking_work(self._comm.sum_message(self._message, *rows, exact=exact))
+        return self._without_work(self._comm.sum_message(self._message, *rows, exact=exact))
 
     def sum(self, *rows: Sequence[float]) -> list[float]:
         """Sum each subdomain's row of scalars over the ranks, as ``join`` does."""
-        return self._taking_work(self._comm.sum_scalars(*self._with_work(rows)))
+        return self._without_work(self._comm.sum_scalars(*self._with_work(rows)))
 
     def keep(self) -> None:
         """The correction joined last was accepted: what compressing it lost is sent later."""
@@ -83,7 +96,7 @@ class CountedMessages:
         thirds = float(round(3.0 * self._unsent))
         return tuple((*row, 0.0 if i else thirds) for i, row in enumerate(rows))
 
-    def _taking_work(self, sums: list[float]) -> list[float]:
+    def _without_work(self, sums: list[float]) -> list[float]:
         self._unsent = 0.0
         self.work += sums[-1] / 3.0
         return sums[:-1]

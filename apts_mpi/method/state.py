@@ -25,10 +25,13 @@ class Numbers:
 
     Attributes:
         iterations: done so far. radius: Delta; NaN until it is searched.
+        known: whether the loss and gradients at the iterate are those that the next iteration
+            begins with.
     """
 
     iterations: int = 0
     radius: float = math.nan
+    known: bool = False
 
 
 @dataclass
@@ -37,14 +40,12 @@ class APTSNumbers(Numbers):
 
     Attributes:
         global_radius: of the global step. relaxation: a, of the joined corrections.
-        loss: f at the iterate. known: whether that and the gradients hold for the next batch too.
-        moving: whether the last correction was accepted.
+        loss: f at the iterate. moving: whether the last correction was accepted.
     """
 
     global_radius: float = math.nan
     relaxation: float = 1.0
     loss: float = math.nan
-    known: bool = False
     moving: bool = False
 
 
@@ -54,12 +55,11 @@ class StochasticNumbers(Numbers):
 
     Attributes:
         accepted: iterations whose correction was taken. reach: displacement that lowered the loss
-            at the start. ready: whether the subdomains have a minibatch's gradient at the iterate.
+            at the start.
     """
 
     accepted: int = 0
     reach: float = math.nan
-    ready: bool = False
 
 
 # ---- what they may be in a checkpoint ----------------------------------------------------------
@@ -155,11 +155,13 @@ _OPTIMIZER: dict[str, Any] = {
     "subdomains": _are_subdomains,
     "relaxation": lambda value: is_real(value) and 1.0 <= value <= RelaxationRule().maximum,
     "loss": is_real,
-    **dict.fromkeys(("ready", "known", "moving"), is_flag),
+    **dict.fromkeys(("known", "moving"), is_flag),
     **dict.fromkeys(("losses", "ratio"), every(is_real)),
     "signs": {
         **dict.fromkeys(("rejected", "untrue", "unmoved"), is_count),
-        **dict.fromkeys(("told_floor", "told_rejected", "told_untrue", "told_unmoved"), is_flag),
+        **dict.fromkeys(
+            ("warned_floor", "warned_rejected", "warned_untrue", "warned_unmoved"), is_flag
+        ),
     },
     "lost": every(is_finite, dict),
     "global_model": _are_pairs,
@@ -182,7 +184,7 @@ def require_sound(state: dict[str, Any], *, iterations: int, n: int) -> None:
     done = state["iterations"]
     if done != iterations or state.get("accepted", 0) > done:
         raise ValueError(f"the optimizer has done {done} iterations")
-    if "known" in state and not state["losses"]:
+    if state.get("known") and not state["losses"]:
         raise ValueError("the optimizer knows no losses")
     for name in _STEPS:
         for key, value in state.get(name, {}).items():

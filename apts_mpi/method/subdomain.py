@@ -1,17 +1,23 @@
-"""One subdomain of a rank: its loss over its batch, its gradient, and its local solver."""
+"""One subdomain of a rank: its loss over its batch, its gradient, and its local steps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from apts_mpi.comm.clock import Clock
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.messages import CountedMessages
-from apts_mpi.trust_region.local import LocalSolver
+from apts_mpi.method.options import APTSOptions, StochasticOptions
+from apts_mpi.trust_region.local import FirstOrder, LocalResult, LocalSolver, Model, SecondOrder
+from apts_mpi.trust_region.lsr1 import LSR1
 from apts_mpi.trust_region.objective import Batch, Objective
-from apts_mpi.trust_region.scaled import ScaledSolver
+from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
 
 class Subdomain:
@@ -30,7 +36,7 @@ class Subdomain:
         self.samples, self.loss = 0, math.nan
         self.gradient = flat.gradient if alone else torch.zeros_like(flat.gradient)
 
-    def take(self, batch: Batch) -> None:
+    def use(self, batch: Batch) -> None:
         """The loss is over this batch from now on."""
         self._objective, self.samples = batch
 
@@ -49,15 +55,21 @@ class Subdomain:
             self.gradient.copy_(self._flat.gradient)
         return loss
 
-    def restore_gradient(self) -> None:
-        """Make ``gradient`` the flat one again, after other subdomains have evaluated theirs."""
-        if self.gradient is not self._flat.gradient:
-            self._flat.attach_gradients()
-            self._flat.gradient.copy_(self.gradient)
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs."""
+        return {"loss": self.loss}
+
+    def load_state_dict(self, state: dict[str, Any], *, resized: bool) -> None:
+        """Restore what ``state_dict`` gave; ``resized``: of another number of subdomains."""
+        self.loss = float(state["loss"])
 
 
 class BatchSubdomain(Subdomain):
     """One of ``APTS``, all of whose iteration is on one batch.
+
+    Args:
+        flat: the rank's parameters. messages: where its work is counted. options: the method's.
+        consistency: whether its local objective is made first-order consistent.
 
     Attributes:
         weight: w_d, known from the first evaluation of a batch on.
@@ -71,14 +83,22 @@ class BatchSubdomain(Subdomain):
         self,
         flat: FlatParameters,
         messages: CountedMessages,
-        solver: LocalSolver,
+        options: APTSOptions,
         *,
-        alone: bool,
+        consistency: bool,
     ) -> None:
-        super().__init__(flat, messages, alone=alone)
+        super().__init__(flat, messages, alone=options.subdomains == 1)
         self.weight, self.draws, self.trial = 0.0, False, math.nan
-        self.shift = torch.zeros_like(flat.vector)
-        self.solver, self.radius = solver, math.nan
+        self.shift, self._consistency = torch.zeros_like(flat.vector), consistency
+        self.radius = math.nan
+        self.solver = LocalSolver(
+            flat.vector,
+            flat.gradient,
+            model_of(options, flat.vector),
+            options.radius_rule,
+            norm=options.norm,
+            steps=options.local_steps,
+        )
 
     @property
     def repeats(self) -> bool:
@@ -91,11 +111,35 @@ class BatchSubdomain(Subdomain):
         self.draws |= getattr(self._objective, "draws", False)
         return self.trial
 
+    def local_steps(self, start: Tensor, g: Tensor, ball: float) -> LocalResult:
+        """Leave the subdomain's correction in ``solver.correction``.
+
+        Args:
+            start: (n,) theta_k. g: (n,) joined gradient there. ball: bound on the correction.
+        """
+        solver = self.solver
+        if self.samples == 0:  # a subdomain without samples in this batch moves nothing
+            solver.correction.zero_()
+            return LocalResult(0.0, self.radius, 0, 0, False)
+        if math.isnan(self.radius):
+            self.radius = ball / solver.steps
+        result = solver.run(
+            self.loss_here,
+            start=start,
+            loss=self.loss,
+            gradient=g if self._consistency else torch.sub(g, self.shift, out=self._flat.gradient),
+            shift=self.shift if self._consistency else None,
+            radius=min(self.radius, ball),
+            ball=ball,
+        )
+        self.radius = result.radius
+        return result
+
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs."""
         return {
+            **super().state_dict(),
             "radius": self.radius,
-            "loss": self.loss,
             "weight": self.weight,
             "shift": self.shift.clone(),
             "model": self.solver.model.state_dict(),
@@ -106,42 +150,84 @@ class BatchSubdomain(Subdomain):
         if resized:
             self.radius = math.nan
             return
-        self.radius = float(state["radius"])
-        self.loss, self.weight = float(state["loss"]), float(state["weight"])
+        super().load_state_dict(state, resized=resized)
+        self.radius, self.weight = float(state["radius"]), float(state["weight"])
         self.shift.copy_(state["shift"])
         self.solver.model.load_state_dict(state["model"])
+
+
+def model_of(options: APTSOptions, theta: Tensor) -> Model:
+    """The model that the options name, of a loss of as many parameters as theta (n,) has."""
+    if options.local_solver == "first-order":
+        return FirstOrder(options.norm)
+    return SecondOrder(LSR1(len(theta), memory=options.memory, device=theta.device))
 
 
 class SampledSubdomain(Subdomain):
     """One of ``StochasticAPTS``, with minibatches.
 
+    Args:
+        flat: the rank's parameters. messages: where its work is counted. options: the method's.
+        kept: what the rank's solvers share to take steps ahead (trust_region/scaled.py).
+        clock: the rank's.
+
     Attributes:
         loss, samples, gradient: of a minibatch at theta_k.
-        local: its local steps, with its metric.
+        solver: of the local steps, with its metric.
     """
 
     def __init__(
         self,
         flat: FlatParameters,
         messages: CountedMessages,
-        local: ScaledSolver,
+        options: StochasticOptions,
         *,
-        alone: bool,
+        kept: Sequence[Tensor],
+        clock: Clock,
     ) -> None:
-        super().__init__(flat, messages, alone=alone)
-        self.local = local
+        super().__init__(flat, messages, alone=options.subdomains == 1)
+        self._clock = clock
+        self.solver = ScaledSolver(
+            flat.vector,
+            flat.gradient,
+            steps=options.local_steps,
+            kept=kept,
+            waiting=partial(clock.phase, "gradient"),
+        )
+
+    def local_steps(self, start: Tensor, radius: float) -> Generator[None, Batch, ScaledResult]:
+        """The solver's ``run`` from start (n,); waiting for a minibatch is not in the phase.
+
+        Where other subdomains have evaluated their gradients, ``gradient`` is the flat one again.
+        """
+        if self.gradient is not self._flat.gradient:
+            self._flat.attach_gradients()
+            self._flat.gradient.copy_(self.gradient)
+        steps = self.solver.run(start=start, loss=self.loss, samples=self.samples, radius=radius)
+        advance = partial(next, steps)
+        while True:
+            with self._clock.phase("algebra", "local steps"):
+                try:
+                    advance()
+                except StopIteration as done:
+                    result: ScaledResult = done.value
+                    break
+            advance = partial(steps.send, (yield))
+        self._messages.count(result.evaluations)
+        return result
 
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs."""
         return {
-            "loss": self.loss,
+            **super().state_dict(),
             "samples": self.samples,
             "gradient": self.gradient.clone(),
-            "local": self.local.state_dict(),
+            "local": self.solver.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], *, resized: bool) -> None:
         """Restore what ``state_dict`` gave; a run that was resized keeps the metric as well."""
-        self.loss, self.samples = float(state["loss"]), int(state["samples"])
+        super().load_state_dict(state, resized=resized)
+        self.samples = int(state["samples"])
         self.gradient.copy_(state["gradient"])
-        self.local.load_state_dict(state["local"])
+        self.solver.load_state_dict(state["local"])

@@ -1,4 +1,4 @@
-"""What each network takes, and its defaults."""
+"""What each network takes besides the task."""
 
 from __future__ import annotations
 
@@ -11,6 +11,3 @@ SIZES: dict[str, dict[str, Any]] = {
     "resnet": {"depth": 20, "width": 16, "normalization": "group"},
     "transformer": {"depth": 4, "width": 128, "heads": 4, "tied": False},
 }
-
-
-SIZE_NAMES = ("hidden", "channels", "depth", "width", "heads", "normalization", "tied")

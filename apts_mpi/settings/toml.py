@@ -36,13 +36,6 @@ def to_toml(config: TrainConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_effect(values: dict[str, Any]) -> dict[str, Any]:
-    """The settings that had effect on the run that wrote them; some versions wrote all."""
-    asked = ("optimizer", "local_solver", "network")
-    run = [values.get(name, SETTINGS[name].default) for name in asked]
-    return {name: v for name, v in values.items() if not SETTINGS[name].where.missed(*run)}
-
-
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings a TOML file names, typed and ready to be overridden by flags.
 

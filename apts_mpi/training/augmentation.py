@@ -12,23 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from apts_mpi.settings.declaration import AUGMENTATIONS
-
 PADDING = 4  # pixels on every side that a crop may reach into
 _STREAM = 0x617567  # sets these random numbers apart from others of the same seed and rank
-
-
-def check_augmentations(names: Sequence[str]) -> None:
-    """See that every name is known and there once.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise ValueError(f"{name!r} is not one of {', '.join(AUGMENTATIONS)}")
-    if len(set(names)) < len(names):
-        raise ValueError(f"{', '.join(names)}: one is there twice")
 
 
 def augment(x: Tensor, names: Sequence[str], key: Sequence[int]) -> Tensor:
@@ -44,15 +29,9 @@ def augment(x: Tensor, names: Sequence[str], key: Sequence[int]) -> Tensor:
 
     Returns:
         Of the shape, dtype and device of x, which is left as it is.
-
-    Raises:
-        ValueError: an unknown name, or samples that are no images.
     """
-    check_augmentations(names)
     if not names or not len(x):
         return x
-    if x.ndim != 4:
-        raise ValueError(f"samples of shape {tuple(x.shape[1:])} are no images (c, h, w)")
     b, c, h, w = x.shape
     rng = np.random.default_rng((_STREAM, *key))
     # Both are always drawn, so that to leave one out does not change the other.

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from apts_mpi import networks
 from apts_mpi.comm import gpu_aware
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.comm.trace import Trace
 from apts_mpi.data import DatasetInfo
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.errors import InputError
 from apts_mpi.method.packages import require_package
+from apts_mpi.networks import named
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
-from apts_mpi.networks.task import looks_channels_last
+from apts_mpi.networks.task import Task, looks_channels_last
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed
@@ -33,7 +34,6 @@ from apts_mpi.training.optimizer import Optimizer, optimizer
 from apts_mpi.training.provenance import facts
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.samples import Samples, Streamed, load, task_of, units_of
-from apts_mpi.training.saved_network import is_standardised
 from apts_mpi.training.subdomain import Subdomain
 from apts_mpi.training.trial import try_out
 
@@ -121,8 +121,6 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     with comm.together():
         config = completed(config, comm.size, train[0].total, task=task.kind)
     units = units_of(info, device)
-    if resumed is not None and not is_standardised(resumed.checkpoint):
-        units = None  # its network knows the targets as they are
     module, judge = _network(config, comm, task, train, units, placement)
     if judge.own and units is not None:
         console.say(
@@ -130,6 +128,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
             f"{units}"
         )
     network = flat_network(module, judge, task, config)
+    take_rank_zeros(network.frozen, comm)  # before it is tried, so that this is heard first
     subdomains = _subdomains(config, comm, task, network, train)
     batch = config.batch or CHUNK
     statistics = RunningStatistics(network, train, batch=batch, comm=comm)
@@ -179,14 +178,14 @@ def _choose_messages(
 def _network(
     config: TrainConfig,
     comm: Comm,
-    task: networks.Task,
+    task: Task,
     train: Sequence[Samples],
     units: Units | None,
     placement: Placement,
 ) -> tuple[nn.Module, Criterion]:
     """The network, on this rank's device, and its criterion."""
     with comm.together():
-        module, own = networks.build(config.network, task, config.sizes, seed=config.seed)
+        module, own = named.build(config.network, task, config.sizes, seed=config.seed)
         weights: Sequence[float] | None = config.weights_given()
         if config.class_weights == "balanced" and task.kind != "classification":
             raise InputError(f"--class-weights balanced: {task.kind} has no classes to weigh")
@@ -208,7 +207,7 @@ def _network(
 def _subdomains(
     config: TrainConfig,
     comm: Comm,
-    task: networks.Task,
+    task: Task,
     network: FlatNetwork,
     train: Sequence[Samples],
 ) -> list[Subdomain]:
@@ -263,7 +262,7 @@ def _try(
 
     Also one of this program's where a minibatch of one sample may be none to it.
     """
-    if config.network in networks.NETWORKS and config.normalization != "batch":
+    if config.network in named.NETWORKS and config.normalization != "batch":
         return
     with comm.together():
         try:

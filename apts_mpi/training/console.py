@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
@@ -110,6 +111,13 @@ def judged(figures: dict[str, Any]) -> list[tuple[str, str]]:
         loss = shown_loss(figures, "best_val_loss")
         rows.append(("best validation loss", f"{loss}, epoch {epoch:.1f}"))
     return rows
+
+
+def aligned(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and what is said of them, in two columns."""
+    known = list(rows)
+    width = max(len(name) for name, _ in known)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in known)
 
 
 class RankLog(logging.Handler):

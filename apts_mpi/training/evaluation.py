@@ -13,8 +13,9 @@ from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.sources.moments import Moments, is_constant
-from apts_mpi.networks import Loss, Task
+from apts_mpi.networks.custom import Loss
 from apts_mpi.networks.losses import Criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.training.flat_network import CHUNK, FlatNetwork
 from apts_mpi.training.samples import Samples
 

@@ -12,10 +12,11 @@ from torch.utils._pytree import tree_map
 from apts_mpi.comm.replicas import untrained
 from apts_mpi.method.flat import FlatParameters, _is_real
 from apts_mpi.method.layers import Layer, layers
-from apts_mpi.networks import Task, activations
+from apts_mpi.networks.cost import activations
 from apts_mpi.networks.evaluating import evaluating
 from apts_mpi.networks.losses import Criterion
 from apts_mpi.networks.seeding import Generators
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 
 # Samples per forward pass: bounds the memory of activations when a batch is a whole shard.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from apts_mpi import networks
 from apts_mpi.checkpoints.folder import COMMON, FOLDER, Checkpoint, holds, newest
 from apts_mpi.checkpoints.state_file import REMEDY
 from apts_mpi.comm.communicator import Comm
@@ -25,9 +24,10 @@ from apts_mpi.files.forms import (
     misshapen,
 )
 from apts_mpi.method.options import BASELINES
+from apts_mpi.networks.task import TASKS
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.declaration import AUTO
-from apts_mpi.settings.toml import parse_toml, with_effect
+from apts_mpi.settings.toml import parse_toml
 from apts_mpi.training.saved_network import outline
 
 # Of this run alone, never taken over from the one that it resumes.
@@ -56,7 +56,7 @@ _COMMON_FORM: dict[str, Any] = {
     "complete": _is(str),
     "data": {
         "name": is_word,
-        "task": lambda value: value in networks.TASKS,
+        "task": lambda value: value in TASKS,
         "outputs": _is_positive,
         "digest": is_word,
         "shards": _is_positive,
@@ -67,6 +67,7 @@ _COMMON_FORM: dict[str, Any] = {
     },
     "versions": every(is_word, dict),
     "network": every(lambda value: True, dict),  # the tensors it must have are the network's to say
+    "unsaved": every(lambda value: True, dict),
     "optimizer": _is(dict),
     "progress": {
         "iterations": is_count,
@@ -81,6 +82,7 @@ _COMMON_FORM: dict[str, Any] = {
 }
 _OWN_FORM: dict[str, Any] = {
     "optimizer": _is(dict),
+    "buffers": every(lambda value: True, dict),
     "seconds": every(is_amount, dict),
     "seconds_total": is_amount,
 }
@@ -238,6 +240,6 @@ class Resumed:
 def _settings(checkpoint: Checkpoint, name: str) -> TrainConfig:
     where = checkpoint.path / COMMON
     try:
-        return TrainConfig(**with_effect(parse_toml(checkpoint.common[name], where)))
+        return TrainConfig(**parse_toml(checkpoint.common[name], where))
     except InputError as error:
         raise fault(where, str(error), REMEDY) from error

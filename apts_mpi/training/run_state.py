@@ -207,10 +207,9 @@ def _take_up(run: Run, resumed: Resumed) -> Progress:
             "ranks can read"
         )
     run.module.load_state_dict(common["network"])
-    load_buffers(run.module, common.get("unsaved", {}))
+    load_buffers(run.module, common["unsaved"])
     run.optimizer.load_state_dict(optimizer_state(checkpoint, run.network.n), resized=resized)
-    known = {each.name for each in dataclasses.fields(Progress)}
-    progress = Progress(**{k: v for k, v in common["progress"].items() if k in known})
+    progress = Progress(**common["progress"])
     if progress.iterations != checkpoint.iteration:
         raise ValueError(f"{progress.iterations} iterations in {checkpoint.iteration}")
     legs = tuple(Leg(**leg) for leg in common["place"]["legs"])
@@ -218,7 +217,7 @@ def _take_up(run: Run, resumed: Resumed) -> Progress:
     for each in run.subdomains:
         each.batches.go_to(where, info.splits["train"].sizes, run.parts)
     if not resized:  # of other ranks there may be two with the same state
-        load_buffers(run.module, own.get("buffers", {}))
+        load_buffers(run.module, own["buffers"])
     traffic, clock = run.comm.traffic, run.comm.clock
     for name, value in common["traffic"].items():
         setattr(traffic, name, getattr(traffic, name) + int(value))

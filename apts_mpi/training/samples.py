@@ -28,8 +28,8 @@ from apts_mpi.data import (
     write_shards,
 )
 from apts_mpi.errors import InputError
-from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.defaults import CONTEXT
 
 

@@ -8,18 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apts_mpi import networks
 from apts_mpi.checkpoints.folder import Checkpoint
 from apts_mpi.checkpoints.state_file import REMEDY
 from apts_mpi.errors import InputError, fault
 from apts_mpi.files.forms import is_finite
+from apts_mpi.networks.custom import OwnLoss
 from apts_mpi.networks.losses import Units
+from apts_mpi.networks.named import NETWORKS, build
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 
 
 def outline(
     checkpoint: Checkpoint, config: TrainConfig, *, named: str | None
-) -> tuple[nn.Module, networks.OwnLoss | None]:
+) -> tuple[nn.Module, OwnLoss | None]:
     """The network of the settings, and the loss it brings, if any.
 
     It has no memory for its parameters, which the checkpoint has; but for one of the user's own.
@@ -32,7 +34,7 @@ def outline(
         InputError: the checkpoint has the parameters of another network, or has a network of the
             user's own that is not named.
     """
-    tensors, own = checkpoint.common["network"], config.network not in networks.NETWORKS
+    tensors, own = checkpoint.common["network"], config.network not in NETWORKS
     if own and named != config.network:
         raise InputError(
             f"{checkpoint.path}: its network is no part of this program; name it, if its code "
@@ -43,7 +45,7 @@ def outline(
         raise fault(checkpoint.path, f"has no network of {len(layers)} layers", REMEDY)
     try:
         with torch.device("cpu" if own else "meta"):
-            module, loss = networks.build(
+            module, loss = build(
                 config.network, task_of(checkpoint), config.sizes, seed=config.seed
             )
     except (InputError, OverflowError, RuntimeError, TypeError, ValueError) as error:
@@ -51,27 +53,23 @@ def outline(
             raise
         what = f"has no network of its settings ({error})"
         raise fault(checkpoint.path, what, REMEDY) from error
-    saved, others = module.state_dict(), checkpoint.common.get("unsaved", {})
-    fits(checkpoint, tensors, saved)
-    if others:
-        fits(checkpoint, others, unsaved(module))
+    fits(checkpoint, tensors, module.state_dict())
+    fits(checkpoint, checkpoint.common["unsaved"], unsaved(module))
     return module, loss
-
-
-def is_standardised(checkpoint: Checkpoint) -> bool:
-    """Whether its network, of a regression, is trained on standardised targets."""
-    return {"target_mean", "target_std"} <= set(checkpoint.common["data"])
 
 
 def units_of(checkpoint: Checkpoint) -> Units | None:
     """The units of the targets that the network of a checkpoint is trained on, on the CPU.
 
+    None where those are the targets' own.
+
     Raises:
         ValueError: they are none.
     """
-    if not is_standardised(checkpoint):
+    names, data = ("target_mean", "target_std"), checkpoint.common["data"]
+    if not set(names) <= set(data):
         return None
-    values = [checkpoint.common["data"][name] for name in ("target_mean", "target_std")]
+    values = [data[name] for name in names]
     shape = (task_of(checkpoint).outputs,)
     for value in values:
         if not is_finite(value) or value.dtype != torch.float64 or value.shape != shape:
@@ -129,7 +127,7 @@ def load_buffers(module: nn.Module, values: Any) -> None:
         own.copy_(value)
 
 
-def task_of(checkpoint: Checkpoint) -> networks.Task:
+def task_of(checkpoint: Checkpoint) -> Task:
     """What the network of a checkpoint does."""
     data = checkpoint.common["data"]
-    return networks.Task(data["task"], tuple(data["sample_shape"]), data["outputs"])
+    return Task(data["task"], tuple(data["sample_shape"]), data["outputs"])

@@ -11,7 +11,7 @@ from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.options import BASELINES
 from apts_mpi.training.build import Run
-from apts_mpi.training.console import JUDGED, judged, shown_loss
+from apts_mpi.training.console import JUDGED, aligned, judged, shown_loss
 from apts_mpi.training.provenance import git_commit, versions
 
 
@@ -99,5 +99,4 @@ def table(summary: dict[str, Any], path: Path) -> str:
         ),
         ("written to", str(path)),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+    return aligned(rows)

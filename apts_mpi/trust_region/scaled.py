@@ -44,7 +44,7 @@ class ScaledResult:
 
 
 @dataclass
-class _Course:
+class _Progress:
     """How far a rank's local steps have come.
 
     Attributes:
@@ -114,41 +114,41 @@ class ScaledSolver:
             loss: on the minibatch whose gradient here is in ``gradient``.
             samples: of that minibatch, which may be 0. radius: of every step.
         """
-        course = _Course(radius, samples)
+        progress = _Progress(radius, samples)
         if samples > 0 and math.isfinite(loss) and self._step(radius):
             self._note(loss)
-            course.pending, course.tried = True, 1
+            progress.pending, progress.tried = True, 1
         left = self.steps - 1
         while left > 0:
             if self._kept:
                 block = min(left, BLOCK)
-                batches = yield from self._ahead(block, course)
+                batches = yield from self._ahead(block, progress)
             else:
                 block, batches = 1, [(yield)]
             for objective, samples in batches:
                 if samples:
-                    self._judged_step(objective, samples, start, course)
+                    self._judged_step(objective, samples, start, progress)
             left -= block
-        accepted = course.accepted + course.pending
-        return ScaledResult(course.seen, accepted, course.tried, course.evaluations)
+        accepted = progress.accepted + progress.pending
+        return ScaledResult(progress.seen, accepted, progress.tried, progress.evaluations)
 
     def _judged_step(
-        self, objective: Objective, samples: int, start: Tensor, course: _Course
+        self, objective: Objective, samples: int, start: Tensor, progress: _Progress
     ) -> None:
         """Judge the last step on a minibatch, and take the next one on its gradient."""
         loss = float(objective(True))
-        course.seen += samples
-        course.evaluations += samples
-        if course.pending and not -math.inf < loss <= self._limit():
+        progress.seen += samples
+        progress.evaluations += samples
+        if progress.pending and not -math.inf < loss <= self._limit():
             self._vector.copy_(start)
-            course.radius, course.pending, course.accepted = course.radius / 4.0, False, 0
+            progress.radius, progress.pending, progress.accepted = progress.radius / 4.0, False, 0
             return
-        course.accepted, course.pending = course.accepted + course.pending, False
-        if math.isfinite(loss) and self._step(course.radius):
+        progress.accepted, progress.pending = progress.accepted + progress.pending, False
+        if math.isfinite(loss) and self._step(progress.radius):
             self._note(loss)
-            course.pending, course.tried = True, course.tried + 1
+            progress.pending, progress.tried = True, progress.tried + 1
 
-    def _ahead(self, count: int, course: _Course) -> Generator[None, Batch, list[Batch]]:
+    def _ahead(self, count: int, progress: _Progress) -> Generator[None, Batch, list[Batch]]:
         """Take so many steps before their losses are looked at.
 
         Returns:
@@ -164,13 +164,13 @@ class ScaledSolver:
             if samples:
                 losses.append(objective(True))
                 squares.append(torch.dot(self._gradient, self._gradient))
-                self._learn(course.radius)
-        course.evaluations += sum(samples for _, samples in batches)
+                self._learn(progress.radius)
+        progress.evaluations += sum(samples for _, samples in batches)
         noted, first = self._losses.copy(), self._first
         with self._waiting():
             finite = torch.stack(squares).isfinite().tolist() if squares else []
             seen = list(zip(_values(losses), finite, strict=True))
-        pending = course.pending
+        pending = progress.pending
         for loss, learnable in seen:
             judged = not pending or loss <= self._limit()
             if not (judged and math.isfinite(loss) and learnable):
@@ -178,10 +178,10 @@ class ScaledSolver:
             self._note(loss)
             pending = True
         else:
-            course.seen += sum(samples for _, samples in batches)
-            course.tried += len(seen)
-            course.accepted += len(seen) - (not course.pending) if seen else 0
-            course.pending = pending
+            progress.seen += sum(samples for _, samples in batches)
+            progress.tried += len(seen)
+            progress.accepted += len(seen) - (not progress.pending) if seen else 0
+            progress.pending = pending
             return []
         for kept, vector in zip(self._kept, vectors, strict=True):
             vector.copy_(kept)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import option, several, whole
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Section, Table
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def plan(session: Session) -> Rounds:
             ranks=ranks,
             pieces=[
                 Piece(
-                    settings=[{"apts_mpi": apts_mpi.__version__, "hidden": hidden, "ranks": ranks}],
+                    settings=[versioned(hidden=hidden, ranks=ranks)],
                     words=f"{hidden}, N = {ranks}",
                     arguments={"hidden": hidden, "repetitions": session.options.repetitions},
                     keep=keep,
@@ -111,7 +110,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
             "it. An iteration is the default's, on the digits. The last columns: the share of a "
             "run that writes one so often (600 s is the default).",
             Table("", header, list(map(_line, rows)), text=0),
-            tables.setup(rows) + " Repeat: `python -m benchmarks checkpoint --fresh`.",
+            tables.foot(rows, "checkpoint"),
         ],
     )
 

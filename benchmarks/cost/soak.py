@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import apts_mpi
 from apts_mpi.errors import AgreedError, InputError
 from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import real, whole
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Image, Section, Table
+from benchmarks.harness.worker import resident
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
@@ -47,7 +47,7 @@ def check(options: Namespace) -> None:
 def plan(session: Session) -> Rounds:
     """One run; a row per rank."""
     seconds, ranks = session.options.seconds, session.options.ranks
-    rows = [{"apts_mpi": apts_mpi.__version__, "rank": k, "ranks": ranks} for k in range(ranks)]
+    rows = [versioned(rank=k, ranks=ranks) for k in range(ranks)]
     piece = Piece(
         settings=rows,
         words=f"{ranks} ranks for {seconds:g} s",
@@ -101,7 +101,7 @@ class Sampler:
         look = {
             "seconds": now - self._start,
             "iteration": row["iteration"],
-            "resident": _resident(),
+            "resident": resident(),
             "handles": len(os.listdir("/proc/self/fd")),
             "threads": threading.active_count(),
             "iteration_seconds": sorted(self._walls)[len(self._walls) // 2],
@@ -110,12 +110,6 @@ class Sampler:
         self.looks.append(look)
         self._last, self._cpu = now, cpu
         self._walls.clear()
-
-
-def _resident() -> int:
-    """Bytes of memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def growth(values: NDArray[np.float64]) -> float:
@@ -185,8 +179,7 @@ def _line(row: Row, warm_up: float) -> list[object]:
 
 def draw(rows: list[Row], options: Namespace, out: Path) -> None:
     """Memory and speed by time."""
-    plt = figures.pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    figure, (axes,) = figures.panels(1, 2, (8, 3))
     for row, colour in zip(rows, figures.COLOURS * len(rows), strict=False):
         minutes = np.array(row["seconds"]) / 60
         name = f"rank {row['settings']['rank']}"

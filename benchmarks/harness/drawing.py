@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from apts_mpi.comm.clock import PHASES
 from benchmarks.harness import figures
+from benchmarks.harness.sections import FIGURES, Picture
 from benchmarks.harness.statistics import Estimate
 from benchmarks.harness.units import digits, size
 
@@ -18,7 +20,7 @@ from benchmarks.harness.units import digits, size
 # written here.
 INK, LINE, PAPER = "#1c1c21", "#d3d3da", "#fdfdfe"
 _VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)"}
-WIDTH, HEIGHT = 4.3, 3.5  # inches: at phone width the type is still 9 pixels high
+WIDTH = 4.3  # inches: at phone width the type is still 9 pixels high
 
 _LABEL = 32  # characters
 
@@ -93,11 +95,12 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
     return chosen
 
 
-def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> Callable[[], str]:
+def svg(draw: Callable[[Any], None], *, height: float, panels: int = 1) -> Callable[[], str]:
     """What makes one drawing, as an ``<svg>`` element; the same drawing gives the same text.
 
     Args:
-        draw: draws on the axes it is given. height: in inches.
+        draw: draws on the axes it is given. height: in inches. panels: one below the other;
+            with more than one an array of axes is given.
     """
 
     def made() -> str:
@@ -105,7 +108,7 @@ def svg(draw: Callable[[Any], None], *, height: float = HEIGHT) -> Callable[[], 
         drawn = io.StringIO()
         with plt.rc_context(_LOOK), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Glyph")  # the reader's fonts count, not ours
-            figure, ax = plt.subplots(figsize=(WIDTH, height), layout="constrained")
+            figure, ax = plt.subplots(panels, figsize=(WIDTH, height), layout="constrained")
             try:
                 draw(ax)
                 nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -141,10 +144,13 @@ def _opening(label: str) -> Callable[[re.Match[str]], str]:
     )
 
 
-def alone(text: str) -> str:
-    """A drawing in a file of its own: on white."""
-    end = text.index(">", text.index("<svg")) + 1
-    return f'{text[:end]}\n<rect width="100%" height="100%" fill="#ffffff"/>{text[end:]}\n'
+def write(pictures: Iterable[Picture], out: Path) -> None:
+    """Every picture in a file of its own, on white, where Markdown in ``out`` looks for it."""
+    for picture in pictures:
+        path, end = out / FIGURES / f"{picture.name}.svg", picture.svg.index(">") + 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ground = '\n<rect width="100%" height="100%" fill="#ffffff"/>'
+        path.write_text(f"{picture.svg[:end]}{ground}{picture.svg[end:]}\n", encoding="utf-8")
 
 
 # ---- axes ----------------------------------------------------------------------------------
@@ -204,37 +210,25 @@ def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = Fal
     bars = None
     if value.low is not None and value.high is not None and not hollow:
         bars = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
-    ax.errorbar(
-        [x],
-        [value.value],
-        yerr=bars,
-        fmt=look.marker,
-        ms=6,
-        mfc="none" if hollow else look.colour,
-        mec=look.colour if hollow else INK,
-        mew=1.0 if hollow else 0.5,
-        ecolor=look.colour,
-        elinewidth=1.2,
-        capsize=2.5,
-    )
+    mark: dict[str, Any] = {"mfc": look.colour, "mec": INK, "mew": 0.5}
+    if hollow:
+        mark = {"mfc": "none", "mec": look.colour, "mew": 1.0}
+    bar: dict[str, Any] = {"yerr": bars, "ecolor": look.colour, "elinewidth": 1.2, "capsize": 2.5}
+    ax.errorbar([x], [value.value], fmt=look.marker, ms=6, **mark, **bar)
 
 
-def handle(look: Style, label: str, *, line: bool = False) -> Any:
-    """A legend's entry for a look: its marker, or its line with the marker."""
+def line(ax: Any, x: Any, y: Any, look: Style, label: str, **options: Any) -> None:
+    """A line through points in a method's look."""
+    given = {"color": look.colour, "ls": look.dash, "marker": look.marker, "ms": 4.5, "lw": 1.3}
+    ax.plot(x, y, label=label, **{**given, **options})
+
+
+def handle(look: Style, label: str) -> Any:
+    """A legend's entry for a look: its marker."""
     from matplotlib.lines import Line2D
 
-    return Line2D(
-        [],
-        [],
-        color=look.colour,
-        ls=look.dash if line else "none",
-        lw=1.4,
-        marker=look.marker,
-        ms=6,
-        mec=INK,
-        mew=0.5,
-        label=label,
-    )
+    form: dict[str, Any] = {"ls": "none", "marker": look.marker, "ms": 6, "mec": INK, "mew": 0.5}
+    return Line2D([], [], color=look.colour, label=label, **form)
 
 
 def short(label: str) -> str:

@@ -63,10 +63,31 @@ def pyplot() -> Any:
     return plt
 
 
-def save(figure: Any, path: Path) -> None:
-    """Write a small PNG that depends on nothing but what is drawn, and say so."""
+def panels(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+    """A figure of so many inches, and its axes (rows, columns)."""
+    every: dict[str, Any] = {"squeeze": False, "layout": "constrained", **options}
+    figure, axes = pyplot().subplots(rows, columns, figsize=size, **every)
+    return figure, axes
+
+
+def band(ax: Any, x: Any, values: Any, colour: str, *, shade: float = 0.15, **line: Any) -> None:
+    """A line through the means of the runs (runs, points), and their range behind it."""
+    ax.plot(x, values.mean(0), color=colour, **line)
+    ax.fill_between(x, values.min(0), values.max(0), color=colour, alpha=shade, lw=0)
+
+
+def save(figure: Any, path: Path, *, legend: Any = None, **options: Any) -> None:
+    """Write a small PNG that depends on nothing but what is drawn, and say so.
+
+    Args:
+        legend: axes whose lines are named below all of them. options: of the legend.
+    """
     from PIL import Image  # comes with matplotlib
 
+    if legend is not None:
+        handles, labels = legend.get_legend_handles_labels()
+        place = {"loc": "outside lower center", "ncols": len(labels)}
+        figure.legend(handles, labels, **{**place, **options})
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=110, metadata={"Software": None})

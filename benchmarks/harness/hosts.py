@@ -31,6 +31,7 @@ from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher, supervi
 from benchmarks.harness.mpi_settings import TUNED, environment
 
 MOST = 64  # hosts
+UNLIMITED = "unlimited"  # a link
 INTERFACE = "eth0"  # in every host
 SUBNET = "10.97.0.0/24"  # in namespaces of their own, so any number of them may be alike
 _TOOLS = ("ip", "tc", "unshare", "sh")
@@ -77,7 +78,7 @@ class Hosts:
 
     Args:
         count: of the hosts, 1 to 64.
-        link: rate of each cable and direction, like 100mbit; None has no limit.
+        link: rate of each cable and direction, like 100mbit; None or "unlimited" has no limit.
         ranks_per_host: MPI ranks of ``mpirun``.
 
     Attributes:
@@ -93,7 +94,7 @@ class Hosts:
         if not 1 <= count <= MOST or not 1 <= ranks_per_host <= MOST:
             raise InputError(f"hosts and ranks per host must be 1 to {MOST}")
         self.link = link
-        self._rate = None if link is None else bits_per_second(link)
+        self._rate = None if link in (None, UNLIMITED) else bits_per_second(str(link))
         self._name = f"{namespaces.PREFIX}{os.getpid()}-{next(_count)}"
         self.ranks_per_host = ranks_per_host
         self.ranks = count * ranks_per_host

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness.jobs import RunFailed, end_all, mpirun
-from benchmarks.harness.progress import Progress
 from benchmarks.harness.results import Results, Row, origin
 from benchmarks.harness.worker import ENDED, collect
 
@@ -150,7 +149,8 @@ class _Queue:
     def __init__(self, session: Session, jobs: Sequence[Job], timeout: float) -> None:
         self._session, self._timeout = session, timeout
         self._jobs, self._lock, self._stopped = deque(jobs), threading.Lock(), threading.Event()
-        self._say = Progress(sum(len(job.pieces) for job in jobs)).say
+        self._total, self._done = sum(len(job.pieces) for job in jobs), 0
+        self._began = time.monotonic()
 
     def work_off(self, at_once: int) -> None:
         """Make all jobs, so many at a time."""
@@ -226,3 +226,8 @@ class _Queue:
             else:
                 self._session.fail(piece)
                 self._say(f"{piece.words}: failed: {why}")
+
+    def _say(self, text: str) -> None:
+        self._done += 1
+        minutes, seconds = divmod(round(time.monotonic() - self._began), 60)
+        print(f"[{self._done}/{self._total}, {minutes}:{seconds:02d} min] {text}", flush=True)

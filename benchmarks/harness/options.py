@@ -142,10 +142,12 @@ def some_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
     return parse
 
 
-whole_numbers, positive = numbers(0), number(int, 1)
+REPETITIONS = option(
+    "--repetitions", type=number(int, 1), metavar="K", help="of every run (default the file's)"
+)
 JOB_OPTIONS = (  # of what is run of a plan
-    option("--ranks", type=whole_numbers, help="run these of the plan (default all)"),
-    option("--seeds", type=whole_numbers, help="run these (default those of the plan)"),
+    option("--ranks", type=numbers(0), help="run these of the plan (default all)"),
+    option("--seeds", type=numbers(0), help="run these (default those of the plan)"),
     whole("--jobs", 1, "MPI jobs at once", most=64),
     timeout(1800.0),
     MNIST,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import apts_mpi
 from apts_mpi.errors import InputError
 from benchmarks.harness.jobs import ROOT
 
@@ -33,6 +34,22 @@ KEPT = (
 
 
 Row = dict[str, Any]
+
+
+def versioned(**settings: Any) -> Row:
+    """Settings that rows of other versions of the package do not answer."""
+    return {"apts_mpi": apts_mpi.__version__, **settings}
+
+
+def in_order(rows: Iterable[Row], **known: Iterable[object] | None) -> list[Row]:
+    """Rows by some of their settings, in turn: in the order of what is known, or ascending."""
+    places = {name: list(values) for name, values in known.items() if values is not None}
+
+    def place(row: Row) -> list[Any]:
+        s = row["settings"]
+        return [places[name].index(s[name]) if name in places else s[name] for name in known]
+
+    return sorted(rows, key=place)
 
 
 def metrics(folder: Path) -> list[Row]:
@@ -80,19 +97,17 @@ class Results:
     Threads and processes may add to one file at the same time.
 
     Args:
-        path: of the file. fresh: start a new one.
+        path: of the file.
 
     Raises:
         InputError: the file cannot be read or written, or is not of this form.
     """
 
-    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._rows: dict[str, Row] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if fresh:
-                path.unlink(missing_ok=True)
         except OSError as error:
             raise InputError(f"{path}: cannot be used for results: {error}") from None
         self.read()

@@ -14,6 +14,8 @@ from functools import cached_property
 
 from benchmarks.harness import tables
 
+FIGURES = "report_figures"  # folder of the page's pictures as files, beside it
+
 
 class Markdown(str):
     """Text that has been escaped already, or is Markdown on purpose."""
@@ -106,16 +108,21 @@ class Section:
         return [self, *(one for section in self.below for one in section.walk())]
 
     @property
+    def pictures(self) -> list[Picture]:
+        """All pictures in it, in order."""
+        return [part for part in self._every() if isinstance(part, Picture)]
+
+    @property
     def findings(self) -> list[Finding]:
         """All findings in it, in order."""
         found: list[Finding] = []
-        for section in self.walk():
-            for part in (*section.parts, *section.foot):
-                if isinstance(part, Finding):
-                    found.append(part)
-                elif isinstance(part, Picture):
-                    found += part.findings
+        for part in self._every():
+            if isinstance(part, Finding | Picture):
+                found += part.findings if isinstance(part, Picture) else [part]
         return found
+
+    def _every(self) -> list[Part]:
+        return [part for one in self.walk() for part in (*one.parts, *one.foot)]
 
 
 def bullets(lines: Sequence[str]) -> str:

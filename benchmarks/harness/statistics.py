@@ -11,18 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-
-
 Runs = Sequence[Array]  # the values of every run
-
-
-LEVEL = 0.95
-
-
-RESAMPLES = 1000
-
-
-_SEED = 0
+LEVEL, RESAMPLES, _SEED = 0.95, 1000, 0
 
 
 @dataclass(frozen=True)

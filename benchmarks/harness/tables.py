@@ -50,12 +50,25 @@ def setup(rows: Sequence[dict[str, Any]], between: str = "") -> str:
     def all_of(name: str) -> str:
         return ", ".join(sorted({str(row[name]) for row in rows}))
 
+    threads = {str(row.get("threads_per_rank", row.get("threads", 1))) for row in rows}
+
     versions = sorted({f"{k} {v}" for row in rows for k, v in row["versions"].items()})
-    more = f"; {between}" if between else f", threads per rank {all_of('threads_per_rank')}"
+    more = f"; {between}" if between else f", threads per rank {', '.join(sorted(threads))}"
     return (
         f"Set-up: {'; '.join(versions)}; cores {all_of('cores')}{more}; "
         f"commit {all_of('commit')}; {all_of('date')}."
     )
+
+
+def foot(rows: Sequence[dict[str, Any]], repeat: str, *, run: str = "") -> str:
+    """The set-up of the rows, and how to measure them again.
+
+    Args:
+        repeat: the command with its options, but for --fresh. run: of the program, one of those
+            that were made.
+    """
+    one = f"A run, here the last: `mpirun -n N python -m apts_mpi {run}`.\n\n" if run else ""
+    return f"{one}{setup(rows)} Repeat: `python -m benchmarks {repeat} --fresh`."
 
 
 def write(path: Path, *parts: str) -> None:

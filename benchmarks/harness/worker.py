@@ -10,6 +10,7 @@ folder that all ranks share, and leaves what it returns there as ``rank-R.json``
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from importlib import import_module
@@ -38,6 +39,12 @@ def collect(folder: Path, ranks: int) -> list[Any]:
     """What the ranks have left, by rank."""
     paths = [folder / f"rank-{rank}.json" for rank in range(ranks)]
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def resident() -> int:
+    """Bytes of memory of this process; only Linux has them in /proc."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def work(path: Path) -> int:

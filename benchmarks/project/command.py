@@ -3,115 +3,151 @@
 Reads rows of strong, weak, micro and network; its parameters come from runs on one rank and from
 micro. First it predicts the configurations of more than one rank that were measured, every one of
 them shown; then it projects to the ranks, sizes and networks of project.toml. Writes project.jsonl,
-project.md and project_*.png.
+project.md and its pictures.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks.harness import figures
+from benchmarks.harness import drawing, tables
+from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.jobs import ROOT
-from benchmarks.harness.results import Results
-from benchmarks.project import figures as project_figures
-from benchmarks.project import report as project_report
-from benchmarks.project.fit import fits_of
+from benchmarks.harness.measure import Session
+from benchmarks.harness.options import config, option
+from benchmarks.harness.results import Row
+from benchmarks.harness.rows import read
+from benchmarks.project.fit import Fitted, costs_of, fits_of
 from benchmarks.project.grid import MEASURED, Projection, project
 from benchmarks.project.plan import read_plan
 from benchmarks.project.predict import Prediction, predict
-from benchmarks.project.rows import network, read, scaling
+from benchmarks.project.rows import Measured, network, scaling
+from benchmarks.project.section import section
+from benchmarks.project.words import assumptions
 
 CONFIG = ROOT / "benchmarks" / "project.toml"
-NEEDED, WELCOME = ("strong", "weak", "micro"), ("network",)
+READ = ("strong", "weak", "micro", "network")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this command."""
-    parser.add_argument(
-        "results",
-        nargs="*",
-        type=Path,
-        metavar="RESULTS",
-        help="JSON lines of strong, weak, micro, network (default those of the folder of --out)",
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=CONFIG,
-        metavar="FILE",
-        help="TOML of ranks, sizes, networks, methods (default benchmarks/project.toml)",
-    )
-
-
-def run(parsed: argparse.Namespace) -> int:
-    """Predict and project; returns the exit status.
+def plan(session: Session) -> Rounds:
+    """Predict and project, and write all rows anew; nothing is run.
 
     Raises:
         InputError: results or the configuration cannot be used.
     """
-    figures.pyplot()
-    plan, out = read_plan(parsed.config), Path(parsed.out)
-    paths = list(parsed.results) or _of(out)
-    rows = read(paths)
-    measured, fits = scaling(rows), fits_of(rows)
+    wanted = read_plan(session.options.config)
+    rows = read(_paths(session.options))
+    measured, fits = scaling([*rows["strong"], *rows["weak"]]), fits_of(rows["micro"])
     if not fits:
         raise InputError("no Allreduce over two ranks or more among the rows: run micro first")
-    predictions, left = predict(measured, network(rows), fits)
-    projections = project(plan, [m for m in measured if m.ranks == 1])
-    write(out / "project.jsonl", predictions, projections)
-    project_figures.measured(out / "project_measured.png", predictions)
-    drawn = project_figures.projected(out, projections)
-    behind = [row for row in rows if row["settings"]["benchmark"] in (*NEEDED, *WELCOME)]
-    project_report.report(
-        out / "project.md", plan, measured, fits, predictions, left, projections, behind, drawn
-    )
-    return 0
+    predictions, left = predict(measured, network(rows["network"]), fits)
+    alone = [m for m in measured if m.ranks == 1]
+    behind = [row for name in READ for row in rows[name] if "versions" in row]
+    words = {
+        "assumptions": assumptions(wanted),
+        "left": sorted({f"{m.hosts} hosts, {m.link}" for m in left}),
+        "setup": tables.setup(behind) if behind else "",
+    }
+    made = [
+        ({"kind": "fitted", "what": "words"}, words),
+        *_fitted(alone, fits),
+        *map(_predicted, predictions),
+        *(pair for one in project(wanted, alone) for pair in _projected(one, wanted.pays)),
+    ]
+    results = session.results
+    results.forget([row["settings"] for row in results.rows()])
+    for settings, values in made:
+        results.add({"benchmark": "project", **settings}, values)
+    print(f"written: {results.path}")
+    yield from ()
 
 
-def _of(out: Path) -> list[Path]:
-    """The files of a folder; network's, which needs root, may be missing.
+def _paths(options: Namespace) -> list[Path]:
+    """The files that are asked for; of the folder's network's, which needs root, may be missing.
 
     Raises:
         InputError: another one is.
     """
-    paths = [out / f"{name}.jsonl" for name in (*NEEDED, *WELCOME)]
-    if not paths[-1].exists():
-        print(f"{paths[-1]}: not there; networks are not among the predictions", flush=True)
-        paths.pop()
-    return paths
+    paths = options.results or [Path(options.out) / f"{name}.jsonl" for name in READ]
+    for path in paths:
+        command = path.stem if path.stem in READ else "strong"
+        if path.exists():
+            continue
+        if options.results or command != "network":
+            why = f"no such results; run python -m benchmarks {command} first"
+            raise InputError(f"{path}: {why}")
+        print(f"{path}: not there; networks are not among the predictions", flush=True)
+    return [path for path in paths if path.exists()]
 
 
-def write(path: Path, predictions: list[Prediction], projections: list[Projection]) -> None:
-    """The rows of ``project.jsonl``, anew.
+def _fitted(
+    alone: Sequence[Measured], fits: dict[tuple[int, str, str], Fitted]
+) -> Iterator[tuple[Row, Row]]:
+    """What a rank takes by itself, by network, method and minibatch; then the messages."""
+    for m in sorted(alone, key=lambda m: (m.hidden, m.method, m.work.batch)):
+        costs, _ = costs_of(m.method, m.hidden, m.work.batch, m.parameters, alone)
+        gradient = costs.gradient + costs.evaluation / m.work.batch
+        where = {"hidden": m.hidden, "method": m.method, "batch": m.work.batch}
+        values = {
+            **{"gradient": gradient, "flops": 6 * m.parameters / gradient, "step": costs.step},
+            **{"join": costs.join, "sample": costs.sample, "other": costs.other},
+            "spread": costs.spread.excess(2),
+        }
+        yield {"kind": "fitted", "what": "costs", **where}, _short(values)
+    for (hosts, link, mpi), found in sorted(fits.items()):
+        for ranks, fit in sorted(found.fits.items()):
+            where = {"link": link, "mpi": mpi or "defaults", "hosts": hosts, "ranks": ranks}
+            yield {"kind": "fitted", "what": "messages", **where}, _short(vars(fit))
+
+
+def _predicted(one: Prediction) -> tuple[Row, Row]:
+    values = {
+        **{"measured": one.measured, "predicted": one.parts.total, "predicted_alone": one.alone},
+        **{"slowdown": one.slowdown, "batch": one.of.work.batch},
+    }
+    medians = one.of.medians
+    return {"kind": "prediction", "of": one.of.of}, {
+        **_short(values),
+        "range": [min(medians), max(medians)],
+        "parts": _short(vars(one.parts)),
+        "source": one.source,
+    }
+
+
+def _projected(one: Projection, pays: float) -> Iterator[tuple[Row, Row]]:
+    """A row for every number of ranks.
 
     An accelerator is named with the network too, so that its rows differ by that alone.
     """
-    results = Results(path, fresh=True)
-    base = {"benchmark": "project"}
-    for one in predictions:
-        parts = {name: _short(value) for name, value in vars(one.parts).items()}
-        values = {
-            **{"measured": _short(one.measured), "predicted": _short(one.parts.total)},
-            **{"predicted_alone": _short(one.alone), "parts": parts, "source": one.source},
-        }
-        results.add({**base, "kind": "prediction", "of": one.of.of}, values)
-    for line in projections:
-        network = line.network if line.compute == MEASURED else f"{line.network}, {line.compute}"
-        for ranks, seconds in line.epoch.items():
-            settings = {
-                **{**base, "kind": "projection", "method": line.method},
-                **{"parameters": line.parameters, "network": network},
-                **{"compute": line.compute, "ranks": ranks},
-            }
-            values = {
-                "seconds_per_epoch": _short(seconds),
-                "efficiency": _short(line.efficiency[ranks]),
-            }
-            results.add(settings, values)
-    print(f"written: {path}")
+    name = one.network if one.compute == MEASURED else f"{one.network}, {one.compute}"
+    of = {"method": one.method, "parameters": one.parameters, "network": name}
+    for ranks, seconds in one.epoch.items():
+        values = {"seconds_per_epoch": seconds, "efficiency": one.efficiency[ranks], "pays": pays}
+        yield {"kind": "projection", **of, "compute": one.compute, "ranks": ranks}, _short(values)
 
 
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+def _short(values: dict[str, float]) -> Row:
+    """Seven digits of finite numbers; JSON has no others."""
+    return {k: float(f"{v:.7g}") if abs(v) < float("inf") else None for k, v in values.items()}
+
+
+COMMAND = Command(
+    name="project",
+    options=(
+        option(
+            "results",
+            nargs="*",
+            type=Path,
+            metavar="RESULTS",
+            help="JSON lines of strong, weak, micro, network (default those of the folder of "
+            "--out)",
+        ),
+        config(CONFIG, "TOML of ranks, sizes, networks, methods"),
+    ),
+    libraries=("matplotlib", "scipy"),
+    plan=plan,
+    section=section,
+    draw=lambda rows, options, out: drawing.write(section(rows).pictures, out),
+)

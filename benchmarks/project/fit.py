@@ -101,9 +101,7 @@ def _spread(found: Sequence[Measured]) -> Spread:
     runs = []
     for m in found:
         scale = math.sqrt(m.work.evaluations / evaluations)  # as Spread.over
-        for run in np.unique(m.runs):
-            own = m.busy[m.runs == run]
-            runs.append(scale * (own / typical(own) - 1.0))
+        runs += [scale * (own / typical(own) - 1.0) for own in m.busy]
     runs.sort(key=lambda own: float(np.std(own)))
     calm = np.concatenate(runs[: math.ceil(len(runs) / 2)])
     return spread(np.maximum(1.0 + calm, 0.0).tolist(), evaluations)
@@ -152,34 +150,24 @@ def fits_of(rows: Iterable[Row]) -> dict[tuple[int, str, str], Fitted]:
     """Allreduce of ``micro`` by hosts, link and MPI settings, through what is likest to ours.
 
     Raises:
-        InputError: a row lacks what the model needs.
+        InputError: rows cannot be fitted.
     """
-    grouped: dict[tuple[int, str, str], dict[int, dict[str, dict[int, list[float]]]]] = {}
+    grouped: dict[tuple[tuple[int, str, str], int, str], dict[int, list[float]]] = {}
     for row in rows:
         s = row["settings"]
-        if s["benchmark"] != "micro" or s.get("operation") != "allreduce":
+        if s["operation"] != "allreduce" or row.get("oversubscribed") or s["ranks"] < 2:
             continue
-        try:
-            if row.get("oversubscribed") or s["ranks"] < 2:
+        place = (s["hosts"], str(s.get("link", "none")), str(s.get("mpi", "")))
+        by_size = grouped.setdefault((place, s["ranks"], s["through"]), {})
+        by_size.setdefault(s["bytes"], []).extend(row["seconds"])
+    fits: dict[tuple[int, str, str], dict[int, Hockney]] = {}
+    for name in reversed(THROUGH):  # the first counts
+        for (place, ranks, through), sizes in grouped.items():
+            if through != name or len(sizes) < 2:
                 continue
-            by_ranks = grouped.setdefault((s["hosts"], s["link"], str(s.get("mpi", ""))), {})
-            by_size = by_ranks.setdefault(s["ranks"], {}).setdefault(s["through"], {})
-            by_size.setdefault(s["bytes"], []).extend(row["seconds"])
-        except (KeyError, TypeError) as error:
-            raise InputError(f"a row of micro lacks what the model needs: {error}") from None
-    found = {}
-    for place, by_ranks in grouped.items():
-        fits = {}
-        for ranks, through in by_ranks.items():
-            for name in THROUGH:
-                sizes = through.get(name, {})
-                if len(sizes) < 2:
-                    continue
-                try:
-                    fits[ranks] = fit(sorted(sizes), [typical(sizes[b]) for b in sorted(sizes)])
-                except ValueError as error:
-                    raise InputError(f"rows of micro, {place[1]}, {name}: {error}") from None
-                break
-        if fits:
-            found[place] = fitted(fits)
-    return found
+            try:
+                found = fit(sorted(sizes), [typical(sizes[b]) for b in sorted(sizes)])
+            except ValueError as error:
+                raise InputError(f"rows of micro, {place[1]}, {name}: {error}") from None
+            fits.setdefault(place, {})[ranks] = found
+    return {place: fitted(by_ranks) for place, by_ranks in fits.items()}

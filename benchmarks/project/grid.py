@@ -24,7 +24,6 @@ class Projection:
     Attributes:
         compute: MEASURED or the accelerator's name. parts: of an outer iteration.
         epoch: seconds. efficiency: of one rank's epoch by the method's own plan for one rank.
-        limit: ranks to which it pays (``pays_to``).
     """
 
     method: str
@@ -34,7 +33,6 @@ class Projection:
     parts: dict[int, Parts]
     epoch: dict[int, float]
     efficiency: dict[int, float]
-    limit: int
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,6 @@ def project(plan: Plan, alone: Sequence[Measured]) -> list[Projection]:
                             parts=parts,
                             epoch=epoch,
                             efficiency={n: epoch[1] / (n * t) for n, t in epoch.items()},
-                            limit=pays_to(epoch, plan.pays),
                         )
                     )
     return found
@@ -107,8 +104,8 @@ def pays_to(epoch: Mapping[int, float], gain: float) -> int:
     Args:
         epoch: seconds by ranks: 1, 2, 4, ...
     """
-    last = 1
-    for ranks in sorted(epoch)[1:]:
+    last, *more = sorted(epoch)
+    for ranks in more:
         if not epoch[last] / epoch[ranks] >= gain:
             break
         last = ranks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from apts_mpi.errors import InputError
 from apts_mpi.settings.defaults import LOCAL_STEPS, plan
-from benchmarks.harness.plan_file import check, load, typed
+from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.project.model import Link
 
 COSTS = {"apts": "apts-scaled"}  # the name in the rows of ``strong``, where it is another
@@ -79,19 +79,12 @@ class Plan:
     accelerator: Accelerator | None = None
 
 
-_PLAN = {
-    "ranks": [int],
-    "parameters": [int],
-    "samples": int,
-    "pays": float,
-    "reduction": float,
-    "networks": [dict],
-    "methods": [dict],
-    "accelerator": dict,
-}
+_METHOD, _ACCELERATOR = fields(Method), fields(Accelerator)
 _NETWORK = {"name": str, "latency": float, "bandwidth": float, "source": str}
-_METHOD = {"label": str, "method": str, "global_batch": int, "least_batch": int, "local_steps": int}
-_ACCELERATOR = {"name": str, "flops": float, "memory": float, "launch": float, "copy": float}
+_PLAN = {
+    **{**fields(Plan), "reduction": float},
+    **{"networks": [dict], "methods": [dict], "accelerator": dict},
+}
 
 
 def read_plan(path: Path) -> Plan:

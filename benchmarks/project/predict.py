@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.project.fit import Fitted, costs_of, typical
 from benchmarks.project.model import Costs, Link, Parts, Transfer, iteration
 from benchmarks.project.rows import Measured
@@ -137,4 +139,4 @@ def slowdown(
 
 def _busy_ratio(m: Measured, alone: Sequence[Measured]) -> float:
     costs, _ = costs_for(m, alone)
-    return typical(m.busy) / iteration(m.work, costs, Link(0.0, 0.0), m.ranks).busy
+    return typical(np.concatenate(m.busy)) / iteration(m.work, costs, Link(0.0, 0.0), m.ranks).busy

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import MNIST, several, timeout
-from benchmarks.harness.results import Row, metrics, summary
+from benchmarks.harness.results import Row, in_order, metrics, summary, versioned
 from benchmarks.harness.sections import Section, Table
 from benchmarks.harness.worker import PROGRAM
 
@@ -43,7 +42,7 @@ def _job(n: int, ranks: int, shards: Shards) -> Job:
     flags += ["--checkpoint-every", "off", "--out", "{folder}/run"]
     flags += ["--subdomains-per-rank", str(n // ranks)]
     piece = Piece(
-        settings=[{"apts_mpi": apts_mpi.__version__, "subdomains": n, "ranks": ranks}],
+        settings=[versioned(subdomains=n, ranks=ranks)],
         words=f"{n} subdomains on {ranks} ranks",
         arguments={"lines": [flags]},
         keep=keep,
@@ -67,7 +66,7 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
 
 def section(rows: list[Row], options: Namespace) -> Section:
     """What the rows say."""
-    rows = sorted(rows, key=lambda row: (row["settings"]["subdomains"], row["settings"]["ranks"]))
+    rows = in_order(rows, subdomains=None, ranks=None)
     alone = {row["settings"]["subdomains"]: row for row in rows if row["settings"]["ranks"] == 1}
     header = ["subdomains", "ranks", "test accuracy, %", "losses apart, relative", "whole run, s"]
     header += ["iteration, s", "of it waiting and messages, %"]
@@ -80,7 +79,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
             f"summation alone. The ranks share {rows[0]['cores']} cores: times say what that "
             "costs, not how it scales.",
             Table("", header, [_line(row, alone) for row in rows], text=0),
-            tables.setup(rows) + " Repeat: `python -m benchmarks large_n --fresh`.",
+            tables.foot(rows, "large_n"),
         ],
     )
 

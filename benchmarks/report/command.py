@@ -12,10 +12,10 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.harness import figures
-from benchmarks.harness.sections import Section
+from benchmarks.harness.command import OUT
+from benchmarks.harness.rows import Rows, read
+from benchmarks.harness.sections import Section, Text
 from benchmarks.report import setup
-from benchmarks.report.page import Page
-from benchmarks.report.rows import Rows, read
 from benchmarks.report.write import write
 
 TITLE = "Communication against compute"
@@ -23,9 +23,9 @@ TITLE = "Communication against compute"
 PAGES = (
     "benchmarks.scaling.section",
     "benchmarks.messages.micro.section",
-    "benchmarks.messages.network.page",
+    "benchmarks.messages.network.section",
     "benchmarks.quality.compare.section",
-    "benchmarks.project.page",
+    "benchmarks.project.section",
 )
 
 
@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RESULTS",
         help="files of results: strong.jsonl, micro.jsonl and so on",
     )
+    OUT(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -48,7 +49,7 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def page(rows: Rows) -> Page:
+def page(rows: Rows) -> Section:
     """The report on these rows."""
     lead = [
         "Data-parallel training over MPI, measured: where the time of ranks goes, what more of "
@@ -63,4 +64,5 @@ def page(rows: Rows) -> Page:
     sections: list[Section] = []
     for name in PAGES:
         sections += import_module(name).sections(rows.by_kind)
-    return Page(TITLE, lead, [*sections, setup.section(rows), setup.method()])
+    sections += [setup.section(rows), setup.method()]
+    return Section(TITLE, [Text(text) for text in lead], sections)

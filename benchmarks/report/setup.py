@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness.results import Row
+from benchmarks.harness.rows import KINDS, Rows
 from benchmarks.harness.sections import Section, Table, Text
 from benchmarks.harness.statistics import LEVEL, RESAMPLES
-from benchmarks.report.rows import KINDS, Rows
 
-# Names in rows, in the order of the table; those that no row has are left out.
-_MACHINE = {
+# Names in settings or beside them, in the order of the table; what no row has is left out.
+_SETTINGS = ("method", "data", "hidden", "ranks", "hosts", "link", "mpi", "batch", "lr")
+_LINES = {
+    **{name: name for name in _SETTINGS},
     "host": "host",
     "cores": "cores of a host that may be used",
     "host_cores": "cores of a host",
@@ -26,7 +28,6 @@ _MACHINE = {
     "commit": "commit",
     "date": "date",
 }
-_SETTINGS = ("method", "data", "hidden", "ranks", "hosts", "link", "mpi", "batch", "lr")
 
 
 def section(rows: Rows) -> Section:
@@ -43,25 +44,18 @@ def section(rows: Rows) -> Section:
 
 
 def _present(rows: Rows) -> list[str]:
-    return [kind for kind in KINDS if rows[kind]]
+    return [kind for kind in KINDS if rows[kind] and kind != "fitted"]
 
 
 def _values(rows: Rows) -> Table:
     kinds = _present(rows)
-    lines = []
-    for name in _SETTINGS:
-        cells = [_all(_setting(row, name) for row in rows[kind]) for kind in kinds]
-        lines.append([name, *cells])
-    for name, label in _MACHINE.items():
-        cells = [_all(row.get(name) for row in rows[kind]) for kind in kinds]
-        lines.append([label, *cells])
+
+    def cell(kind: str, name: str) -> str:
+        return _all(row["settings"].get(name, row.get(name)) for row in rows[kind])
+
+    lines = [[label, *(cell(kind, name) for kind in kinds)] for name, label in _LINES.items()]
     lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
     return Table("Settings and machines", ["what", *kinds], lines, text=1 + len(kinds))
-
-
-def _setting(row: Row, name: str) -> object:
-    """A setting, or what stands beside the settings where no rows differ by it."""
-    return row["settings"].get(name, row.get(name))
 
 
 def _all(values: Any) -> str:

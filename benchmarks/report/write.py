@@ -1,15 +1,20 @@
-"""The report as one HTML page, and as Markdown with its pictures beside it."""
+"""The report as one HTML page, and as Markdown with its pictures beside it.
+
+The page is a section: its title, the first paragraphs as parts, and the sections below it.
+"""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 from apts_mpi.errors import InputError
 from benchmarks.harness import drawing, tables
 from benchmarks.harness.sections import (
+    FIGURES,
     Finding,
     Image,
     Part,
@@ -18,45 +23,63 @@ from benchmarks.harness.sections import (
     Table,
     Text,
     bullets,
-    escaped,
     said,
+    slug,
     to_markdown,
 )
-from benchmarks.report.page import Page
-from benchmarks.report.style import STYLE
 
-FIGURES = "report_figures"  # folder of the Markdown's pictures, beside it
+STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
-def write(page: Page, out: Path) -> None:
+def write(page: Section, out: Path) -> None:
     """Write report.html, report.md and the pictures, and say so.
 
     Raises:
         InputError: the folder cannot be written to.
     """
     try:
-        (out / FIGURES).mkdir(parents=True, exist_ok=True)
-        for picture in page.pictures:
-            path = out / FIGURES / f"{picture.name}.svg"
-            path.write_text(drawing.alone(picture.svg), encoding="utf-8")
+        out.mkdir(parents=True, exist_ok=True)
+        drawing.write(page.pictures, out)
         (out / "report.html").write_text(to_html(page), encoding="utf-8")
         print(f"written: {out / 'report.html'}")
-        tables.write(out / "report.md", *_markdown(page))
+        marked = bullets([said(one) for _, one in glance(page)])
+        first = [Section("At a glance", [marked])] if marked else []
+        whole = replace(page, below=first + page.below)
+        tables.write(out / "report.md", *to_markdown(whole, pictures=FIGURES))
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to: {error}") from None
 
 
-def to_html(page: Page) -> str:
+def glance(page: Section) -> list[tuple[Section, Finding]]:
+    """Warnings, then key findings, each with its section."""
+    found = [(section, one) for section in page.below for one in section.findings]
+    return [pair for pair in found if pair[1].warning] + [
+        pair for pair in found if pair[1].key and not pair[1].warning
+    ]
+
+
+def _anchors(page: Section) -> dict[int, str]:
+    """A name of its own for every section, by its id()."""
+    named: dict[int, str] = {}
+    for one in page.walk()[1:]:
+        name, number = slug(one.title), 2
+        while name in named.values():
+            name, number = f"{slug(one.title)}-{number}", number + 1
+        named[id(one)] = name
+    return named
+
+
+def to_html(page: Section) -> str:
     """The page, with everything it needs within."""
-    named = page.anchors()
+    named = _anchors(page)
     escape = html.escape
     contents = "\n".join(
-        f'<li><a href="#{named[id(one)]}">{escape(one.title)}</a></li>' for one in page.sections
+        f'<li><a href="#{named[id(one)]}">{escape(one.title)}</a></li>' for one in page.below
     )
-    glance = "\n".join(_glance(page, named))
-    lead = "\n".join(f"<p>{escape(text)}</p>" for text in page.lead)
-    body = "\n".join(_section(section, named, 2) for section in page.sections)
-    summary = f'<h2 id="glance">At a glance</h2>\n<div class="glance">\n{glance}\n</div>'
+    first = "\n".join(_glance(page, named))
+    lead = "\n".join(_parts(page.parts))
+    body = "\n".join(_section(section, named, 2) for section in page.below)
+    summary = f'<h2 id="glance">At a glance</h2>\n<div class="glance">\n{first}\n</div>'
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -79,7 +102,7 @@ def to_html(page: Page) -> str:
 </ul>
 </nav>
 <main id="report">
-{summary if glance else ""}
+{summary if first else ""}
 {body}
 </main>
 </body>
@@ -87,9 +110,9 @@ def to_html(page: Page) -> str:
 """
 
 
-def _glance(page: Page, named: dict[int, str]) -> Iterator[str]:
+def _glance(page: Section, named: dict[int, str]) -> Iterator[str]:
     """Warnings, then the key findings of every section."""
-    for warning, some in groupby(page.glance, key=lambda pair: pair[1].warning):
+    for warning, some in groupby(glance(page), key=lambda pair: pair[1].warning):
         for _, own in groupby(some, key=lambda pair: id(pair[0])):
             listed = list(own)
             section = listed[0][0]
@@ -169,14 +192,3 @@ def _table(table: Table) -> str:
     if not table.folded:
         return f'<p class="heading">{caption}</p>\n{drawn}'
     return f"<details><summary>{caption}</summary>\n{drawn}\n</details>"
-
-
-def _markdown(page: Page) -> Iterator[str]:
-    """Its paragraphs."""
-    yield f"# {escaped(page.title)}"
-    yield from map(escaped, page.lead)
-    if page.glance:
-        yield "## At a glance"
-        yield bullets([said(one) for _, one in page.glance])
-    for section in page.sections:
-        yield from to_markdown(section, level=2, pictures=FIGURES)

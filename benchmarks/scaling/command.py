@@ -19,12 +19,12 @@ from benchmarks.harness.jobs import ENVIRONMENT, ROOT, mpirun
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import (
     MNIST,
+    REPETITIONS,
     config,
     names,
+    numbers,
     option,
-    positive,
     timeout,
-    whole_numbers,
 )
 from benchmarks.harness.results import Row, origin
 from benchmarks.scaling.findings import overhead
@@ -51,18 +51,13 @@ rank, repetition and phase, and {kind}.md; runs that are in {kind}.jsonl are not
             config(ROOT / "benchmarks" / f"{kind}.toml", "TOML of methods, networks, ranks"),
             option(
                 "--ranks",
-                type=whole_numbers,
+                type=numbers(0),
                 help="numbers of ranks (default those of the file; in a SLURM allocation powers of "
                 "two)",
             ),
             option("--methods", type=names, help="run these of the file (default all)"),
             option("--networks", help="hidden layers in place of the file's: '128,128 1024'"),
-            option(
-                "--repetitions",
-                type=positive,
-                metavar="K",
-                help="of every run (default the file's)",
-            ),
+            REPETITIONS,
             option(
                 "--launch",
                 metavar="COMMAND",

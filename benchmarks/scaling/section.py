@@ -39,9 +39,7 @@ def command_section(kind: str, rows: Sequence[Row], options: object) -> Section 
     by = {name: [r for r in rows if r["settings"]["benchmark"] == name] for name in (kind, SPLIT)}
     found = section(kind, by[kind], split=by[SPLIT])
     if found is not None:
-        found.foot.append(
-            tables.setup([{**row, "threads_per_rank": row["threads"]} for row in by[kind]])
-        )
+        found.foot.append(tables.setup(by[kind]))
     return found
 
 

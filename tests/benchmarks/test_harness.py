@@ -14,9 +14,17 @@ from apts_mpi.errors import InputError
 from benchmarks.harness import data
 from benchmarks.harness.jobs import RunFailed, mpirun
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.results import Results, Row
+from benchmarks.harness.results import Results, Row, in_order
 from benchmarks.harness.runs import batches
-from benchmarks.harness.sections import Markdown, Section, Table, to_markdown
+from benchmarks.harness.sections import (
+    Finding,
+    Image,
+    Markdown,
+    Picture,
+    Section,
+    Table,
+    to_markdown,
+)
 from benchmarks.harness.worker import collect, work
 from tests.benchmarks.support import needs_mpirun, rows_of
 
@@ -140,3 +148,26 @@ def test_cells_are_escaped_unless_they_are_markdown() -> None:
     assert text.splitlines()[:2] == ["# T", "`code`"]
     assert "x\\*" in text
     assert "**y**" in text
+
+
+def test_a_command_has_its_image_and_the_page_its_picture() -> None:
+    drawn = list[str]()
+
+    def draw() -> str:
+        drawn.append("once")
+        return "<svg>"
+
+    picture = Picture("name", "Title", "caption", "alt", draw, (Finding("found"),))
+    section = Section("T", [picture, Image("plot", "plot.png")])
+    assert list(to_markdown(section)) == ["# T", "found", "![plot](plot.png)"]
+    assert drawn == []  # no drawing where none is shown
+    page = list(to_markdown(section, pictures="figures"))
+    assert page == ["# T", "**Title**", "![alt](figures/name.svg)", "found", "caption"]
+    assert (picture.svg, picture.svg, drawn) == ("<svg>", "<svg>", ["once"])
+
+
+def test_rows_come_in_the_order_of_what_is_known() -> None:
+    pairs = [("b", 2), ("a", 1), ("b", 1)]
+    rows = [{"settings": {"name": name, "ranks": ranks}} for name, ranks in pairs]
+    found = [tuple(row["settings"].values()) for row in in_order(rows, name="ba", ranks=None)]
+    assert found == [("b", 1), ("b", 2), ("a", 1)]

@@ -9,17 +9,21 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
+
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.harness.hosts import missing
-from benchmarks.harness.jobs import ROOT, RunFailed, launcher
+from benchmarks.harness.jobs import ROOT, launcher
+from benchmarks.harness.measure import Session
 from benchmarks.harness.results import Results, Row
-from benchmarks.messages.network import report as network_report
-from benchmarks.messages.network.command import chosen
-from benchmarks.messages.network.jobs import figures, make
-from benchmarks.messages.network.plan import Network, Plan, read_plan, run_of
-from benchmarks.messages.network.report import best_batch, best_rate, tuning, wanted
+from benchmarks.harness.sections import to_markdown
+from benchmarks.messages.network.choice import Choice
+from benchmarks.messages.network.command import chosen, figures, job
+from benchmarks.messages.network.plan import Network, Plan, read_plan
+from benchmarks.messages.network.section import section
+from tests.benchmarks.support import needs_mpirun
 
 TINY = """
 data = "digits"
@@ -56,39 +60,58 @@ def plan(tmp_path: Path) -> Plan:
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     """An empty file of them."""
-    return Results(tmp_path / "network.jsonl", fresh=False)
+    return Results(tmp_path / "network.jsonl")
+
+
+@pytest.fixture
+def choice(plan: Plan, results: Results) -> Choice:
+    """The runs of the tiny plan."""
+    return Choice(plan, results.get)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """The digits."""
+    write_shards(load_source("digits"), tmp_path / "shards", shards=1)
+    return tmp_path / "shards"
 
 
 KEPT: Row = {
     **{"rank_batch": 50, "local_steps": 9, "parameters": 1, "threads": 1, "cores": 2},
-    **{"versions": {"torch": "1"}, "commit": "c", "date": "d"},
+    **{"versions": {"torch": "1"}, "commit": "c", "date": "d", "target": 0.5},
 }
+
+
+def told(results: Results) -> str:
+    found = section(results.rows())
+    assert found is not None
+    return "\n".join(to_markdown(found))
 
 
 def values(seconds: float | None, epochs: float | None) -> Row:
     return {"seconds_to_target": seconds, "epochs_to_target": epochs}
 
 
-def test_a_rate_is_best_by_work_and_a_minibatch_by_the_clock(plan: Plan, results: Results) -> None:
+def test_a_rate_is_best_by_work_and_a_minibatch_by_the_clock(
+    plan: Plan, results: Results, choice: Choice
+) -> None:
     network, ddp = plan.networks[0], plan.method("ddp-adam")
     work = {(50, 3e-3): 2.0, (50, 1e-2): 1.0, (100, 3e-3): 3.0, (100, 1e-2): None}
-    for settings in tuning(plan, network, ddp):
+    for settings in choice.tuning(network, ddp):
         results.add(settings, values(1.0, work[settings["batch"], settings["lr"]]))
-    assert [best_rate(plan, results, network, ddp, batch) for batch in (50, 100)] == [1e-2, 3e-3]
+    assert [choice.best_rate(network, ddp, batch) for batch in (50, 100)] == [1e-2, 3e-3]
 
     def pairs(name: str, repetition: int) -> list[tuple[int | None, float | None]]:
-        method = plan.method(name)
-        found = wanted(plan, results, "1gbit", network, method, 2, repetition)
+        found = choice.wanted("1gbit", network, plan.method(name), 2, repetition)
         return [(settings["batch"], settings["lr"]) for settings in found]
 
     assert pairs("ddp-adam", 0) == [(50, 1e-2), (100, 3e-3)]
     assert pairs("apts", 0) == [(None, None)]
     # Not before the clock has told which is best.
     assert pairs("adam", 0) == pairs("ddp-adam", 1) == []
-    for settings in list(wanted(plan, results, "1gbit", network, ddp, 2, 0)):
+    for settings in choice.wanted("1gbit", network, ddp, 2, 0):
         # More work to do, but sooner done: fewer messages.
         results.add(settings, values(5.0 if settings["batch"] == 50 else 4.0, 1.0))
-    assert best_batch(plan, results, "1gbit", network, ddp, 2) == (100, 3e-3)
     assert pairs("adam", 0) == pairs("adam", 1) == pairs("ddp-adam", 1) == [(100, 3e-3)]
 
 
@@ -109,13 +132,15 @@ def test_the_clock_of_a_run_is_that_of_the_rank_furthest_on() -> None:
     assert figures([one], 0.98)["seconds_to_target"] is None
 
 
-def test_every_method_has_the_same_minibatch_of_all_ranks_and_epochs(plan: Plan) -> None:
+def test_every_method_has_the_same_minibatch_of_all_ranks_and_epochs(
+    plan: Plan, shards: Path
+) -> None:
     settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 1}
-    ours = run_of(plan, plan.networks[0], plan.method("adam"), settings).arguments
-    theirs = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings).ddp
-    assert ours is not None
-    assert theirs is not None
-    words = " ".join(ours)
+    ours, theirs = (
+        job(plan, shards, plan.networks[0], plan.method(name), [settings]).pieces[0].arguments
+        for name in ("adam", "ddp-adam")
+    )
+    words = " ".join(ours["line"])
     assert "--batch 50" in words
     assert "--lr 0.01" in words
     assert "--epochs 30" in words
@@ -155,20 +180,24 @@ def test_without_root_it_says_so_and_skips(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert main(["network", "--out", str(tmp_path)]) == 0
-    assert "need root" in capsys.readouterr().err
+    assert "need root" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(launcher() is None, reason="no mpirun")
 @pytest.mark.usefixtures("all_cores")
 def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
-    tmp_path: Path, plan: Plan, results: Results, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    plan: Plan,
+    results: Results,
+    choice: Choice,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     reason = missing()
     if reason is not None:
         pytest.skip(reason)
     network, ddp = plan.networks[0], plan.method("ddp-adam")
-    for settings in tuning(plan, network, ddp):  # as if tuned, and the minibatch chosen
+    for settings in choice.tuning(network, ddp):  # as if tuned, and the minibatch chosen
         results.add(settings, values(1.0, 1.0 if settings["batch"] == 100 else None))
     arguments = ["network", "--config", str(tmp_path / "plan.toml"), "--out", str(tmp_path)]
     assert main([*arguments, "--repetitions", "1", "--timeout", "60"]) == 0
@@ -192,47 +221,55 @@ def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
     assert "[" not in capsys.readouterr().out.replace("[mpi]", "")
 
 
+@needs_mpirun
 @pytest.mark.usefixtures("all_cores")
-def test_a_job_that_fails_between_hosts_ends_with_a_line(tmp_path: Path, plan: Plan) -> None:
-    settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 0}
-    run = run_of(plan, plan.networks[0], plan.method("ddp-adam"), settings)
-    shards = tmp_path / "shards"
-    write_shards(load_source("digits"), shards, shards=1)
-    bad = dataclasses.replace(run, ddp={**(run.ddp or {}), "hidden": "wide"})
-    with pytest.raises(RunFailed, match=r"DistributedDataParallel: .*'wide'") as caught:
-        make(bad, plan, shards, None, 60.0)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_part_of_the_plan_is_run_and_the_whole_is_told(
-    tmp_path: Path, plan: Plan, results: Results
+def test_a_run_of_the_reference_that_fails_ends_with_a_line(
+    tmp_path: Path,
+    plan: Plan,
+    results: Results,
+    shards: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    options = argparse.Namespace(
-        hosts=None, links=None, methods=("adam",), networks=None, repetitions=1, timeout=60.0
+    settings: Row = {"hosts": 2, "batch": 100, "lr": 1e-2, "repetition": 0}
+    wide = Network(hidden="wide", epochs=1.0)
+    session = Session(argparse.Namespace(timeout=60.0), results, tmp_path)
+    session.measure([job(plan, shards, wide, plan.method("ddp-adam"), [settings])])
+    assert len(session.failed) == 1
+    assert results.rows() == []
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "failed" in line)
+    assert "'wide'" in line
+
+
+def test_a_part_of_the_plan_is_run_and_the_whole_is_told(plan: Plan, choice: Choice) -> None:
+    asked = argparse.Namespace(
+        hosts=None, links=None, methods=("adam",), networks=None, repetitions=1
     )
-    part = chosen(plan, options)
+    part = chosen(plan, asked)
     assert [method.name for method in part.methods] == ["adam"]
     assert part.repetitions == 1
     # It waits for what it takes its rate from.
-    adam = plan.method("adam")
-    assert list(wanted(plan, results, "1gbit", plan.networks[0], adam, 2, 0)) == []
-    for change in ({"methods": ("no",)}, {"links": ("fast",)}, {"hosts": (3,)}, {"timeout": 0.0}):
+    assert choice.wanted("1gbit", plan.networks[0], plan.method("adam"), 2, 0) == []
+    for change in ({"methods": ("no",)}, {"links": ("fast",)}, {"hosts": (3,)}):
         with pytest.raises(InputError, match="--"):
-            chosen(plan, argparse.Namespace(**{**vars(options), **change}))
+            chosen(plan, argparse.Namespace(**{**vars(asked), **change}))
+
+
+def test_no_time_at_all_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["network", "--timeout", "0"]) == 2
+    assert "--timeout" in capsys.readouterr().err
 
 
 def test_a_run_that_diverged_has_not_reached_the_target(
-    tmp_path: Path, plan: Plan, results: Results
+    plan: Plan, results: Results, choice: Choice
 ) -> None:
     network = plan.networks[0]
     for repetition in range(2):
-        (settings,) = wanted(plan, results, "1gbit", network, plan.method("apts"), 2, repetition)
+        (settings,) = choice.wanted("1gbit", network, plan.method("apts"), 2, repetition)
         row = {**values(None, None), "diverged": "the loss is not finite"}
         if repetition == 0:
             row = {**values(2.0, 1.0), **KEPT}
         results.add(settings, row)
-    network_report.write(tmp_path / "network.md", plan, results)
-    assert "(1 of 2 did not reach it)" in (tmp_path / "network.md").read_text()
+    assert "(1 of 2 did not reach it)" in told(results)
 
 
 def test_other_settings_are_other_runs(plan: Plan) -> None:
@@ -252,23 +289,20 @@ def test_other_settings_are_other_runs(plan: Plan) -> None:
 
 
 def test_a_rate_at_the_edge_of_what_was_tried_is_marked(
-    tmp_path: Path, plan: Plan, results: Results
+    plan: Plan, results: Results, choice: Choice
 ) -> None:
     network, ddp = plan.networks[0], plan.method("ddp-adam")
-    for settings in tuning(plan, network, ddp):
+    for settings in choice.tuning(network, ddp):
         results.add(settings, values(1.0, 1.0))
-    for settings in list(wanted(plan, results, "1gbit", network, ddp, 2, 0)):
+    for settings in choice.wanted("1gbit", network, ddp, 2, 0):
         results.add(settings, {**values(1.0, 1.0), **KEPT})
-    network_report.write(tmp_path / "network.md", plan, results)
-    assert "50*" in (tmp_path / "network.md").read_text()
+    assert "50\\*" in told(results)
 
 
 def test_the_table_says_how_many_did_not_reach_it(
-    tmp_path: Path, plan: Plan, results: Results
+    plan: Plan, results: Results, choice: Choice
 ) -> None:
-    network = plan.networks[0]
     for repetition, seconds in enumerate((2.0, None)):
-        (settings,) = wanted(plan, results, "1gbit", network, plan.method("apts"), 2, repetition)
+        (settings,) = choice.wanted("1gbit", plan.networks[0], plan.method("apts"), 2, repetition)
         results.add(settings, {**values(seconds, seconds), **KEPT})
-    network_report.write(tmp_path / "network.md", plan, results)
-    assert "(1 of 2 did not reach it)" in (tmp_path / "network.md").read_text()
+    assert "(1 of 2 did not reach it)" in told(results)

@@ -7,12 +7,13 @@ import pytest
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
 from benchmarks.harness.jobs import RESULTS
+from benchmarks.harness.rows import read
 from benchmarks.messages.micro import section as micro_page
-from benchmarks.messages.network import page as network_page
-from benchmarks.project import page as project_page
+from benchmarks.messages.network.section import section as network_section
+from benchmarks.project.proof import proof
+from benchmarks.project.section import projections
 from benchmarks.quality.compare.entries import unplanned
 from benchmarks.quality.compare.section import sections as compared_sections
-from benchmarks.report.rows import read
 from tests.benchmarks.report_rows import (
     cell,
     compared,
@@ -36,15 +37,15 @@ def test_messages() -> None:
 def test_time_to_target() -> None:
     rows = network({"apts": 2.0, "ddp-adam": 12.8}) + network({"ddp-adam": 10.0}, lr=3e-3)
     rows += network({"ddp-adam": None}, lr=1e-1)
-    lines = told(network_page.section(rows))
+    lines = told(network_section(rows))
     assert "apts reaches 97 percent in 2.00 s, ddp-adam in 10.0 s: 5.00 times sooner." in lines
-    table = tables_of(network_page.section(rows))[0]
+    table = tables_of(network_section(rows))[0]
     assert cell(table, 1, "rate") == "0.003 (best of 3)"
 
 
 def test_later_than_the_reference_is_a_warning() -> None:
     rows = network({"apts": 5.0, "ddp-adam": 4.0}, "unlimited") + network({"apts": None}, "1gbit")
-    lines = told(network_page.section(rows))
+    lines = told(network_section(rows))
     assert "WARNING Over unlimited" in lines
     assert "1.25 times later" in lines
     assert "WARNING Over 1gbit, ours never reached 97 percent." in lines
@@ -55,8 +56,8 @@ def test_diverged_over_a_link() -> None:
     settings = row["settings"]
     rows = network({"apts": 2.0})
     rows.append({"settings": settings, "seconds_to_target": None, "diverged": "not finite"})
-    assert "2.00 s" in told(network_page.section(rows))
-    assert network_page.section(rows[1:]) is None, "nothing to tell of a target"
+    assert "2.00 s" in told(network_section(rows))
+    assert network_section(rows[1:]) is None, "nothing to tell of a target"
 
 
 def test_model_proof() -> None:
@@ -64,14 +65,14 @@ def test_model_proof() -> None:
     rows = [
         prediction({**of, "batch": k}, 1.0, 1 + error) for k, error in enumerate((0.1, -0.2, 0.3))
     ]
-    lines = told(project_page.proof(rows))
+    lines = told(proof(rows))
     assert "WARNING The model is off by 20.0 percent (median of 3 points" in lines
     assert "Furthest off: +30.0 percent" in lines
 
 
 def test_projections_say_so_everywhere() -> None:
     rows = projection("apts-scaled", {2: 0.9, 4: 0.8, 8: 0.4}) + projection("adam", {2: 0.3})
-    section = project_page.projections(rows)
+    section = projections(rows)
     assert section is not None
     for one in section.walk():
         assert one.title.startswith("Projection")

@@ -16,12 +16,14 @@ pytest.importorskip("scipy", reason="the benchmarks need scipy: pip install .[be
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
 from benchmarks.harness.results import Row
+from benchmarks.harness.rows import read
+from benchmarks.harness.sections import FIGURES
 from benchmarks.project.command import CONFIG
-from benchmarks.project.fit import costs_of, fits_of, line
+from benchmarks.project.fit import Fitted, costs_of, fits_of, line
 from benchmarks.project.grid import MEASURED, pays_to, project
 from benchmarks.project.plan import read_plan
 from benchmarks.project.predict import predict
-from benchmarks.project.rows import network, read, scaling
+from benchmarks.project.rows import Measured, network, scaling
 from tests.benchmarks.project_rows import MADE, SLOWDOWN, STEPS, N, made_rows
 
 
@@ -30,8 +32,20 @@ def rows() -> list[Row]:
     return made_rows()
 
 
+def measured_of(rows: list[Row]) -> list[Measured]:
+    return scaling(row for row in rows if row["settings"]["benchmark"] in ("strong", "weak"))
+
+
+def narrow_of(rows: list[Row]) -> list[Measured]:
+    return network(row for row in rows if row["settings"]["benchmark"] == "network")
+
+
+def messages_of(rows: list[Row]) -> dict[tuple[int, str, str], Fitted]:
+    return fits_of(row for row in rows if row["settings"]["benchmark"] == "micro")
+
+
 def test_the_fit_finds_the_parameters_that_made_the_rows(rows: list[Row]) -> None:
-    measured = scaling(rows)
+    measured = measured_of(rows)
     assert {m.ranks for m in measured} == {1, 2}  # more ranks than cores are not used
     alone = [m for m in measured if m.ranks == 1]
     for method, made in MADE.items():
@@ -60,7 +74,7 @@ def test_a_line_through_measured_points() -> None:
 
 
 def test_the_model_predicts_what_it_made(rows: list[Row]) -> None:
-    predictions, left = predict(scaling(rows), network(rows), fits_of(rows))
+    predictions, left = predict(measured_of(rows), narrow_of(rows), messages_of(rows))
     assert not left
     kinds = [(one.of.of["benchmark"], one.of.of["method"], one.of.ranks) for one in predictions]
     assert len(kinds) == 12
@@ -78,7 +92,7 @@ def test_the_model_predicts_what_it_made(rows: list[Row]) -> None:
 
 @pytest.mark.parametrize("method", MADE)
 def test_a_prediction_has_not_seen_what_it_predicts(rows: list[Row], method: str) -> None:
-    before, _ = predict(scaling(rows), network(rows), fits_of(rows))
+    before, _ = predict(measured_of(rows), narrow_of(rows), messages_of(rows))
     changed = copy.deepcopy(rows)
     for row in changed:
         settings = row["settings"]
@@ -86,7 +100,7 @@ def test_a_prediction_has_not_seen_what_it_predicts(rows: list[Row], method: str
             row["seconds"] = [3 * t for t in row["seconds"]]
         if "iteration_seconds" in row:
             row["iteration_seconds"] = [3 * t for t in row["iteration_seconds"]]
-    after, _ = predict(scaling(changed), [], fits_of(changed))
+    after, _ = predict(measured_of(changed), [], messages_of(changed))
     own = [(a, b) for a, b in zip(before, after, strict=False) if a.of.method == method]
     assert len(own) == 2
     for a, b in own:
@@ -100,7 +114,7 @@ def test_stragglers_are_waited_for(rows: list[Row]) -> None:
     for row in noisy:
         if row["settings"].get("phase") == "gradient":
             row["seconds"] = (np.array(row["seconds"]) * chance.gamma(50.0, 0.02, 12)).tolist()
-    predictions, _ = predict(scaling(noisy), [], fits_of(noisy))
+    predictions, _ = predict(measured_of(noisy), [], messages_of(noisy))
     assert all(one.parts.imbalance > 0.0 for one in predictions)
     errors = [abs(one.error) for one in predictions]
     assert np.median(errors) < 0.15
@@ -112,10 +126,10 @@ def test_a_run_that_is_not_all_there_is_left_out(rows: list[Row]) -> None:
         return (s["benchmark"], s.get("method"), s.get("ranks")) == ("strong", "adam", 2)
 
     own = [row for row in rows if is_one(row)]
-    assert len(scaling(own)) == 1
-    assert len(scaling(own)[0].seconds) == 24
-    assert len(scaling(own[:-1])[0].seconds) == 12
-    assert scaling(own[:-1][::2]) == []
+    assert len(measured_of(own)) == 1
+    assert len(measured_of(own)[0].seconds) == 24
+    assert len(measured_of(own[:-1])[0].seconds) == 12
+    assert measured_of(own[:-1][::2]) == []
 
 
 # ---- projections ---------------------------------------------------------------------------------
@@ -123,7 +137,7 @@ def test_a_run_that_is_not_all_there_is_left_out(rows: list[Row]) -> None:
 
 def test_projections_are_monotone_where_they_must_be(rows: list[Row]) -> None:
     plan = read_plan(CONFIG)
-    found = project(plan, [m for m in scaling(rows) if m.ranks == 1])
+    found = project(plan, [m for m in measured_of(rows) if m.ranks == 1])
     computes = {one.compute for one in found}
     assert MEASURED in computes
     assert len(computes) == 2
@@ -145,12 +159,13 @@ def test_projections_are_monotone_where_they_must_be(rows: list[Row]) -> None:
         # What a message costs grows with ranks; what a rank computes for an epoch shrinks.
         messages = [one.parts[n].vector for n in ranks]
         assert messages == sorted(messages)
-        assert one.limit in ranks
+        assert pays_to(one.epoch, plan.pays) in ranks
     # Adam with a message a step ends where a rank would have no sample, and pays no longer than
     # apts where messages are dear.
     adam = by[MEASURED, "adam", 118_282, "1 Gbit/s"]
     assert max(adam.epoch) == 256
-    assert adam.limit < by[MEASURED, "apts", 118_282, "1 Gbit/s"].limit
+    apts = by[MEASURED, "apts", 118_282, "1 Gbit/s"]
+    assert pays_to(adam.epoch, plan.pays) < pays_to(apts.epoch, plan.pays)
 
 
 def test_how_far_a_method_pays() -> None:
@@ -184,12 +199,11 @@ def test_the_command_writes_its_pages(tmp_path: Path, rows: list[Row]) -> None:
     config = small_config(tmp_path / "small.toml")
     assert main(["project", "--out", str(tmp_path), "--config", str(config)]) == 0
     written = read([tmp_path / "project.jsonl"])
-    predictions = [row for row in written if row["settings"]["kind"] == "prediction"]
+    predictions, projections = written["prediction"], written["projection"]
     assert len(predictions) == 12
     for row in predictions:
         assert not {"rank", "phase", "repetition"} & set(row["settings"]["of"])
         assert row["predicted"] == pytest.approx(row["measured"], rel=1e-3)
-    projections = [row for row in written if row["settings"]["kind"] == "projection"]
     assert {row["settings"]["ranks"] for row in projections} == {1, 2, 4, 8}
     assert len(projections) == 2 * 1 * 2 * 6 * 4
     keys = {
@@ -200,15 +214,28 @@ def test_the_command_writes_its_pages(tmp_path: Path, rows: list[Row]) -> None:
     assert all(row["seconds_per_epoch"] > 0 < row["efficiency"] for row in projections)
 
     page = (tmp_path / "project.md").read_text(encoding="utf-8")
-    assert "Median error 0.0 % of 12 configurations, goal 15 %: met" in page
-    head, _, tail = page.partition("## Projections")
-    assert "projection" not in head.replace("then projected", "")
+    assert "The model is off by 0.00 percent (median of 12 points; aim: at most 15.0: met)" in page
+    head, _, tail = page.partition("## Projection: beyond what was measured")
+    assert "projection" not in head
     assert "**Everything from here on is a projection.**" in tail
     assert all("Projection" in part for part in tail.splitlines() if part.startswith("###"))
     assert "an assumption, not measured" in tail
-    drawn = {path.name for path in tmp_path.glob("project_*.png")}
-    assert {"project_measured.png", "project_time.png", "project_efficiency.png"} <= drawn
-    assert all(f"({name})" in page for name in drawn)
+    drawn = {path.name for path in (tmp_path / FIGURES).iterdir()}
+    assert len(drawn) == 1 + 2 * 2
+    assert all(f"({FIGURES}/{name})" in page for name in drawn)
+
+
+def test_what_was_written_is_told_again(tmp_path: Path, rows: list[Row]) -> None:
+    write_rows(tmp_path, rows)
+    config = small_config(tmp_path / "small.toml")
+    assert main(["project", "--out", str(tmp_path), "--config", str(config)]) == 0
+    page, rows_before = (tmp_path / "project.md"), (tmp_path / "project.jsonl").read_bytes()
+    text = page.read_bytes()
+    page.unlink()
+    (tmp_path / "strong.jsonl").unlink()
+    assert main(["project", "--out", str(tmp_path), "--report-only"]) == 0
+    assert page.read_bytes() == text
+    assert (tmp_path / "project.jsonl").read_bytes() == rows_before
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
@@ -233,7 +260,7 @@ def test_missing_and_bad_input_give_one_line(
     bad = tmp_path / "bad.jsonl"
     for text in ("{", "[]", '{"settings": {}}'):
         bad.write_text(text + "\n", encoding="utf-8")
-        assert "line 1 is not a row" in complaint(capsys, bad, "--out", tmp_path)
+        assert "bad.jsonl: line 1 is not" in complaint(capsys, bad, "--out", tmp_path)
     row = next(row for row in rows if row["settings"]["benchmark"] == "weak")
     network = next(row for row in rows if row["settings"]["benchmark"] == "network")
     for broken in (
@@ -246,7 +273,7 @@ def test_missing_and_bad_input_give_one_line(
         assert "is missing" in complaint(capsys, bad, "--out", tmp_path)
     zero = [{**r, "evaluations": 0} for r in rows if r["settings"]["benchmark"] == "weak"]
     bad.write_text("\n".join(map(json.dumps, zero)), encoding="utf-8")
-    assert "evaluations 0.0 is not positive" in complaint(capsys, bad, "--out", tmp_path)
+    assert "evaluations = 0 is not valid" in complaint(capsys, bad, "--out", tmp_path)
     bad.write_text(
         "".join(json.dumps(r) + "\n" for r in rows if r["settings"].get("ranks") != 1),
         encoding="utf-8",

@@ -15,9 +15,9 @@ import pytest
 pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip install .[bench]")
 
 from benchmarks.__main__ import main
+from benchmarks.harness.rows import read
+from benchmarks.harness.sections import FIGURES
 from benchmarks.report import command as report
-from benchmarks.report import write as report_write
-from benchmarks.report.rows import read
 from tests.benchmarks.report_rows import (
     compared,
     everything,
@@ -62,7 +62,7 @@ def test_hostile_names(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "<script" not in text
     assert "](javascript" not in text
-    for picture in (tmp_path / report_write.FIGURES).iterdir():
+    for picture in (tmp_path / FIGURES).iterdir():
         ElementTree.parse(picture)  # well-formed
     for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
         cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
@@ -129,7 +129,7 @@ def test_markdown_has_its_pictures(page: Path) -> None:
 
 def test_sections_only_where_there_are_rows(tmp_path: Path) -> None:
     rows = read([written(tmp_path / "a.jsonl", network({"apts": 2.0}))])
-    titles = [section.title for section in report.page(rows).sections]
+    titles = [section.title for section in report.page(rows).below]
     assert titles == ["Training over narrow links", "Set-up", "How to read this"]
 
 

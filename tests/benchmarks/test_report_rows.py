@@ -11,7 +11,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
-from benchmarks.report.rows import read
+from benchmarks.harness.rows import read
 from tests.benchmarks.report_rows import network, strong_pair, written
 
 
@@ -35,7 +35,7 @@ def test_truncated_file(tmp_path: Path) -> None:
     ("line", "part"),
     [
         ("[1, 2]", "line 1 is not a result"),
-        ('{"settings": {"benchmark": "cooking"}}', "line 1 is not of a benchmark the report knows"),
+        ('{"settings": {"benchmark": "cooking"}}', "line 1 is not of a benchmark that is known"),
         ('{"settings": {}}', "line 1 is not of a benchmark"),
         ('{"settings": {"benchmark": "project", "kind": "x"}}', "line 1 is not of a benchmark"),
         ('{"settings": {"benchmark": "strong"}}', "line 1, of strong: method is missing"),

@@ -285,7 +285,7 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert main([*arguments, "--timeout", "60"]) == 0
     told = capsys.readouterr().out
     assert told.count("ms per outer iteration") == 4
-    results = Results(tmp_path / "strong.jsonl", fresh=False)
+    results = Results(tmp_path / "strong.jsonl")
     timed = [row for row in results.rows() if row["settings"]["benchmark"] == "strong"]
     assert len(timed) == 2 * (1 + 2) * len(PHASES)
     for row in timed:

@@ -36,6 +36,21 @@ def test_quotient_is_of_medians() -> None:
     assert ratio.value == 0.5, "not the mean of 1, 1/2 and 9/4"
 
 
+def test_pairs_are_drawn_together() -> None:
+    """What disturbs both alike is not in the interval of their difference."""
+    noise = np.random.default_rng(1).exponential(1.0, 50)
+    found = statistics.paired(lambda a, b: a - b, noise + 0.25, noise)
+    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("value", "places", "text"),
+    [(148.93, 1, "148.9"), (0.03414, 1, "0.0341"), (12345.0, 0, "12300"), (0.9999, 0, "1.00")],
+)
+def test_digits_are_three_or_more(value: float, places: int, text: str) -> None:
+    assert units.digits(value, places) == text
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.00001, "10.0 µs"), (0.99996, "1.00 s"), (0.0341, "34.1 ms"), (123.4, "123 s"), (0, "0 µs")],

@@ -10,12 +10,12 @@ from apts_mpi.trust_region.objective import Batch, Draw
 T = TypeVar("T")
 
 
-def driven(course: Generator[None, Batch, T], draw: Draw) -> T:
+def driven(steps: Generator[None, Batch, T], draw: Draw) -> T:
     """What it returns in the end."""
     try:
-        next(course)
+        next(steps)
         while True:
-            course.send(draw())
+            steps.send(draw())
     except StopIteration as end:
         done: T = end.value
         return done

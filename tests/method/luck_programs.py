@@ -117,7 +117,7 @@ def lone_bad_trial() -> None:
         assert not torch.equal(rank.calls[-1][2], theta), "nothing was tried"
         assert torch.equal(rank.theta, theta)
         assert torch.equal(rank.optimizer.average, average)
-        assert not rank.optimizer.state_dict()["moved"].any()
+        assert not rank.optimizer.state_dict()["velocity"].any()
         assert 0.1 * radius <= result.radius <= 0.5 * radius
         rank.spoil = no_spoiling
         rank.warm()
@@ -188,7 +188,7 @@ def trained_to(spoil: Spoil, samples: tuple[Tensor, Tensor], iterations: int = 2
     comm = Comm()
     rng = np.random.default_rng(comm.rank)
     rank = Rank(comm, lambda _i: torch.as_tensor(rng.integers(0, 400, 32)), samples)
-    rank.optimizer._subdomains[0].local.steps = rank.steps = 8
+    rank.optimizer._subdomains[0].solver.steps = rank.steps = 8
     rank.spoil = spoil
     chance = accuracy(rank)
     assert chance < 0.6

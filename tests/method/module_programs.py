@@ -20,7 +20,7 @@ from apts_mpi import APTS, StochasticAPTS, broadcast_module
 from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError
-from apts_mpi.networks import Task
+from apts_mpi.networks.task import Task
 
 FIGURES = ("train_loss", "test_loss", "test_accuracy", "gradient_evaluations")
 FLAGS = ("--network", "own:network", "--batch", "60", "--local-steps", "3", "--threads", "1")

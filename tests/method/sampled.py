@@ -66,7 +66,7 @@ class Run:
     @property
     def control(self) -> int:
         """Which minibatch of the coming iteration is its control batch."""
-        return self.optimizer._subdomains[0].local.steps - 1 + self.fresh
+        return self.optimizer._subdomains[0].solver.steps - 1 + self.fresh
 
     def minibatch(self) -> NDArray[np.int64]:
         return self.rng.choice(len(self.x), size=self.rng.integers(10, 21), replace=False)

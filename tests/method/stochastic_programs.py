@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.method import stochastic
+from apts_mpi.method.momentum import FULL_COSINE
 from apts_mpi.trust_region.radius import NoisyRule
 from tests.method.problem import data, load, minibatches, network, own_communicator, parameters
 from tests.method.stochastic_rank import STEPS, Rank, no_spoiling, spoiled_trial, uneven
@@ -101,7 +101,7 @@ class Simulation:
         correction /= total
         lengths = float(correction.norm() * self.moved.norm())
         cosine = float(correction @ self.moved) / lengths if lengths else 0.0
-        mu = self.momentum * min(max(stochastic._AGREEMENT * cosine, 0.0), 1.0)
+        mu = self.momentum * min(max(cosine / FULL_COSINE, 0.0), 1.0)
         self.shares.append(mu)
         moved = mu * self.moved + correction
         s = correction + mu * moved
@@ -172,7 +172,7 @@ def simulated_ranks() -> None:
         for ours, theirs in (
             (rank.theta, simulation.theta),
             (rank.optimizer.average, simulation.average),
-            (rank.optimizer.state_dict()["moved"], simulation.moved),
+            (rank.optimizer.state_dict()["velocity"], simulation.moved),
         ):
             assert float((ours - theirs).abs().max()) < 1e-4, (k, (ours - theirs).abs().max())
     assert float((rank.theta - start).abs().max()) > 0.05, "nothing moved"

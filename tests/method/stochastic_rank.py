@@ -94,7 +94,7 @@ class Rank:
         comm.check_replicas(self.theta)
         comm.check_replicas(self.optimizer.average)
         state = self.optimizer.state_dict()
-        comm.check_replicas(state["moved"])
+        comm.check_replicas(state["velocity"])
         numbers = [result.loss, result.rho, result.radius, result.local_reduction]
         comm.require_same("results", [repr(result), repr(self.optimizer.radius)])
         comm.check_replicas(torch.tensor(numbers))

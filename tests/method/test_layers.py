@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from apts_mpi import networks
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.layers import layers
-from apts_mpi.networks import Task
+from apts_mpi.networks.named import build
+from apts_mpi.networks.task import Task
 from apts_mpi.training.flat_network import FlatNetwork
 
 IMAGES, TEXT = Task("classification", (3, 8, 8), 10), Task("language", (16,), 65)
@@ -18,7 +18,7 @@ SMALL = {"depth": 1, "width": 32, "heads": 4}
 
 
 def built(name: str, task: Task, **sizes: object) -> nn.Module:
-    return networks.build(name, task, sizes, seed=0)[0]
+    return build(name, task, sizes, seed=0)[0]
 
 
 def kinds(module: nn.Module) -> dict[str, str]:

@@ -25,12 +25,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from apts_mpi import networks
 from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import Source, read_partition, write_shards
 from apts_mpi.errors import AgreedError
-from apts_mpi.networks import Task
+from apts_mpi.networks import named
+from apts_mpi.networks.task import Task
 
 EXAMPLES = int(os.environ.get("APTS_MPI_EXAMPLES", "10"))  # more of them at length
 INPUTS, CLASSES = 6, 3
@@ -217,9 +217,7 @@ def exported_loss(path: Path, wish: dict[str, Any], shards: Path) -> float:
         state[name] = state[name].clone().view(getattr(torch, dtype))[..., 0]
     text = about["_extra_state"]
     state["_extra_state"] = text if wish["extra"] == "text" else json.loads(text)
-    module: Any = networks.build("drawn:network", Task("classification", (INPUTS,), 3), {}, seed=0)[
-        0
-    ]
+    module: Any = named.build("drawn:network", Task("classification", (INPUTS,), 3), {}, seed=0)[0]
     for name, fresh in module.state_dict().items():
         if isinstance(fresh, Tensor):
             assert (fresh.dtype, fresh.shape) == (state[name].dtype, state[name].shape)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 from torch import Tensor, nn
 
-from apts_mpi.method import stochastic
+from apts_mpi.method.momentum import FULL_COSINE
 from tests.devices import DEVICE
 from tests.method.sampled import STEPS, Run, no_spoiling
 
@@ -100,7 +100,7 @@ def test_a_rejected_correction_leaves_everything_as_it_was(how: str) -> None:
 
     theta, average, radius = run.theta.clone(), run.optimizer.average.clone(), run.optimizer.radius
     accepted = run.optimizer.now.accepted
-    assert float(run.optimizer.state_dict()["moved"].abs().max()) > 0
+    assert float(run.optimizer.state_dict()["velocity"].abs().max()) > 0
     assert not torch.equal(theta, average)
     run.spoil = spoil
     result = run.step()
@@ -108,7 +108,7 @@ def test_a_rejected_correction_leaves_everything_as_it_was(how: str) -> None:
     assert not torch.equal(run.calls[-1].theta, theta), "something was tried"
     assert torch.equal(run.theta, theta)
     assert torch.equal(run.optimizer.average, average)
-    assert not run.optimizer.state_dict()["moved"].any()
+    assert not run.optimizer.state_dict()["velocity"].any()
     assert run.optimizer.state_dict()["ratio"] == [0.0, 0.0]
     assert run.optimizer.now.accepted == accepted
     assert 0.1 * radius <= run.optimizer.radius == result.radius <= 0.5 * radius
@@ -201,13 +201,13 @@ def test_momentum_is_nesterovs_as_far_as_the_corrections_agree(cosine: float) ->
     )
     aside -= aside @ d / (d @ d) * d
     u = 0.5 * (cosine * d + math.sqrt(1.0 - cosine**2) * d.norm() / aside.norm() * aside)
-    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "moved": u.float()})
+    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "velocity": u.float()})
     result = run.step()
     s = run.calls[-1].theta.double() - theta
-    mu = 0.6 * min(max(stochastic._AGREEMENT * cosine, 0.0), 1.0)
+    mu = 0.6 * min(max(cosine / FULL_COSINE, 0.0), 1.0)
     assert torch.allclose(s, d + mu * (mu * u + d), atol=1e-3 * float(d.abs().max()))
     if result.accepted:
-        moved = run.optimizer.state_dict()["moved"].double()
+        moved = run.optimizer.state_dict()["velocity"].double()
         assert torch.allclose(moved, mu * u + d, atol=1e-3 * float(d.abs().max()))
 
 
@@ -217,7 +217,7 @@ def test_without_momentum_a_correction_is_what_joined() -> None:
         theta = run.theta.clone()
         if run.step().accepted:
             s = run.theta - theta
-            assert torch.allclose(run.optimizer.state_dict()["moved"], s, atol=1e-6)
+            assert torch.allclose(run.optimizer.state_dict()["velocity"], s, atol=1e-6)
 
 
 def test_the_loss_falls() -> None:

@@ -45,7 +45,7 @@ def test_an_iteration_in_which_nothing_moved_is_not_accepted(bad: float) -> None
     assert math.isnan(result.rho)
     assert math.isfinite(result.loss)
     state = run.optimizer.state_dict()
-    assert not state["moved"].any()
+    assert not state["velocity"].any()
     assert state["ratio"] == [0.0, 0.0]
     run.spoil = no_spoiling
     run.warm()

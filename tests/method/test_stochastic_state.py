@@ -126,6 +126,14 @@ def test_amid_an_iteration_state_and_average_are_refused(
         used(run.optimizer)
 
 
+def test_between_two_minibatches_the_clock_is_in_no_phase() -> None:
+    run, labels = Run().warm(), ["local steps"] * 3  # the first step, and one on each minibatch
+    run.optimizer.comm.clock.trace()
+    halfway(run)
+    spans = run.optimizer.comm.clock.spans or []
+    assert [span.label for span in spans] == labels
+
+
 def test_an_iteration_that_is_left_begins_again_from_its_iterate() -> None:
     run = Run().warm()
     before = halfway(run)
@@ -136,7 +144,7 @@ def test_an_iteration_that_is_left_begins_again_from_its_iterate() -> None:
     with pytest.raises(ValueError, match="no more"):
         run.optimizer.iterate(fail)
     assert torch.equal(run.theta, before)
-    assert not run.optimizer.now.ready
+    assert not run.optimizer.now.known
     run.optimizer.state_dict()  # again between iterations
 
 

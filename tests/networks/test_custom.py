@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from apts_mpi import networks
 from apts_mpi.errors import InputError
+from apts_mpi.networks import named
 from tests.networks.test_networks import IMAGES, TEXT
 
 OWN = """
@@ -55,15 +55,15 @@ constant = 5
 def test_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_of_a_user.py").write_text(OWN, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    module, loss = networks.build("own_of_a_user:network", IMAGES, {}, seed=0)
+    module, loss = named.build("own_of_a_user:network", IMAGES, {}, seed=0)
     assert loss is None
-    again, loss = networks.build("own_of_a_user:with_loss", IMAGES, {}, seed=0)
+    again, loss = named.build("own_of_a_user:with_loss", IMAGES, {}, seed=0)
     assert loss is not None
     assert loss.answers
-    _, loss = networks.build("own_of_a_user:one_for_each_sample", IMAGES, {}, seed=0)
+    _, loss = named.build("own_of_a_user:one_for_each_sample", IMAGES, {}, seed=0)
     assert loss is not None
     assert not loss.answers
-    kept, _ = networks.build("own_of_a_user:frozen", IMAGES, {}, seed=0)
+    kept, _ = named.build("own_of_a_user:frozen", IMAGES, {}, seed=0)
     assert [part.training for part in kept.modules()] == [True, True, True, False]
     for p, q in zip(module.parameters(), again.parameters(), strict=True):
         assert torch.equal(p, q)
@@ -79,7 +79,7 @@ def test_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("own_of_a_user.py:network", "name the module, not its file: own_of_a_user:network"),
     ):
         with pytest.raises(InputError, match=told):
-            networks.build(name, IMAGES, {}, seed=0)
+            named.build(name, IMAGES, {}, seed=0)
 
 
 ZOO = """
@@ -129,7 +129,7 @@ def test_a_function_that_takes_no_task_is_never_called(
         *(f"zoo_of_others:{function}" for function in functions),
     ):
         with pytest.raises(InputError, match=r"takes a task and calls it.*def network\(task\)"):
-            networks.build(name, IMAGES, {}, seed=0)
+            named.build(name, IMAGES, {}, seed=0)
     assert sys.modules["zoo_of_others"].CALLS == []
 
 
@@ -138,7 +138,7 @@ import random
 import numpy as np
 import torch
 from torch import nn
-from apts_mpi.networks import Task
+from apts_mpi.networks.task import Task
 
 class Own(nn.Module):
     def __init__(self, task: Task, width: int = 5, pretrained: bool = False):
@@ -196,9 +196,9 @@ def test_what_a_users_module_holds_is_looked_at(
     drawn = draws()
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(5)
-    first: Any = networks.build("several_of_a_user:Own", TEXT, {}, seed=2**40)[0]
+    first: Any = named.build("several_of_a_user:Own", TEXT, {}, seed=2**40)[0]
     assert draws() == drawn, "the generators go on as if nothing had been built"
-    second: Any = networks.build("several_of_a_user:Own", TEXT, {}, seed=2**40)[0]
+    second: Any = named.build("several_of_a_user:Own", TEXT, {}, seed=2**40)[0]
     assert first.numbers == second.numbers
     assert torch.equal(first.head.weight, second.head.weight), "a lazy one is made by the seed too"
     assert first.calls == second.calls == 1, "what makes lazy ones; no trial leaves anything"
@@ -213,4 +213,4 @@ def test_what_a_users_module_holds_is_looked_at(
         ("frozen", "no parameters that require a gradient"),
     ):
         with pytest.raises(InputError, match=told):
-            networks.build(f"several_of_a_user:{name}", TEXT, {}, seed=0)
+            named.build(f"several_of_a_user:{name}", TEXT, {}, seed=0)

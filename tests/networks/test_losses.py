@@ -13,8 +13,9 @@ from torch import nn
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import InputError
-from apts_mpi.networks import OwnLoss, Task
+from apts_mpi.networks.custom import OwnLoss
 from apts_mpi.networks.losses import balanced, criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.training.evaluation import class_counts, evaluate
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.samples import Held

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi.networks import Task
 from apts_mpi.networks.losses import criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.training.flat_network import FlatNetwork
 from tests.method.small_net import Net, concatenated, losses, module, plain_gradient, samples
 

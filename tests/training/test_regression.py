@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,14 +17,12 @@ from apts_mpi.cli.main import main
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import Source, describe, load_source, write_shards
 from apts_mpi.errors import AgreedError
-from apts_mpi.files import sealed
-from apts_mpi.networks import Task
 from apts_mpi.networks.losses import Units, criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.loop import Training
-from apts_mpi.training.resuming import settings
 from apts_mpi.training.samples import Held
 from tests.conftest import Launch
 
@@ -189,22 +186,3 @@ def test_shards_of_other_outputs(tmp_path: Path) -> None:
     ):
         with pytest.raises(AgreedError, match=words):
             main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / name)], Comm())
-
-
-def test_a_run_on_targets_as_they_are_goes_on_with_them(tmp_path: Path) -> None:
-    """Its checkpoint, of an earlier version, knows no mean and deviation of the targets."""
-    summary = trained(tmp_path, points(3.0, 5.0), epochs=20)
-    for path in (tmp_path / "run" / "checkpoint").rglob("common.h5"):
-        with h5py.File(path, "r+") as file:
-            state = json.loads(file["state"][()].tobytes())
-            del file["state"]
-            for name in ("target_mean", "target_std"):
-                del state["state"]["data"][name]
-            file["state"] = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
-        sealed.seal(path, "apts-mpi-state")
-    config, found = settings(
-        {"resume": str(tmp_path / "run"), "epochs": 40, "threads": 1}, Comm(), print
-    )
-    training = Training(config, Comm(), resumed=found)
-    assert training.built.criterion.units is None
-    assert training.evaluate()["test_loss"] > 5 * summary["test_loss"]  # it was trained otherwise

@@ -126,16 +126,6 @@ class DatasetInfo:
         return self.splits["train"].total
 
     @property
-    def val_samples(self) -> int:
-        """Number of validation samples."""
-        return self.splits["val"].total if "val" in self.splits else 0
-
-    @property
-    def test_samples(self) -> int:
-        """Number of test samples."""
-        return self.splits["test"].total
-
-    @property
     def outputs(self) -> int:
         """Numbers that a network gives for a sample (for each token of a text)."""
         return self.target_shape[0] if self.task == "regression" else len(self.classes)

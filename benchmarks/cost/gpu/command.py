@@ -11,17 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import chosen, option, several, timeout, whole
-from benchmarks.harness.results import Row
-from benchmarks.harness.sections import Part, Section, Table, bullets
+from benchmarks.harness.results import Row, in_order, versioned
+from benchmarks.harness.sections import Section, Table, bullets
 
-STEPS = (
-    10  # local ones per outer iteration: eleven drawings, ten gradients and a forward evaluation
-)
+# Local ones per outer iteration: eleven drawings, ten gradients and a forward evaluation.
+STEPS = 10
 WAYS = ("fp32", "tf32", "bf16", "bf16 compiled")  # precision, torch.compile
 
 
@@ -43,23 +41,16 @@ class Case:
     goal: float | None
 
 
-RESNET = {"width": 16, "normalization": "group"}
+def _resnet(depth: int) -> Case:
+    sizes = {"width": 16, "normalization": "group", "depth": depth}
+    return Case("resnet", sizes, "classification", (3, 32, 32), 10, 128, 10.0)
+
+
+_TRANSFORMER = {"depth": 6, "width": 384, "heads": 6, "tied": False}
 CASES = {
-    "resnet-20": Case(
-        "resnet", {**RESNET, "depth": 20}, "classification", (3, 32, 32), 10, 128, 10.0
-    ),
-    "resnet-56": Case(
-        "resnet", {**RESNET, "depth": 56}, "classification", (3, 32, 32), 10, 128, 10.0
-    ),
-    "transformer-10M": Case(
-        "transformer",
-        {"depth": 6, "width": 384, "heads": 6, "tied": False},
-        "language",
-        (256,),
-        65,
-        32,
-        5.0,
-    ),
+    "resnet-20": _resnet(20),
+    "resnet-56": _resnet(56),
+    "transformer-10M": Case("transformer", _TRANSFORMER, "language", (256,), 65, 32, 5.0),
     # To try the benchmark itself, on a CPU too.
     "mlp-small": Case("mlp", {"hidden": (32,)}, "classification", (64,), 10, 16, None),
 }
@@ -86,9 +77,8 @@ def plan(session: Session) -> Rounds:
 
 def _piece(name: str, way: str, ranks: int, subdomains: int, options: Namespace) -> Piece:
     case = {"way": way, "subdomains": subdomains, "device": options.device}
-    version = apts_mpi.__version__
     return Piece(
-        settings=[{"apts_mpi": version, "network": name, "ranks": ranks, **case}],
+        settings=[versioned(network=name, ranks=ranks, **case)],
         words=f"{name}, {way}, {ranks} ranks x {subdomains} subdomains",
         arguments={"name": name, "repeats": options.repetitions, **case},
         keep=keep,
@@ -103,10 +93,7 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
 
 def section(rows: list[Row], options: Namespace) -> Section:
     """What the rows say."""
-    single = sorted(
-        (row for row in rows if _pair(row) == (1, 1)),
-        key=lambda row: (list(CASES).index(row["settings"]["network"]), _way(row)),
-    )
+    single = in_order((row for row in rows if _pair(row) == (1, 1)), network=CASES, way=WAYS)
     gpus = ", ".join(sorted({row["gpu"] for row in rows}))
     return Section(
         "An outer iteration on a GPU",
@@ -124,8 +111,8 @@ def section(rows: list[Row], options: Namespace) -> Section:
             "the bare loop's.",
             bullets([*verdicts(single), *missing(single)]),
         ],
-        [_shared_section(rows)],
-        [tables.setup(rows) + " Repeat: `python -m benchmarks gpu --fresh`."],
+        [_shared(rows)],
+        [tables.foot(rows, "gpu")],
     )
 
 
@@ -133,7 +120,6 @@ _HEADER = [
     *("network", "precision", "parameters", "batch", "bare, ms", "with, ms", "added, %"),
     *("Adam's step adds, %", "launches", "bare", "waits", "held, MB", "most, MB"),
 ]
-_SHARED_HEADER = ["network", "ranks", "subdomains per rank", "iteration, ms", "samples per second"]
 
 
 def verdicts(rows: Sequence[Row]) -> list[str]:
@@ -172,32 +158,22 @@ def _line(row: Row) -> list[Any]:
     ]
 
 
-def _shared_section(rows: Sequence[Row]) -> Section:
-    title = "Several ranks on one GPU"
+def _shared(rows: Sequence[Row]) -> Section:
+    title, lines = "Several ranks on one GPU", list[list[Any]]()
     if all(_pair(row) == (1, 1) for row in rows):
         return Section(title, ["Not measured yet."])
-    parts: list[Part] = [
-        "As many processes on the one GPU, against one with as many subdomains one after another: "
-        "the same work. An iteration, and the samples whose gradients it computes per second.",
-        Table("", _SHARED_HEADER, _shared(rows), text=1),
-    ]
-    return Section(title, parts)
-
-
-def _way(row: Row) -> int:
-    return WAYS.index(row["settings"]["way"])
-
-
-def _shared(rows: Sequence[Row]) -> list[list[Any]]:
     found = [row for row in rows if row["settings"]["way"] == rows[0]["settings"]["way"]]
-    lines = []
-    for row in sorted(found, key=lambda row: (row["settings"]["network"], *_pair(row)[::-1])):
+    for row in in_order(found, network=None, subdomains=None, ranks=None):
         ranks, subdomains = _pair(row)
         name, seconds = row["settings"]["network"], row["seconds"]["own"]
-        samples = ranks * subdomains * STEPS * CASES[name].batch
-        each = f"{samples / seconds:,.0f}"
+        each = f"{ranks * subdomains * STEPS * CASES[name].batch / seconds:,.0f}"
         lines.append([name, ranks, subdomains, f"{1e3 * seconds:.1f}", each])
-    return lines
+    header = ["network", "ranks", "subdomains per rank", "iteration, ms", "samples per second"]
+    text = (
+        "As many processes on the one GPU, against one with as many subdomains one after another: "
+        "the same work. An iteration, and the samples whose gradients it computes per second."
+    )
+    return Section(title, [text, Table("", header, lines, text=1)])
 
 
 COMMAND = Command(

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from apts_mpi import networks
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
+from apts_mpi.networks import named
 from apts_mpi.networks.losses import criterion
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import completed
 from apts_mpi.training.device import place
@@ -62,11 +63,10 @@ class Contest:
         self.device = place(config, comm, lambda line: None).device
         self.gpu = self.device.type == "cuda"
         self._autocast, self._subdomains = precision == "bf16", subdomains
-        task = networks.Task(case.kind, case.shape, case.outputs)
+        task = Task(case.kind, case.shape, case.outputs)
         self._loss = criterion(task, device=self.device).plain
         self.module, own = (
-            networks.build(case.network, task, case.sizes, seed=0)[0].to(self.device)
-            for _ in range(2)
+            named.build(case.network, task, case.sizes, seed=0)[0].to(self.device) for _ in range(2)
         )
         self._call = torch.compile(self.module) if compiled else self.module
         network = FlatNetwork(own, self._loss, autocast=self._autocast, compiled=bool(compiled))

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import apts_mpi
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import number, option, several, some_of, timeout
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, in_order, versioned
 from benchmarks.harness.sections import Part, Section, Table, bullets
 
 SOLVERS = ("scaled", "sr1", "first-order")
@@ -89,8 +88,7 @@ def _piece(ranks: int, network: str, solver: str, repetitions: int | None) -> Pi
 
 def settings(ranks: int, network: str, method: str) -> Row:
     """What a row is about."""
-    version = apts_mpi.__version__
-    return {"apts_mpi": version, "ranks": ranks, "network": network, "method": method}
+    return versioned(ranks=ranks, network=network, method=method)
 
 
 def vectors_allowed(row: Row) -> float:
@@ -117,13 +115,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
 
 def section(rows: list[Row], options: Namespace) -> Section:
     """What the rows say."""
-    order = {name: k for k, name in enumerate([*NETWORKS, *METHODS])}
-
-    def place(row: Row) -> tuple[int, int, int]:
-        s = row["settings"]
-        return order[s["network"]], s["ranks"], order[s["method"]]
-
-    rows = sorted(rows, key=place)
+    rows = in_order(rows, network=NETWORKS, ranks=None, method=METHODS)
     load = max(row["load"] for row in rows)
     cores = min(row["cores"] for row in rows)
     parts: list[Part] = [
@@ -140,7 +132,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
         f"Repetitions: {', '.join(sorted({str(row['repetitions']) for row in rows}))}. Load of the "
         f"machine while measuring: up to {load:.1f} on {cores} cores"
         + (", **so that times are disturbed.**" if load > cores else "."),
-        tables.setup(rows) + " Repeat: `python -m benchmarks cost --ranks 1,2 --fresh`.",
+        tables.foot(rows, "cost --ranks 1,2"),
     ]
     return Section("What the method adds to the evaluations it makes", parts)
 

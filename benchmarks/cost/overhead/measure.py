@@ -16,9 +16,10 @@ from statistics import median, quantiles
 import torch
 from torch import Tensor
 
-from apts_mpi import networks
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.networks import named
 from apts_mpi.networks.losses import cross_entropy
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import completed
 from apts_mpi.training.flat_network import FlatNetwork
@@ -102,8 +103,8 @@ def replay(
 
 def flat_network(network: Network) -> FlatNetwork:
     """The network with its first parameters."""
-    task = networks.Task("classification", (network.inputs,), CLASSES)
-    module, _ = networks.build("mlp", task, {"hidden": network.hidden}, seed=0)
+    task = Task("classification", (network.inputs,), CLASSES)
+    module, _ = named.build("mlp", task, {"hidden": network.hidden}, seed=0)
     return FlatNetwork(module, cross_entropy)
 
 

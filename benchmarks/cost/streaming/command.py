@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import apts_mpi
 from apts_mpi.data import Source, write_shards
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import option, whole
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, in_order, versioned
 from benchmarks.harness.sections import Section, Table
 
 SHAPE = (3, 32, 32)  # of an image, a byte per value
@@ -49,7 +48,7 @@ def _jobs(session: Session, shards: Path) -> Iterator[Job]:
             case = {"network": network, "way": way}
             asked = {name: sizes[name] for name in ("batch", "minibatches")}
             piece = Piece(
-                settings=[{"apts_mpi": apts_mpi.__version__, **sizes, **case}],
+                settings=[versioned(**sizes, **case)],
                 words=f"{network}, {way}",
                 arguments={"shards": str(shards), **asked, **case},
                 keep=keep,
@@ -78,11 +77,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
     header = ["loop", "data", "file, MB", "ms per minibatch", "quartiles", "ms on average"]
     header += ["loop's CPU, ms", "reader's CPU, ms"]
     header += ["waited, s", "of, s", "first, s", "memory, MB", "stated, MB", "start, s"]
-    order = {name: k for k, name in enumerate([*NETWORKS, *WAYS])}
-    rows = sorted(
-        rows,
-        key=lambda row: [order[row["settings"][name]] for name in ("network", "way")],
-    )
+    rows = in_order(rows, network=NETWORKS, way=WAYS)
     return Section(
         "Is the loop fed?",
         [
@@ -94,7 +89,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
             "computes, beyond what it had before it opened the data, and the bound that the stream "
             "states for itself. Start: reading the part, or opening the shards.",
             Table("", header, list(map(_line, rows)), text=2),
-            tables.setup(rows) + " Repeat: `python -m benchmarks streaming --fresh`.",
+            tables.foot(rows, "streaming"),
         ],
     )
 

@@ -18,10 +18,12 @@ from apts_mpi.data import Stream, read_info, read_partition
 from apts_mpi.data.minibatches.ahead import Pair
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.minibatches.grouped import Indices
-from apts_mpi.networks import Task, build
+from apts_mpi.networks.named import build
+from apts_mpi.networks.task import Task
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.provenance import versions
 from benchmarks.harness.results import Row
+from benchmarks.harness.worker import resident
 
 STEP = 1e-3
 
@@ -39,7 +41,7 @@ def task(
     step = _step(network, read_info(source).sample_shape)
     for path in source.iterdir():
         _cached(path, way != "cold")
-    before, start = _resident(), time.perf_counter()
+    before, start = resident(), time.perf_counter()
     take: Callable[[Indices], Pair]
     stream = stated = None
     if way == "memory":
@@ -71,7 +73,7 @@ def task(
         **{"median": middle, "low": low, "high": high, "seconds": sum(times)},
         **{"first": waits[0], "waited": sum(waits[1:]), "start": opened, "stated": stated},
         **{"cpu": own, "cpu_reader": both - own},
-        "memory": _most_resident() - before,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
         "missed": stream.missed if stream else 0,
         "threads_per_rank": 1,
         "versions": versions(),
@@ -110,13 +112,3 @@ def _cached(path: Path, there: bool) -> None:
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(handle)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * os.sysconf(
-        "SC_PAGE_SIZE"
-    )
-
-
-def _most_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

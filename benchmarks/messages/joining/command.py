@@ -12,15 +12,13 @@ from functools import partial
 from itertools import product
 
 from benchmarks.harness.command import Command, Namespace, Rounds
-from benchmarks.harness.hosts import Hosts, bits_per_second, missing
+from benchmarks.harness.hosts import UNLIMITED, Hosts, bits_per_second, missing
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.mpi_settings import SETTINGS, named
 from benchmarks.harness.options import chosen, names, option, several, timeout, whole
 from benchmarks.harness.results import Row
 from benchmarks.messages.joining.report import section
 from benchmarks.messages.joining.task import WAYS
-
-UNLIMITED = "unlimited"
 
 
 def check(options: Namespace) -> str | None:
@@ -41,8 +39,7 @@ def plan(session: Session) -> Rounds:
     for per_host, link, mpi in product(options.ranks_per_host, options.links, options.settings):
         job = _job(options, per_host, link, mpi)
         if session.missing([job]):
-            rate = None if link == UNLIMITED else link
-            with Hosts(options.hosts, link=rate, ranks_per_host=per_host) as hosts:
+            with Hosts(options.hosts, link=link, ranks_per_host=per_host) as hosts:
                 yield [replace(job, start=partial(hosts.mpirun, settings=named(mpi)))]
 
 

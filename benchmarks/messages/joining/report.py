@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from benchmarks.harness import tables
-from benchmarks.harness.hosts import bits_per_second
+from benchmarks.harness.hosts import UNLIMITED, bits_per_second
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Section, Table
 from benchmarks.messages.joining.task import WAYS
@@ -30,7 +30,7 @@ def section(rows: Sequence[Row], options: object = None) -> Section:
     for hosts, ranks, link, n in sorted({_place(row) for row in rows}):
         own = [row for row in rows if _place(row) == (hosts, ranks, link, n)]
         line = ""
-        if link != "unlimited":
+        if link != UNLIMITED:
             # Of one float32 vector, through the cables in both directions at once.
             seconds = 4 * n * 8 / bits_per_second(link)
             line = f"; the line itself takes {1e3 * seconds:.0f} ms for the vector"

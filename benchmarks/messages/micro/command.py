@@ -17,7 +17,7 @@ from statistics import median
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.command import Command, Namespace, Rounds
-from benchmarks.harness.hosts import Hosts, bits_per_second, missing
+from benchmarks.harness.hosts import UNLIMITED, Hosts, bits_per_second, missing
 from benchmarks.harness.jobs import mpirun
 from benchmarks.harness.measure import Job, Outcome, Piece, Session, Start
 from benchmarks.harness.mpi_settings import SETTINGS, environment, named
@@ -88,8 +88,8 @@ def _keep(found: Plan, ways: Sequence[str], load: float, outcome: Outcome) -> tu
 def _starting(found: Plan, launch: str | None) -> Iterator[Callable[[str], Start]]:
     """What starts jobs under a setting of MPI; with hosts of its own making where asked for."""
     if found.made:
-        link = None if found.link == "unlimited" else found.link
-        with Hosts(found.hosts, link=link, ranks_per_host=found.ranks // found.hosts) as hosts:
+        per_host = found.ranks // found.hosts
+        with Hosts(found.hosts, link=found.link, ranks_per_host=per_host) as hosts:
             yield lambda mpi: partial(hosts.mpirun, settings=named(mpi))
     else:
         yield lambda mpi: partial(mpirun, found.ranks, launch=launch, env=environment(named(mpi)))
@@ -105,12 +105,12 @@ def planned(options: Namespace) -> Plan:
         raise InputError("--link is of --hosts 2 or more")
     if options.hosts > 1 and options.launch:
         raise InputError("--hosts makes hosts, --launch uses those there are: give one of them")
-    given = options.link not in (None, "unlimited")
+    given = options.link not in (None, UNLIMITED)
     if given:
         bits_per_second(options.link)
     changes: Row = {"hosts": options.hosts}
     if options.hosts > 1:
-        changes |= {"link": options.link if given else "unlimited", "ranks": options.hosts}
+        changes |= {"link": options.link if given else UNLIMITED, "ranks": options.hosts}
     elif "SLURM_JOB_ID" in os.environ:
         changes["hosts"] = _number("SLURM_JOB_NUM_NODES", 1)
         changes["ranks"] = _number("SLURM_NTASKS", changes["hosts"])

@@ -72,8 +72,8 @@ def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
 def _parts(found: Sequence[Case]) -> list[Part]:
     """Of one place: pictures and sizes under the defaults and the best settings."""
     own = {(case.operation, case.mpi): case.rows for case in found}
-    slower = numbers.slowness(own)
-    shown = _shown(found, slower)
+    slower, best = numbers.slowness(own), _best(found)
+    shown = [case for case in found if case.mpi in (best, "defaults")]
     parts: list[Part] = [_picture(case, key=case.mpi == shown[0].mpi) for case in shown]
     goals = [
         [case.operation, case.mpi, way, numbers.summary(list(judged.values()))]
@@ -92,9 +92,10 @@ def _parts(found: Sequence[Case]) -> list[Part]:
     return [*parts, *map(sizes, shown), _fits(found)]
 
 
-def _shown(found: Sequence[Case], slower: Mapping[str, float]) -> list[Case]:
-    best = numbers.best_setting(slower) or min(case.mpi for case in found)
-    return [case for case in found if case.mpi in (best, "defaults")]
+def _best(found: Sequence[Case]) -> str:
+    """The best setting of a place, or any where none can be compared."""
+    slower = numbers.slowness({(case.operation, case.mpi): case.rows for case in found})
+    return numbers.best_setting(slower) or min(case.mpi for case in found)
 
 
 def _panel(ax: Any, case: Case) -> list[Any]:
@@ -136,17 +137,11 @@ def _picture(case: Case, *, key: bool) -> Picture:
 
 def draw_png(path: Path, rows: Sequence[Row]) -> None:
     """A row of panels per place, a panel per operation, under the best settings."""
-    plt, found = figures.pyplot(), cases(rows)
-    figure, grid = plt.subplots(
-        *(len(found), len(NAMES)),
-        figsize=(8, 3 * len(found)),
-        squeeze=False,
-        layout="constrained",
-    )
+    found = cases(rows)
+    figure, grid = figures.panels(len(found), len(NAMES), (8, 3 * len(found)))
     handles: list[Any] = []
     for axes, (place, some) in zip(grid, found.items(), strict=True):
-        slower = numbers.slowness({(case.operation, case.mpi): case.rows for case in some})
-        best = numbers.best_setting(slower) or min(case.mpi for case in some)
+        best = _best(some)
         own = {case.operation: case for case in some if case.mpi == best}
         for ax, operation in zip(axes, NAMES, strict=True):
             if operation not in own:

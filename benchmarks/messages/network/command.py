@@ -8,198 +8,210 @@ network.jsonl and network.md; runs that are in network.jsonl are not run again.
 
 from __future__ import annotations
 
-import argparse
 import itertools
+import math
 import random
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.data import load_source, write_shards
+from apts_mpi.data import read_info
 from apts_mpi.errors import InputError
-from benchmarks.harness.data import find
-from benchmarks.harness.hosts import Hosts, missing
-from benchmarks.harness.jobs import ROOT, RunFailed
-from benchmarks.harness.options import job_folder, names, positive, whole_numbers
-from benchmarks.harness.progress import Progress
-from benchmarks.harness.results import Results, Row, origin
-from benchmarks.messages.network import report as network_report
-from benchmarks.messages.network.jobs import make
-from benchmarks.messages.network.plan import UNLIMITED, Method, Network, Plan, read_plan, run_of
+from benchmarks.harness.command import Command, Namespace, Rounds
+from benchmarks.harness.data import cut, find
+from benchmarks.harness.hosts import INTERFACE, Hosts, missing
+from benchmarks.harness.jobs import ROOT
+from benchmarks.harness.measure import Job, Outcome, Piece, Session
+from benchmarks.harness.mpi_settings import SETTINGS
+from benchmarks.harness.options import (
+    MNIST,
+    REPETITIONS,
+    WORK,
+    config,
+    names,
+    numbers,
+    option,
+    timeout,
+)
+from benchmarks.harness.results import Row
+from benchmarks.messages.network.choice import Choice
+from benchmarks.messages.network.plan import DDP, UNLIMITED, Method, Network, Plan, read_plan
+from benchmarks.messages.network.section import section
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of this benchmark."""
-    parser.add_argument(
-        "--config",
-        type=Path,
-        default=ROOT / "benchmarks" / "network.toml",
-        metavar="FILE",
-        help="TOML of methods, networks, links, hosts (default benchmarks/network.toml)",
-    )
-    parser.add_argument("--hosts", type=whole_numbers, help="run these of the file, '2'")
-    parser.add_argument("--links", type=names, help="run these of the file, '1gbit,unlimited'")
-    parser.add_argument("--methods", type=names, help="run these of the file (default all)")
-    parser.add_argument("--networks", help="run these of the file: '128,128 1024,784'")
-    parser.add_argument(
-        "--repetitions", type=positive, metavar="K", help="of every run (default the file's)"
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=900.0, metavar="S", help="seconds per run (default 900)"
-    )
-    parser.add_argument(
-        "--mnist",
-        type=Path,
-        metavar="DIR",
-        help="folder of the four IDX files (default $APTS_MPI_TEST_DATA/mnist, or "
-        "shared/data/mnist beside the checkout)",
-    )
-    parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keeps the shards (default a temporary folder)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="forget all runs that are done")
-    parser.add_argument(
-        "--report-only", action="store_true", help="run nothing, write what the runs so far show"
+def check(options: Namespace) -> str | None:
+    """What is asked for must be in the plan; why there can be no hosts here."""
+    chosen(read_plan(options.config), options)
+    return None if options.report_only else missing()
+
+
+def plan(session: Session) -> Rounds:
+    """The rates, tuned without links; then link by link in random order."""
+    options = session.options
+    whole = read_plan(options.config)  # in it is found what the runs of its part depend on
+    part, choice = chosen(whole, options), Choice(whole, session.results.get)
+    find(whole.data, options.mnist)  # nothing can stand in where there is an accuracy to reach
+    _, shards = cut(whole.data, session.folder, options.mnist)
+    make = partial(job, whole, shards)
+    for network in part.networks:
+        tunings = [(method, choice.tuning(network, method)) for method in part.methods]
+        yield [make(network, method, runs) for method, runs in tunings if runs]
+    for hosts in part.hosts:
+        places = list(itertools.product(part.links, part.networks))
+        random.Random(0).shuffle(places)
+        for link, network in places:
+            for repetition, methods in _turns(part):
+                jobs = [
+                    make(network, method, [run], between=True)
+                    for method in methods
+                    for run in choice.wanted(link, network, method, hosts, repetition)
+                ]
+                if session.missing(jobs):
+                    with Hosts(hosts, link=None if link == UNLIMITED else link) as made:
+                        start = partial(
+                            made.mpirun, settings=SETTINGS[whole.mpi], variables=ONE_THREAD
+                        )
+                        yield [replace(one, start=start) for one in jobs]
+
+
+def _turns(part: Plan) -> Iterator[tuple[int, list[Method]]]:
+    """Seeds with methods in random order; with seed 0 what takes another's minibatch comes last."""
+    chance, methods = random.Random(1), list(part.methods)
+    chance.shuffle(methods)
+    yield 0, [method for method in methods if not method.like]
+    yield 0, [method for method in methods if method.like]
+    for repetition in range(1, part.repetitions):
+        chance.shuffle(methods)
+        yield repetition, list(methods)
+
+
+def job(
+    plan: Plan,
+    shards: Path,
+    network: Network,
+    method: Method,
+    runs: Sequence[Row],
+    *,
+    between: bool = False,
+) -> Job:
+    """Runs of a method by the same ranks; ``between`` hosts, or on this machine alone."""
+    # A little less often, so that rounding does not skip an evaluation.
+    every = 0.9 * plan.evaluate_every / read_info(shards).samples
+    more = {"data": plan.data, "mpi": plan.mpi}
+    lost = {"seconds_to_target": None, "epochs_to_target": None, **more}
+
+    def keep(outcome: Outcome) -> tuple[list[Row], str]:
+        row = {**figures(outcome.values, plan.target), **more}
+        seconds = row["seconds_to_target"]
+        return [row], "not reached" if seconds is None else f"{seconds:.2f} s"
+
+    def arguments(settings: Row) -> Row:
+        if method.name == DDP:
+            return {
+                **{"data": str(shards), "hidden": network.hidden, "epochs": network.epochs},
+                **{"batch": settings["batch"], "lr": settings["lr"]},
+                **{"seed": settings["repetition"], "evaluate_every": every},
+                **{"target": plan.target, "interface": INTERFACE if between else "lo"},
+            }
+        line = [
+            *("--data", str(shards), "--hidden", network.hidden, "--epochs", f"{network.epochs:g}"),
+            *("--seed", str(settings["repetition"]), "--device", "cpu", "--threads", "1"),
+            *(*method.arguments, "--evaluate-every", f"{every:g}"),
+        ]
+        if settings["lr"] is not None:
+            batch = math.ceil(settings["batch"] / settings["hosts"])
+            line += ["--lr", f"{settings['lr']:g}", "--batch", str(batch)]
+        return {"line": line, "target": plan.target}
+
+    return Job(
+        task=f"benchmarks.messages.network.task:{'ddp' if method.name == DDP else 'ours'}",
+        ranks=runs[0]["hosts"],
+        pieces=[
+            Piece(
+                settings=[run],
+                words=", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in run.values()),
+                arguments=arguments(run),
+                keep=keep,
+                diverged=lambda why: [{**lost, "diverged": why}],
+            )
+            for run in runs
+        ],
     )
 
 
-def run(parsed: argparse.Namespace) -> int:
-    """Run what is missing, and write the tables; returns the exit status."""
-    whole = read_plan(parsed.config)
-    plan = chosen(whole, parsed)
-    out = Path(parsed.out)
-    reason = None if parsed.report_only else missing()
-    if reason is not None:
-        print(f"skipped: {reason}", file=sys.stderr)
-        return 0
-    results = Results(out / "network.jsonl", fresh=parsed.fresh and not parsed.report_only)
-    failed = 0
-    if not parsed.report_only:
-        with job_folder(parsed.work) as folder:
-            original = find(plan.data, parsed.mnist)
-            shards = folder / f"{plan.data}-1"
-            if not shards.exists():
-                source = load_source(plan.data, path=original)
-                write_shards(source, shards, shards=1, exist_ok=True)
-            failed = _Work(plan, whole, results, shards, parsed.timeout).all()
-    network_report.write(out / "network.md", whole, results)
-    return 1 if failed else 0
+def figures(measured: Sequence[Row], target: float) -> Row:
+    """What is kept of all ranks' records of a run; the clock is that of the rank furthest on."""
+    own = dict(measured[0])
+    # A rank that is late makes another wait in the next iteration: maxima of single iterations
+    # would count that twice.
+    clocks = [itertools.accumulate(m["iteration_seconds"]) for m in measured]
+    seconds = [max(passed) for passed in zip(*clocks, strict=True)]
+    each = [max(column) for column in zip(*(m["iteration_seconds"] for m in measured), strict=True)]
+    accuracies, epochs = own.pop("test_accuracy"), own.pop("epoch")
+    spent = {"seconds": seconds, "bytes": own.pop("bytes"), "messages": own.pop("messages")}
+    own["iteration_seconds"] = [float(f"{value:.4g}") for value in each[:500]]
+    evaluated = [i for i, accuracy in enumerate(accuracies) if accuracy is not None]
+    hit = next((i for i in evaluated if accuracies[i] >= target), None)
+    return {
+        "target": target,
+        "epochs_to_target": None if hit is None else epochs[hit],
+        **{f"{k}_to_target": None if hit is None else v[hit] for k, v in spent.items()},
+        **{f"{k}_per_epoch": v[-1] / epochs[-1] for k, v in spent.items()},
+        "curve": {
+            "seconds": [float(f"{seconds[i]:.5g}") for i in evaluated],
+            "epoch": [float(f"{epochs[i]:.5g}") for i in evaluated],
+            "test_accuracy": [accuracies[i] for i in evaluated],
+            "bytes": [spent["bytes"][i] for i in evaluated],
+        },
+        **own,
+    }
 
 
-def chosen(plan: Plan, parsed: argparse.Namespace) -> Plan:
+def chosen(plan: Plan, options: Namespace) -> Plan:
     """The part of the plan that the command line asks for.
 
     Raises:
         InputError: it asks for what is not in it.
     """
     changes: Row = {}
-    options = (("hosts", parsed.hosts), ("links", parsed.links), ("methods", parsed.methods))
-    for name, given in options:
+    for name in ("hosts", "links", "methods", "networks"):
+        given = getattr(options, name)
         if given:
-            known = {getattr(item, "name", item): item for item in getattr(plan, name)}
-            _within(f"--{name}", given, known)
+            known = {_name(item): item for item in getattr(plan, name)}
+            unknown = [str(word) for word in given if word not in known]
+            if unknown:
+                among = ", ".join(map(str, known))
+                raise InputError(f"--{name} {','.join(unknown)}: none of {among}")
             changes[name] = tuple(known[word] for word in given)
-    if parsed.networks:
-        known_networks = {network.hidden: network for network in plan.networks}
-        _within("--networks", tuple(parsed.networks.split()), known_networks)
-        changes["networks"] = tuple(known_networks[w] for w in parsed.networks.split())
-    if parsed.repetitions:
-        changes["repetitions"] = parsed.repetitions
-    if not 0 < parsed.timeout < 1e6:
-        raise InputError(f"--timeout {parsed.timeout:g}: must be positive")
-    return Plan(**{**vars(plan), **changes})
+    if options.repetitions:
+        changes["repetitions"] = options.repetitions
+    return replace(plan, **changes)
 
 
-def _within(option: str, given: Sequence[object], known: Mapping[Any, object]) -> None:
-    unknown = [str(word) for word in given if word not in known]
-    if unknown:
-        raise InputError(f"{option} {','.join(unknown)}: none of {', '.join(map(str, known))}")
+def _name(item: Any) -> Any:
+    """A host count, a link, a method or a network as options name them."""
+    return item.name if isinstance(item, Method) else getattr(item, "hidden", item)
 
 
-class _Work:
-    """The runs in their order: rates tuned without links, then link by link, in random order."""
-
-    def __init__(
-        self, plan: Plan, whole: Plan, results: Results, shards: Path, timeout: float
-    ) -> None:
-        # Of the plan are the runs that are made; in the whole one what they depend on is found.
-        self.plan, self.whole, self.results = plan, whole, results
-        self.shards, self.timeout = shards, timeout
-        self.failed = 0
-        self._progress = Progress(sum(1 for _ in self._expected()))
-
-    def all(self) -> int:
-        """Make all that are missing; returns how many failed."""
-        for network in self.plan.networks:
-            self._tune(network)
-        for hosts in self.plan.hosts:
-            links = [(link, network) for link in self.plan.links for network in self.plan.networks]
-            random.Random(0).shuffle(links)
-            for link, network in links:
-                self._link(link, network, hosts)
-        return self.failed
-
-    def _expected(self) -> Iterator[str]:
-        """A name for every run there will be, those done before included."""
-        plan = self.plan
-        for network, method in itertools.product(plan.networks, plan.methods):
-            yield from map(str, network_report.tuning(plan, network, method))
-            more = max(len(method.batches), 1) + plan.repetitions - 1
-            yield from [method.name] * (len(plan.hosts) * len(plan.links) * more)
-
-    def _tune(self, network: Network) -> None:
-        """Work to the target for every rate and minibatch, on this machine alone."""
-        for method in self.plan.methods:
-            for settings in network_report.tuning(self.whole, network, method):
-                self._one(network, method, settings, None)
-
-    def _link(self, link: str, network: Network, count: int) -> None:
-        """All runs over one link: the minibatch by the clock on seed 0, then the other seeds."""
-        chance = random.Random(1)
-        with ExitStack() as stack:
-            rate = None if link == UNLIMITED else link
-            hosts = stack.enter_context(Hosts(count, link=rate))
-            first = list(self.plan.methods)
-            chance.shuffle(first)
-            for method in sorted(first, key=lambda method: bool(method.like)):
-                self._method(link, network, method, hosts, count, [0])
-            for repetition in range(1, self.plan.repetitions):
-                chance.shuffle(first)
-                for method in first:
-                    self._method(link, network, method, hosts, count, [repetition])
-
-    def _method(
-        self,
-        link: str,
-        network: Network,
-        method: Method,
-        hosts: Hosts,
-        count: int,
-        repetitions: list[int],
-    ) -> None:
-        for repetition in repetitions:
-            for settings in network_report.wanted(
-                self.whole, self.results, link, network, method, count, repetition
-            ):
-                self._one(network, method, settings, hosts)
-
-    def _one(self, network: Network, method: Method, settings: Row, hosts: Hosts | None) -> None:
-        if self.results.get(settings) is not None:
-            self._progress.skip()
-            return
-        made = run_of(self.plan, network, method, settings)
-        name = ", ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in settings.values())
-        try:
-            values = make(made, self.plan, self.shards, hosts, self.timeout)
-        except RunFailed as error:
-            if "not finite" not in str(error):
-                self.failed += 1
-                self._progress.say(f"{name}: failed: {error}")
-                return
-            values = {"seconds_to_target": None, "epochs_to_target": None, "diverged": str(error)}
-        self.results.add(settings, {**values, "mpi": self.plan.mpi, **origin()})
-        seconds = values["seconds_to_target"]
-        reached = "not reached" if seconds is None else f"{seconds:.2f} s"
-        self._progress.say(f"{name}: {reached}")
+COMMAND = Command(
+    name="network",
+    options=(
+        config(ROOT / "benchmarks" / "network.toml", "TOML of methods, networks, links, hosts"),
+        option("--hosts", type=numbers(0), help="run these of the file, '2'"),
+        option("--links", type=names, help="run these of the file, '1gbit,unlimited'"),
+        option("--methods", type=names, help="run these of the file (default all)"),
+        option("--networks", type=str.split, help="run these of the file: '128,128 1024,784'"),
+        REPETITIONS,
+        timeout(900.0),
+        MNIST,
+        WORK,
+    ),
+    libraries=("matplotlib",),
+    check=check,
+    plan=plan,
+    section=section,
+)

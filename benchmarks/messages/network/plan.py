@@ -1,16 +1,15 @@
-"""Which runs ``network`` makes: methods, networks, links, hosts, and what is tuned before."""
+"""What ``network`` runs: methods, networks, links and hosts of its TOML file."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.hosts import bits_per_second
 from benchmarks.harness.mpi_settings import SETTINGS
-from benchmarks.harness.plan_file import check, load, typed
-from benchmarks.harness.results import Row, digest
+from benchmarks.harness.plan_file import check, fields, load, typed
+from benchmarks.harness.results import digest
 
 DDP = "ddp-adam"
 UNLIMITED = "unlimited"
@@ -70,13 +69,8 @@ class Plan:
         return digest([*values, *method.arguments])
 
 
-_METHOD = {"name": str, "arguments": [str], "batches": [int], "learning_rates": [float]}
-_METHOD["like"] = str
-_NETWORK = {"hidden": str, "epochs": float}
-_PLAN = {
-    **{"data": str, "target": float, "hosts": [int], "links": [str], "repetitions": int},
-    **{"mpi": str, "evaluate_every": int, "networks": [dict], "methods": [dict]},
-}
+_METHOD, _NETWORK = fields(Method), fields(Network)
+_PLAN = {**fields(Plan), "networks": [dict], "methods": [dict]}
 
 
 def read_plan(path: Path) -> Plan:
@@ -114,32 +108,3 @@ def read_plan(path: Path) -> Plan:
     except (ValueError, InputError) as error:
         raise InputError(f"--config {path}: {error}; see benchmarks/network.toml") from None
     return plan
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: its row's settings, and what the workers are given besides data and folder.
-
-    Attributes:
-        arguments: of our program; None for PyTorch's. ddp: of PyTorch's; None for ours.
-    """
-
-    settings: Row
-    arguments: tuple[str, ...] | None
-    ddp: Row | None
-
-
-def run_of(plan: Plan, network: Network, method: Method, settings: Row) -> Run:
-    """The run of a method; settings have ranks ("hosts"), batch and lr, None where it has none."""
-    ranks, seed = settings["hosts"], settings["repetition"]
-    batch, lr = settings["batch"], settings["lr"]
-    if method.name == DDP:
-        ddp = {"hidden": network.hidden, "batch": batch, "lr": lr, "epochs": network.epochs}
-        return Run(settings, None, {**ddp, "seed": seed})
-    arguments = [
-        *("--hidden", network.hidden, "--epochs", f"{network.epochs:g}", "--seed", str(seed)),
-        *("--device", "cpu", "--threads", "1", *method.arguments),
-    ]
-    if lr is not None:
-        arguments += ["--lr", f"{lr:g}", "--batch", str(math.ceil(batch / ranks))]
-    return Run(settings, tuple(arguments), None)

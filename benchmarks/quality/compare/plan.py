@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apts_mpi
 from apts_mpi.errors import InputError
 from apts_mpi.method.options import LOCAL, OPTIMIZERS
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
@@ -116,15 +115,11 @@ class Group:
 
     def candidates(self) -> list[Row]:
         """The settings of each point of the grid, but for the seed; one point without a grid."""
-        common = {
-            "apts_mpi": apts_mpi.__version__,
-            "data": self.data.source,
-            **self._network(),
-            "epochs": self.data.epochs,
-            "ranks": self.ranks,
-            "optimizer": self.method.optimizer,
-            "arguments": list(self.method.arguments),
-        }
+        common = versioned(
+            **{"data": self.data.source, **self._network(), "epochs": self.data.epochs},
+            **{"ranks": self.ranks, "optimizer": self.method.optimizer},
+            arguments=list(self.method.arguments),
+        )
         if not self.method.learning_rates:
             return [common]
         points = []

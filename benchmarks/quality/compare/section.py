@@ -57,10 +57,8 @@ def section(rows: Sequence[Row], options: Namespace) -> Section | None:
     if not used:
         return None
     plan = "" if name == "compare" else f" --config benchmarks/{name}.toml"
-    whole.foot += [
-        f"A run, here the last: `mpirun -n N python -m apts_mpi {used[-1]['command']} --data DIR`.",
-        tables.setup(used) + f" Repeat: `python -m benchmarks compare{plan} --fresh`.",
-    ]
+    run = f"{used[-1]['command']} --data DIR"
+    whole.foot.append(tables.foot(used, f"compare{plan}", run=run))
     return whole
 
 
@@ -84,17 +82,13 @@ def draw_png(rows: Sequence[Row], options: Namespace, out: Path) -> None:
         found = drawn(planned(data, finder(rows)), data.shown)
         if not found:
             continue
-        plt = figures.pyplot()
-        layout: dict[str, Any] = {"sharey": True, "layout": "constrained"}
-        figure, axes = plt.subplots(1, len(AXES), figsize=(11.0, 3.8), **layout)
+        figure, (axes,) = figures.panels(1, len(AXES), (11.0, 3.8), sharey=True)
         for ax, axis in zip(axes, AXES, strict=True):
             _panel(ax, found, axis)
         for ax in axes[1:]:
             ax.set_ylabel("")
         axes[0].set_title(f"{data.name}, N = {data.shown}", loc="left")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        figures.save(figure, out / f"{options.config.stem}_{data.name}.png")
+        figures.save(figure, out / f"{options.config.stem}_{data.name}.png", legend=axes[0])
 
 
 def _planned(data: DataSet, found: list[Entry], get: Get, name: str) -> list[Part]:
@@ -171,10 +165,9 @@ def _panel(ax: Any, found: Sequence[Entry], axis: str) -> None:
         ax.set_xscale("log")
     for entry in found:
         look, (x, values) = looks[entry.method], entry.curve(axis)
-        line: dict[str, Any] = {"color": look.colour, "ls": look.dash, "marker": look.marker}
-        line |= {"markevery": max(1, len(x) // 7), "ms": 4.5, "lw": 1.3, "label": entry.method}
-        ax.plot(x, values.mean(0), **line)
-        ax.fill_between(x, values.min(0), values.max(0), color=look.colour, alpha=0.15, lw=0)
+        line: dict[str, Any] = {"ls": look.dash, "marker": look.marker, "ms": 4.5, "lw": 1.3}
+        line |= {"markevery": max(1, len(x) // 7), "label": entry.method}
+        figures.band(ax, x, values, look.colour, **line)
     finals, measure = [value for entry in found for value in entry.figures], found[0].measure
     if measure.sign > 0:
         low, top = max(min(finals) - _BELOW, 0.0), max(finals)

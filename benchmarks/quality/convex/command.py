@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import apts_mpi
 from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, RadiusRule
 from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import whole
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.convex.problems import DIMENSION, METHODS, PROBLEMS, RIDGE
 
@@ -34,7 +33,10 @@ def plan(session: Session) -> Rounds:
     iterations = session.options.iterations
     pieces = [
         Piece(
-            settings=[_settings(problem, method, radius, iterations) for radius in RADII],
+            settings=[
+                versioned(problem=problem, method=method, radius=radius, limit=iterations)
+                for radius in RADII
+            ],
             words=f"{problem}; {method}",
             arguments={
                 **{"problem": problem, "method": method},
@@ -46,11 +48,6 @@ def plan(session: Session) -> Rounds:
         for method in METHODS
     ]
     yield [Job(task="benchmarks.quality.convex.problems:task", ranks=1, pieces=pieces)]
-
-
-def _settings(problem: str, method: str, radius: float, limit: int) -> Row:
-    case = {"problem": problem, "method": method, "radius": radius}
-    return {"apts_mpi": apts_mpi.__version__, **case, "limit": limit}
 
 
 def keep(outcome: Outcome) -> tuple[list[Row], str]:
@@ -94,14 +91,8 @@ def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
     """A panel per problem and method."""
     if not all("curve" in row for row in rows):
         return  # of an earlier version, which drew while it measured
-    figure, axes = figures.pyplot().subplots(
-        len(PROBLEMS),
-        len(METHODS),
-        figsize=(10, 8.5),
-        sharex="row",
-        sharey=name == "loss",
-        layout="constrained",
-    )
+    shared: dict[str, Any] = {"sharex": "row", "sharey": name == "loss"}
+    figure, axes = figures.panels(len(PROBLEMS), len(METHODS), (10, 8.5), **shared)
     looks = dict(zip(RADII, zip(figures.COLOURS, figures.STYLES, strict=True), strict=True))
     for row in rows:
         s = row["settings"]
@@ -116,11 +107,7 @@ def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
         ax.set_xlabel("iteration + 1")
     for ax in axes[:, 0]:
         ax.set_ylabel(label)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="initial radius", loc="outside lower center", ncols=len(RADII)
-    )
-    figures.save(figure, path)
+    figures.save(figure, path, legend=axes[0, 0], title="initial radius")
 
 
 def section(rows: list[Row], options: Namespace) -> Section | None:

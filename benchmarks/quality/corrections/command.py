@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import apts_mpi
 from apts_mpi.data import load_source, write_shards
 from benchmarks.harness.command import Command, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import real, several, timeout
-from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
+from benchmarks.harness.results import KEPT, Row, curve, metrics, summary, versioned
 from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.corrections.report import DATA, JOINS, SOLVERS, command, draw, section
 
@@ -53,13 +52,9 @@ def _shards(folder: Path, settings: Row) -> Path:
 
 
 def _cut(kind: str, ranks: int) -> dict[str, Any]:
-    sizes = [i + 1 for i in range(ranks)]
-    ways: dict[str, dict[str, Any]] = {
-        "i.i.d.": {},
-        "uneven": {"sizes": sizes},
-        "skewed": {"dirichlet": 0.1},
-    }
-    return ways[kind]
+    if kind == "uneven":
+        return {"sizes": [i + 1 for i in range(ranks)]}
+    return {"dirichlet": 0.1} if kind == "skewed" else {}
 
 
 def _settings(ranks: int, seeds: Sequence[int], work: float) -> list[Row]:
@@ -68,17 +63,11 @@ def _settings(ranks: int, seeds: Sequence[int], work: float) -> list[Row]:
     joins = JOINS if ranks > 1 else JOINS[1:]
     terms = (True, False) if ranks > 1 else (True,)
     return [
-        {
-            "apts_mpi": apts_mpi.__version__,
-            "ranks": ranks,
-            "data": kind,
-            "local_solver": solver,
-            "join": join,
-            "consistency": term,
-            "seed": seed,
-            "work": work,
-            "momentum": 0.0,  # the joined correction of one iteration alone
-        }
+        versioned(
+            **{"ranks": ranks, "data": kind, "local_solver": solver, "join": join},
+            **{"consistency": term, "seed": seed, "work": work},
+            momentum=0.0,  # the joined correction of one iteration alone
+        )
         for kind, solver, term, join, seed in itertools.product(data, SOLVERS, terms, joins, seeds)
     ]
 

@@ -46,15 +46,8 @@ def _plot(path: Path, rows: list[Row], solver: str) -> None:
     plt = figures.pyplot()
     groups = {key: group for key, group in _groups(rows).items() if key[1] == solver}
     ranks = sorted({key[2] for key in groups if key[2] > 1}) or [1]
-    figure, axes = plt.subplots(
-        len(DATA),
-        len(ranks),
-        figsize=(3.2 * len(ranks) + 1.0, 8.0),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    size = (3.2 * len(ranks) + 1.0, 8.0)
+    figure, axes = figures.panels(len(DATA), len(ranks), size, sharex=True, sharey=True)
     colours = dict(zip(JOINS, (figures.BLUE, figures.ORANGE, figures.GREEN), strict=True))
     # A run goes past the limit by what its last iteration takes.
     grid = np.linspace(0.0, max(row["curves"]["epoch"][-1] for row in rows), 241)
@@ -64,8 +57,8 @@ def _plot(path: Path, rows: list[Row], solver: str) -> None:
         ax = axes[list(DATA).index(kind), ranks.index(n)]
         curves = np.array([_at(row["curves"], grid) for row in group])
         label = f"{join}, consistency {'on' if term else 'off'}"
-        ax.plot(grid, curves.mean(0), color=colours[join], ls="-" if term else "--", label=label)
-        ax.fill_between(grid, curves.min(0), curves.max(0), color=colours[join], alpha=0.12, lw=0)
+        dash = "-" if term else "--"
+        figures.band(ax, grid, curves, colours[join], shade=0.12, ls=dash, label=label)
         ax.set_title(f"{kind}, N = {n}")
     for ax in axes[-1]:
         ax.set_xlabel("gradient evaluations per sample")
@@ -75,9 +68,7 @@ def _plot(path: Path, rows: list[Row], solver: str) -> None:
     for which in (axes[0, 0].yaxis.set_major_formatter, axes[0, 0].yaxis.set_minor_formatter):
         which("{x:g}")
     axes[0, 0].yaxis.set_minor_locator(plt.LogLocator(subs=(2, 5)))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(ranks) + 1))
-    figures.save(figure, path)
+    figures.save(figure, path, legend=axes[0, 0], ncols=min(3, len(ranks) + 1))
 
 
 def _at(curves: dict[str, list[float]], grid: Any) -> Any:
@@ -122,8 +113,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
             below.append(Section(f"{kind}, {solver}", [Table("", header, body, text=3)]))
     line = " ".join(command(rows[-1]["settings"], "DIR"))
     foot: list[Part] = [Image(f"training loss, {s}", f"corrections_{s}.png") for s in SOLVERS]
-    foot.append(f"A run, here the last: `mpirun -n N python -m apts_mpi {line}`.")
-    foot.append(tables.setup(rows) + " Repeat: `python -m benchmarks corrections --fresh`.")
+    foot.append(tables.foot(rows, "corrections", run=line))
     title = "Additive correction on i.i.d., uneven and label-skewed data"
     return Section(title, parts, below, foot)
 

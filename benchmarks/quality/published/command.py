@@ -10,13 +10,12 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import apts_mpi
 from apts_mpi.data import read_info
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import MNIST, option, several, timeout, whole
-from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
+from benchmarks.harness.results import KEPT, Row, curve, metrics, summary, versioned
 from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.published.authors import (
     EXTRACT,
@@ -55,15 +54,10 @@ def _job(ranks: int, data: Path, samples: int, options: Namespace) -> Job:
 
 
 def _piece(ranks: int, solver: str, seed: int, iterations: int, data: Path, samples: int) -> Piece:
-    settings = {
-        "apts_mpi": apts_mpi.__version__,
-        "ranks": ranks,
-        "local_solver": solver,
-        "seed": seed,
-        "iterations": iterations,
-        "minibatches": MINIBATCHES,
-        "overlap": OVERLAP,
-    }
+    settings = versioned(
+        **{"ranks": ranks, "local_solver": solver, "seed": seed, "iterations": iterations},
+        **{"minibatches": MINIBATCHES, "overlap": OVERLAP},
+    )
     command = _command(settings, samples)
 
     def keep(outcome: Outcome) -> tuple[list[Row], str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from benchmarks.harness import figures, tables
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, in_order
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.published.authors import (
     ADAM,
@@ -38,19 +40,12 @@ def _accuracies(group: list[Row], iteration: int) -> list[float]:
 
 def draw(rows: list[Row], options: Namespace, out: Path) -> None:
     """Accuracy by passes over the data (above) and by work (below): a column per N."""
-    plt, rows = figures.pyplot(), _asked(rows, options)
+    rows = _asked(rows, options)
     reference = read_reference(options.reference)
     ranks = sorted({row["settings"]["ranks"] for row in rows})
     passes = max(len(row["curves"]["epoch"]) for row in rows) / MINIBATCHES
-    figure, axes = plt.subplots(
-        2,
-        len(ranks),
-        figsize=(3.6 * len(ranks) + 0.6, 7.2),
-        squeeze=False,
-        sharex="row",
-        sharey=True,
-        layout="constrained",
-    )
+    size = (3.6 * len(ranks) + 0.6, 7.2)
+    figure, axes = figures.panels(2, len(ranks), size, sharex="row", sharey=True)
     looks = {"first-order": (figures.BLUE, "o"), "sr1": (figures.RED, "s")}
     for column, n in enumerate(ranks):
         for by_work, ax in enumerate(axes[:, column]):
@@ -73,11 +68,8 @@ def draw(rows: list[Row], options: Namespace, out: Path) -> None:
             ax.set_xlabel("gradient evaluations per sample" if by_work else "passes over the data")
     for ax in axes[:, 0]:
         ax.set_ylabel("test accuracy, %")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels) if len(ranks) > 2 else 2
-    )
-    figures.save(figure, out / "published.png")
+    few = {} if len(ranks) > 2 else {"ncols": 2}
+    figures.save(figure, out / "published.png", legend=axes[0, 0], **few)
 
 
 def _draw_ours(
@@ -85,16 +77,14 @@ def _draw_ours(
 ) -> None:
     """Mean and range over seeds; a mark per pass."""
     count = min(len(row["curves"]["epoch"]) for row in group)
-    by_seed = [_accuracies(group, k + 1) for k in range(count)]
+    values = np.array([_accuracies(group, k + 1) for k in range(count)]).T
     if by_work:
         x = [fmean(row["curves"]["epoch"][k] for row in group) for k in range(count)]
     else:
         x = [(k + 1) / MINIBATCHES for k in range(count)]
     marks = slice(MINIBATCHES - 1, None, MINIBATCHES)
-    means = [fmean(values) for values in by_seed]
-    ax.plot(x, means, color=colour, marker=marker, markevery=marks, ms=4, lw=1.4, label=label)
-    least, largest = [min(values) for values in by_seed], [max(values) for values in by_seed]
-    ax.fill_between(x, least, largest, color=colour, alpha=0.15, lw=0)
+    line: dict[str, Any] = {"marker": marker, "markevery": marks, "ms": 4, "lw": 1.4}
+    figures.band(ax, x, values, colour, label=label, **line)
 
 
 def section(rows: list[Row], options: Namespace) -> Section | None:
@@ -148,18 +138,12 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         "fall below 1.461: accuracies can be compared, losses cannot, and are not. Their hidden "
         f"layers and initial parameters may differ from ours (784-{HIDDEN.replace(',', '-')}-10, "
         "ReLU, logits at the end). Source of their figures: `benchmarks/reference/README.md`.",
-        f"A run, here the last: `mpirun -n N python -m apts_mpi {rows[-1]['command']} --data DIR`.",
-        tables.setup(rows) + " Repeat: `python -m benchmarks published --fresh`.",
+        tables.foot(rows, "published", run=f"{rows[-1]['command']} --data DIR"),
     ]
     return Section("Against the authors' published curves", parts)
 
 
 def _asked(rows: list[Row], options: Namespace) -> list[Row]:
     """The runs of so many iterations, in the order of the table."""
-
-    def place(row: Row) -> tuple[int, int, int]:
-        s = row["settings"]
-        return s["ranks"], list(ORDERS).index(s["local_solver"]), s["seed"]
-
     chosen = (row for row in rows if row["settings"]["iterations"] == options.iterations)
-    return sorted(chosen, key=place)
+    return in_order(chosen, ranks=None, local_solver=ORDERS, seed=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.harness import figures
 from benchmarks.quality.sensitivity.plan import Plan
-from benchmarks.quality.sensitivity.values import Swept
+from benchmarks.quality.sensitivity.values import Swept, Value
 
 SHOWN = 2.0  # points below the lowest default that the panels reach
 COLOURS = (figures.BLUE, figures.SKY)  # of the families of the method
@@ -19,7 +19,7 @@ def order(plan: Plan, found: Sequence[Swept]) -> list[str]:
     """Labels from the top: families in turn, in each the widest first, baselines below."""
     widest: dict[str, float] = {}
     for item in found:
-        if item.spread is not None:
+        if item.ends is not None:
             label = item.sweep.label
             widest[label] = max(widest.get(label, 0.0), item.spread)
     listed = []
@@ -36,27 +36,19 @@ def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:
     labels = order(plan, found)
     if not labels:
         return
-    shown = [item for item in found if item.spread is not None]
-    own = [item for item in shown if not item.sweep.family.batch] or shown
-    ranks = sorted({item.ranks for item in own})
-    defaults = [item.default.mean for item in own if item.default.percents]
-    low = min(defaults or [item.least for item in own]) - SHOWN
-    high = max(item.most for item in shown)
-    plt = figures.pyplot()
-    figure, axes = plt.subplots(
-        1,
-        len(ranks),
-        figsize=(4.6 * len(ranks) + 0.8, 0.27 * len(labels) + 1.2),
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
+    shown = [(item, item.ends) for item in found if item.ends is not None]
+    own = [pair for pair in shown if not pair[0].sweep.family.batch] or shown
+    ranks = sorted({item.ranks for item, _ in own})
+    defaults = [item.default.mean for item, _ in own if item.default.percents]
+    low = min(defaults or [least.mean for _, (least, _) in own]) - SHOWN
+    high = max(most.mean for _, (_, most) in shown)
+    size = (4.6 * len(ranks) + 0.8, 0.27 * len(labels) + 1.2)
+    figure, axes = figures.panels(1, len(ranks), size, sharex=True, sharey=True)
     for ax, number in zip(axes[0], ranks, strict=True):
         ax.set_xlim(low, high + 0.12 * (high - low))
-        for item in shown:
+        for item, ends in shown:
             if item.ranks == number or item.sweep.family.batch:
-                _bar(ax, len(labels) - 1 - labels.index(item.sweep.label), item, plan, low)
+                _bar(ax, len(labels) - 1 - labels.index(item.sweep.label), item, ends, plan, low)
         ax.set_title(f"N = {number}", loc="left")
         ax.set_xlabel("test accuracy, %")
         ax.grid(axis="y", visible=False)
@@ -65,12 +57,11 @@ def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:
     figures.save(figure, path)
 
 
-def _bar(ax: Any, y: int, item: Swept, plan: Plan, low: float) -> None:
+def _bar(ax: Any, y: int, item: Swept, ends: tuple[Value, Value], plan: Plan, low: float) -> None:
     """A parameter's bar, with its values at both ends and the default across."""
     family = item.sweep.family
     colour = BASELINE if family.batch else COLOURS[plan.families.index(family) % len(COLOURS)]
-    least = min(item.done, key=lambda value: value.mean)
-    most = max(item.done, key=lambda value: value.mean)
+    least, most = ends
     start, small = max(least.mean, low), {"va": "center", "fontsize": 7}
     ax.barh(y, most.mean - start, left=start, height=0.62, color=colour)
     if least.mean < low:

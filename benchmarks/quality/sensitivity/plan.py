@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apts_mpi
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.defaults import completed
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
@@ -70,14 +69,11 @@ class Family:
 
     def settings(self, ranks: int, **changes: Any) -> Row:
         """Of a run, but for the seed, as ``runs.command`` takes them."""
-        row = {
-            "apts_mpi": apts_mpi.__version__,
-            "data": self.data,
-            "hidden": ",".join(map(str, self.hidden)),
-            "epochs": self.epochs,
-            "ranks": ranks,
-            "optimizer": self.optimizer,
-        }
+        hidden = ",".join(map(str, self.hidden))
+        row = versioned(
+            **{"data": self.data, "hidden": hidden, "epochs": self.epochs, "ranks": ranks},
+            optimizer=self.optimizer,
+        )
         if self.optimizer in AVERAGING:
             lr = self.completed(ranks, **changes).lr
             return {**row, "arguments": flags(self._given(ranks)), "batch": self.batch, "lr": lr}

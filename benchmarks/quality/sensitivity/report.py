@@ -35,13 +35,13 @@ class Verdict:
     @property
     def worst(self) -> tuple[float, Swept, Value] | None:
         """The largest loss."""
-        return max(self.losses, key=lambda item: item[0], default=None)
+        return max(self.losses, key=_loss, default=None)
 
     @property
     def over(self) -> list[tuple[float, Swept, Value]]:
         """What costs more than it may, the worst first."""
         found = [item for item in self.losses if item[0] > self.limit + 1e-9]
-        return sorted(found, key=lambda item: -item[0])
+        return sorted(found, key=_loss, reverse=True)
 
     def sentence(self) -> str:
         """What came out."""
@@ -76,15 +76,12 @@ def verdicts(plan: Plan, found: Sequence[Swept]) -> list[Verdict]:
 
 
 def _verdict(what: str, limit: float, found: Sequence[Swept]) -> Verdict:
-    losses, missing = [], 0
-    for item in found:
-        for value in item.values:
-            loss = item.loss(value)
-            if loss is None:
-                missing += 1
-            elif not value.point.default:
-                losses.append((loss, item, value))
-    return Verdict(what, limit, losses, missing)
+    missing = sum(value.loss is None for item in found for value in item.values)
+    return Verdict(what, limit, [loss for item in found for loss in item.losses], missing)
+
+
+def _loss(item: tuple[float, Swept, Value]) -> float:
+    return item[0]
 
 
 def spreads(found: Sequence[Swept]) -> list[str]:
@@ -94,11 +91,12 @@ def spreads(found: Sequence[Swept]) -> list[str]:
         family = item.sweep.family
         if family.most_lost is not None and item.sweep.field not in family.limits:
             continue
-        if item.spread is not None:
-            text = f"{item.sweep.label} {item.sweep.range}, N = {item.ranks}"
-            if family.optimizer != "apts":
-                text = f"{item.sweep.label} {item.sweep.range}"
-            lines.append(f"{text}: {item.least:.2f} to {item.most:.2f} %, {item.spread:.2f} points")
+        if item.ends is not None:
+            least, most = item.ends
+            text = f"{item.sweep.label} {item.sweep.range}"
+            text += f", N = {item.ranks}" if family.optimizer == "apts" else ""
+            text += f": {least.mean:.2f} to {most.mean:.2f} %, {item.spread:.2f} points"
+            lines.append(text)
     return lines
 
 
@@ -136,8 +134,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         Image("accuracy by parameter", "sensitivity.png"),
         "Bars: from the lowest to the highest accuracy over a parameter's range, with the values "
         "at both ends; dashed: the default. Bars that leave the panel have their end written.",
-        f"A run, here the last: `mpirun -n N python -m apts_mpi {good[-1]['command']} --data DIR`.",
-        tables.setup(good) + " Repeat: `python -m benchmarks sensitivity --fresh`.",
+        tables.foot(good, "sensitivity", run=f"{good[-1]['command']} --data DIR"),
     ]
     return Section("Every parameter alone", parts)
 
@@ -173,10 +170,10 @@ def _line(item: Swept) -> list[str]:
         cells.append(f"**{text}**" if value.point.default else text)
     line = [item.sweep.label, "any" if item.sweep.family.batch else str(item.ranks)]
     line += [", ".join(value.point.text for value in item.values), Markdown(", ".join(cells))]
-    worst = item.worst
-    if worst is None:
+    if not item.losses:
         return [*line, "-", "-", "-"]
-    return [*line, f"{item.spread:.2f}", f"{worst[0]:.2f}", worst[1].point.text]
+    worst, _, value = max(item.losses, key=_loss)
+    return [*line, f"{item.spread:.2f}", f"{worst:.2f}", value.point.text]
 
 
 def _cell(value: Value) -> str:

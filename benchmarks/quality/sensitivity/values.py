@@ -18,11 +18,13 @@ class Value:
 
     Attributes:
         percents: test accuracy by seed, of the runs that are done. diverged: how many of them.
+        loss: points of accuracy against the default, over the seeds of both; None without such.
     """
 
     point: Point
     percents: dict[int, float]
     diverged: int
+    loss: float | None
 
     @property
     def mean(self) -> float:
@@ -44,58 +46,48 @@ class Swept:
         return next(value for value in self.values if value.point.default)
 
     @property
-    def done(self) -> list[Value]:
-        """The values that have been run on any seed."""
-        return [value for value in self.values if value.percents]
-
-    @property
-    def least(self) -> float:
-        """Lowest accuracy."""
-        return min(value.mean for value in self.done)
-
-    @property
-    def most(self) -> float:
-        """Highest accuracy."""
-        return max(value.mean for value in self.done)
-
-    @property
-    def spread(self) -> float | None:
-        """Between them, in points; None where nothing has been run but the default."""
-        if all(value.point.default for value in self.done):
+    def ends(self) -> tuple[Value, Value] | None:
+        """Of the lowest and of the highest accuracy; None where only the default has been run."""
+        done = [value for value in self.values if value.percents]
+        if all(value.point.default for value in done):
             return None
-        return self.most - self.least
-
-    def loss(self, value: Value) -> float | None:
-        """Points of accuracy that it loses against the default, over the seeds of both."""
-        default = self.default.percents
-        both = [seed for seed in value.percents if seed in default]
-        if not both:
-            return None
-        return fmean(default[seed] - value.percents[seed] for seed in both)
+        order = sorted(done, key=lambda value: value.mean)
+        return order[0], max(done, key=lambda value: value.mean)
 
     @property
-    def worst(self) -> tuple[float, Value] | None:
-        """The largest loss, and the value, which is not the default."""
-        found = [(self.loss(value), value) for value in self.values if not value.point.default]
-        losses = [(loss, value) for loss, value in found if loss is not None]
-        return max(losses, key=lambda item: item[0], default=None)
+    def spread(self) -> float:
+        """Points between them."""
+        return self.ends[1].mean - self.ends[0].mean if self.ends else 0.0
+
+    @property
+    def losses(self) -> list[tuple[float, Swept, Value]]:
+        """What the values cost that are not the default, and have been run."""
+        found = [(value.loss, self, value) for value in self.values if not value.point.default]
+        return [(loss, item, value) for loss, item, value in found if loss is not None]
 
 
 def swept(plan: Plan, seeds: Sequence[int], get: Get) -> list[Swept]:
     """Every parameter at every number of ranks, run or not."""
     return [
-        Swept(sweep, ranks, [_value(point, seeds, get) for point in sweep.points(ranks)])
+        Swept(sweep, ranks, _values(sweep.points(ranks), seeds, get))
         for sweep in plan.sweeps()
         for ranks in sweep.family.ranks
     ]
 
 
-def _value(point: Point, seeds: Sequence[int], get: Get) -> Value:
-    percents, diverged = {}, 0
-    for seed in seeds:
-        row = get({**point.settings, "seed": seed})
-        if row is not None:
-            lost = accuracy(row) < 0
-            percents[seed] = CHANCE if lost else 100 * accuracy(row)
-            diverged += lost
-    return Value(point, percents, diverged)
+def _values(points: Sequence[Point], seeds: Sequence[int], get: Get) -> list[Value]:
+    runs = [
+        {seed: row for seed in seeds if (row := get({**point.settings, "seed": seed})) is not None}
+        for point in points
+    ]
+    percents = [
+        {seed: 100 * accuracy(row) if accuracy(row) >= 0 else CHANCE for seed, row in own.items()}
+        for own in runs
+    ]
+    default = next(own for point, own in zip(points, percents, strict=True) if point.default)
+    values = []
+    for point, rows, own in zip(points, runs, percents, strict=True):
+        lost = [default[seed] - value for seed, value in own.items() if seed in default]
+        diverged = sum(accuracy(row) < 0 for row in rows.values())
+        values.append(Value(point, own, diverged, fmean(lost) if lost else None))
+    return values

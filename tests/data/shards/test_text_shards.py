@@ -136,7 +136,7 @@ def test_ranks_read_the_windows_of_every_shard(
 def test_windows_are_samples(tmp_path: Path) -> None:
     info = write_shards(written(), tmp_path / "d", shards=2)
     shown = windowed(read_info(tmp_path / "d"), 9)
-    assert (shown.sample_shape, shown.samples, shown.test_samples) == ((9,), 22, 6)
+    assert (shown.sample_shape, shown.samples, shown.splits["test"].total) == ((9,), 22, 6)
     assert shown.outputs == info.outputs
     assert len({shown.digest, info.digest, windowed(info, 8).digest}) == 3
     for call in (lambda: windowed(shown, 3), lambda: windowed(info, 0)):

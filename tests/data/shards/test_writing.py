@@ -36,7 +36,7 @@ def test_every_sample_is_written_once(tmp_path: Path, images: bool, options: Any
         found = [(a.tobytes(), int(b)) for a, b in zip(found_x, found_y, strict=True)]
         assert sorted(found) == sorted((a.tobytes(), int(b)) for a, b in zip(x, y, strict=True))
         assert found_x.dtype == x.dtype
-    assert (info.samples, info.test_samples, info.shards) == (40, 9, 3)
+    assert (info.samples, info.splits["test"].total, info.shards) == (40, 9, 3)
     assert read_info(tmp_path / "d") == info
 
 

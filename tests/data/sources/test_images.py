@@ -134,7 +134,7 @@ def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*command, "--shards", "2", "--size", "4", "--channels", "1"], Comm()) == 0
     assert "images (classification, format 1)" in capsys.readouterr().out
     info = read_info(tmp_path / "d")
-    assert (info.sample_shape, info.samples, info.test_samples) == ((1, 4, 4), 8, 2)
+    assert (info.sample_shape, info.samples, info.splits["test"].total) == ((1, 4, 4), 8, 2)
     for more, word in (
         (["--size", "4,5,6"], "4,5,6"),
         (["--size", "0"], "--size 0,0"),

@@ -14,7 +14,17 @@ from apts_mpi.errors import InputError
 from benchmarks.harness.results import Row
 
 SCALING = ("strong", "weak")
-KINDS = (*SCALING, "split", "micro", "network", "tuning", "prediction", "projection", "compare")
+KINDS = (
+    *SCALING,
+    "split",
+    "micro",
+    "network",
+    "tuning",
+    "fitted",
+    "prediction",
+    "projection",
+    "compare",
+)
 _MOST_TEXT = 200  # characters of a name; longer ones break tables
 _MOST = 1e30  # no second, byte or count is more; JSON knows numbers that no float holds
 
@@ -65,9 +75,11 @@ _SCALING: tuple[Checks, Checks] = (
     {
         **{"run": _text, "seconds": _times, "cpu_seconds": _number, "evaluations": _positive},
         **{"samples": _positive, "bytes": _number, "messages": _number, "parameters": _count},
-        "oversubscribed": lambda value: isinstance(value, bool),
+        **{"oversubscribed": lambda value: isinstance(value, bool), "local_steps": _maybe(_count)},
+        **{"host": _text, "cores": _count},
     },
 )
+_TRIED: Checks = {"hidden": _text, "lr": _maybe(_positive), "batch": _maybe(_count)}
 _CURVE = ("epoch", "test_accuracy", "messages")
 _CHECKS: dict[str, tuple[Checks, Checks]] = {
     "strong": _SCALING,
@@ -78,17 +90,21 @@ _CHECKS: dict[str, tuple[Checks, Checks]] = {
         {"seconds": lambda value: _times(value) and all(map(_positive, value))},  # type: ignore[call-overload]
     ),
     "network": (
-        {"method": _text, "hidden": _text, "link": _text, "hosts": _count},
+        {"method": _text, "link": _text, "hosts": _count, **_TRIED},
         {"seconds_to_target": _maybe(_positive)},
     ),
-    "tuning": ({"method": _text}, {}),
+    "tuning": ({"method": _text, **_TRIED}, {}),
+    "fitted": ({}, {}),  # counted, not shown
     "prediction": (
         {"of": lambda value: isinstance(value, dict)},
-        {"measured": _positive, "predicted": _positive},
+        {
+            **{"measured": _positive, "predicted": _positive, "predicted_alone": _maybe(_number)},
+            **{"range": _maybe(_times), "slowdown": _maybe(_number)},
+        },
     ),
     "projection": (
         {"method": _text, "parameters": _count, "network": _text, "ranks": _count},
-        {"seconds_per_epoch": _positive, "efficiency": _number},
+        {"seconds_per_epoch": _positive, "efficiency": _number, "pays": _maybe(_positive)},
     ),
     "compare": (
         {"data": _text, "hidden": _text, "ranks": _count, "optimizer": _text},
@@ -100,9 +116,13 @@ _FINISHED: dict[str, Checks] = {
     "compare": {
         **{"vector_allreduces": _count, "bytes_allreduced": _positive, "curves": _curve(*_CURVE)},
     },
-    "network": {"target": _positive, "curve": _curve("seconds", "test_accuracy")},
+    "network": {
+        **{"target": _positive, "curve": _curve("seconds", "test_accuracy"), "parameters": _count},
+        **{"local_steps": _maybe(_count), "rank_batch": _maybe(_positive)},
+        "iteration_seconds": _maybe(_times),
+    },
 }
-_OTHER_NAMES = {"network-tune": "tuning"}  # counted, not shown
+_OTHER_NAMES = {"network-tune": "tuning"}
 
 
 @dataclass(frozen=True)
@@ -180,7 +200,7 @@ def _row(where: str, line: str) -> tuple[Row, str]:
     kind = _kind(row["settings"])
     if kind is None:
         known = "strong, weak, micro, network, project, compare"
-        raise InputError(f"{where} is not of a benchmark the report knows; these are {known}")
+        raise InputError(f"{where} is not of a benchmark that is known; these are {known}")
     settings, values = _CHECKS[kind]
     checks = [(row["settings"], settings), (row, values)]
     if kind in _FINISHED and "diverged" not in row:
@@ -200,7 +220,7 @@ def _kind(settings: Row) -> str | None:
     name = settings.get("benchmark")
     if name == "project":
         name = settings.get("kind")
-        return name if name in ("prediction", "projection") else None
+        return name if name in ("prediction", "projection", "fitted") else None
     if name is None and "optimizer" in settings:
         return "compare"
     name = _OTHER_NAMES.get(str(name), name)
