@@ -19,6 +19,7 @@ from torch import Tensor
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.joined_loss import JoinedLoss
 from apts_mpi.trust_region.local import FirstOrder
+from apts_mpi.trust_region.metric import Diagonal
 
 log = logging.getLogger("apts_mpi")
 
@@ -176,16 +177,17 @@ class Reach:
             )
 
 
-def along_signs(
+def along_step(
     flat: FlatParameters,
     start: Tensor,
     direction: Tensor,
+    metric: Diagonal,
     loss_here: Callable[[], float],
     *,
     loss: float,
     samples: float,
 ) -> Reach:
-    """The first radius of a stochastic run: a step along a gradient's signs, doubled.
+    """The first radius of a stochastic run: the first local step, doubled.
 
     No further than the weights are large: at the start of a language model the loss falls along
     far longer steps, as soon as the frequent tokens are likely, and the rest is undone. Where that
@@ -193,14 +195,15 @@ def along_signs(
 
     Args:
         flat: the parameters. start, loss_here, loss: as ``search_along``'s.
-        direction: (n,) the gradient, summed over so many samples, which becomes its signs.
+        direction: (n,) the gradient, summed over so many samples, which becomes the step.
+        metric: of the local steps; of the diagonal one the first step is along the signs.
     """
-    slope = float(direction.abs().sum(dtype=torch.float64)) / samples
+    slope = metric.first_step(direction) / samples
     largest = max(flat.weight_scale() or 1.0, _FIRST)  # no weights: nothing to go by
     step = search_along(
         flat.vector,
         start,
-        direction.sign_(),
+        direction,
         loss_here,
         unit=-1.0,
         loss=loss,

@@ -15,11 +15,12 @@ AVERAGING = ("adam", "adamw", "sgd", "muon", "schedule-free", "prodigy")
 LOCAL = ("local-sgd", "diloco", "muloco")
 BASELINES = (*AVERAGING, *LOCAL)
 OPTIMIZERS = ("apts", *BASELINES)
-LOCAL_SOLVERS = ("scaled", "sr1", "first-order")
-DETERMINISTIC = LOCAL_SOLVERS[1:]
+SAMPLED, DETERMINISTIC = ("scaled", "spectral"), ("sr1", "first-order")
+LOCAL_SOLVERS = (*SAMPLED, *DETERMINISTIC)
 NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 MOMENTUM = 0.5  # of the family as published
+SPECTRAL_MOMENTUM = 0.6
 SGD_MOMENTUM = 0.9  # of sgd and of local-sgd's steps
 
 
@@ -109,12 +110,16 @@ class StochasticOptions:
     """Options of ``StochasticAPTS``; the defaults were measured (docs/method.md).
 
     Attributes:
+        local_solver: "scaled" (a diagonal metric) or "spectral" (hidden matrices have the spectral
+            norm), which bounds the local steps (trust_region/metric.py).
         local_steps: per subdomain and outer iteration.
         subdomains: per rank, each with minibatches of its own; as many on every rank.
         radius: initial Delta; by default searched. It is cut where that many would not lower the
             loss.
         shared: whether the joined correction becomes every subdomain's first moment.
         momentum: largest mu, 0 to below 1.
+        cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0; it needs
+            ``done`` to be set.
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
             (1 + averaging) / (k + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
             mean, infinity the last iterate alone.
@@ -127,21 +132,27 @@ class StochasticOptions:
         TypeError, ValueError: an option is outside its range.
     """
 
+    local_solver: str = "scaled"
     local_steps: int = 20
     subdomains: int = 1
     radius: float | None = None
     shared: bool = True
     momentum: float = 0.0
+    cooldown: float = 0.0
     averaging: float = 12.0
     rule: NoisyRule | None = None
     compress: str = "none"
     ahead: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.local_solver not in SAMPLED:
+            raise ValueError(f"local_solver {self.local_solver!r} is none of {SAMPLED}")
         _count(self, "local_steps", "subdomains")
         _check_momentum(self.momentum)
         if not self.averaging >= 0.0:
             raise ValueError(f"averaging {self.averaging} is negative")
+        if not 0.0 <= self.cooldown <= 1.0:
+            raise ValueError(f"cooldown {self.cooldown} is outside [0, 1]")
         _switch(self, "shared")
         first_radius(self.radius)
 

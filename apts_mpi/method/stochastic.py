@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method import interface
-from apts_mpi.method.first_radius import along_signs
+from apts_mpi.method.first_radius import along_step
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.frame import Method
 from apts_mpi.method.iteration import Iteration
@@ -153,12 +153,13 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         start.copy_(theta)
         if not now.known:
             yield from self._evaluate_start()
+        radius = now.radius * self._cooling()
 
         # 1. each subdomain's local steps; 3. its control batch, whose loss is joined with them
         rows = list[tuple[float, ...]]()
         for k, own in enumerate(self._subdomains):
             self.turn = k
-            local = yield from own.local_steps(start, now.radius)
+            local = yield from own.local_steps(start, radius)
             self._messages.add(k, theta.sub_(start).mul_(local.samples))
             theta.copy_(start)
             own.use((yield))
@@ -176,7 +177,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         d.div_(seen)
         if self.shared:
             for own in self._subdomains:
-                own.solver.share(d, now.radius)
+                own.solver.metric.share(d, own.solver.steps * radius)
         s = add_nesterov(d, self._velocity, largest=self.options.momentum)
 
         # 3. the trial point, on samples that s has not seen
@@ -252,6 +253,11 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         self.now.radius = min(self.rule.update(self.now.radius, rho), _BRACKET * self.now.reach)
         return rho
 
+    def _cooling(self) -> float:
+        """What the steps' length is multiplied by; 1 before the cooldown."""
+        cooldown = self.options.cooldown
+        return min((1.0 - self.done) / cooldown, 1.0) if cooldown > 0.0 else 1.0
+
     def _weight(self) -> float:
         """Of the newest iterate in the average; with an infinite h it is the last one alone."""
         h = self.options.averaging
@@ -276,7 +282,15 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             rows = [(own.samples * own.loss_here(False),) for own in parts]
             return self._messages.sum(*rows)[0] / total
 
-        found = along_signs(self.flat, self._start, direction, loss_here, loss=loss, samples=total)
+        found = along_step(
+            self.flat,
+            self._start,
+            direction,
+            parts[0].solver.metric,
+            loss_here,
+            loss=loss,
+            samples=total,
+        )
         now.reach = found.reach
         if self.comm.rank == 0:
             found.report(now.radius)

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from apts_mpi.errors import InputError, did_you_mean, either
-from apts_mpi.method.options import BASELINES, DETERMINISTIC, LOCAL, LOCAL_SOLVERS, OPTIMIZERS
+from apts_mpi.method.options import (
+    BASELINES,
+    DETERMINISTIC,
+    LOCAL,
+    LOCAL_SOLVERS,
+    OPTIMIZERS,
+    SAMPLED,
+)
 
 AUTO = -1  # local steps that the program measures before it trains
 _INTERVAL = re.compile(r"(\d{1,9})(s?)")
@@ -203,7 +210,7 @@ class Where:
 
 EVERYWHERE = Where()
 APTS = Where(("apts",))
-SCALED = Where(("apts",), ("scaled",))
+SCALED = Where(("apts",), SAMPLED)
 PUBLISHED = Where(("apts",), DETERMINISTIC)
 SR1 = Where(("apts",), ("sr1",))
 STEPPING = Where(("apts", *LOCAL))  # those with steps of their own between messages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from apts_mpi.method.options import BASELINES, LOCAL, MOMENTUM
+from apts_mpi.method.options import BASELINES, LOCAL, MOMENTUM, SPECTRAL_MOMENTUM
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
 
@@ -93,9 +93,12 @@ def completed(
         batch, steps = plan(
             subdomains, samples, outer=c.outer_samples, context=context, batch=batch, steps=steps
         )
-    momentum, window = c.momentum, c.window
+    momentum, window, cooldown = c.momentum, c.window, c.cooldown
     if c.optimizer == "apts":
-        usual = (MOMENTUM, 1) if c.deterministic else (0.0, 5)
+        spectral = c.local_solver == "spectral"
+        usual = (MOMENTUM, 1) if c.deterministic else (SPECTRAL_MOMENTUM * spectral, 5)
+        if cooldown is None and not c.deterministic:
+            cooldown = 50.0 * spectral
         momentum = usual[0] if momentum is None else momentum
         window = usual[1] if window is None else window
     enough = 300.0 if c.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
@@ -109,5 +112,6 @@ def completed(
         outer_samples=None,  # which is in batch and local_steps now
         momentum=momentum,
         window=window,
+        cooldown=cooldown,
         epochs=enough if c.epochs is None else c.epochs,
     )

@@ -6,7 +6,14 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from apts_mpi.method.options import JOINS, LOCAL_SOLVERS, MOMENTUM, NORMS, OPTIMIZERS
+from apts_mpi.method.options import (
+    JOINS,
+    LOCAL_SOLVERS,
+    MOMENTUM,
+    NORMS,
+    OPTIMIZERS,
+    SPECTRAL_MOMENTUM,
+)
 from apts_mpi.method.schedule import SCHEDULES
 from apts_mpi.settings import declaration as of
 from apts_mpi.settings.declaration import APTS, PUBLISHED, SCALED, number, one_of, setting, whole
@@ -69,7 +76,8 @@ class Method:
     local_solver: str = setting(
         "scaled",
         one_of(*LOCAL_SOLVERS),
-        "local trust regions: 'scaled' metric, every step on a fresh minibatch; or an L-SR1 "
+        "local trust regions: 'scaled' metric, every step on a fresh minibatch; 'spectral': the "
+        "same, and hidden matrices in the norm of their largest singular value; or an L-SR1 "
         "('sr1') or linear ('first-order') model, all steps on one batch, as published",
         where=APTS,
     )
@@ -101,8 +109,14 @@ class Method:
         number(0, 1, ")"),
         "share of the last accepted correction that is added to the next one; not the momentum of "
         "a gradient",
-        usual=f"0 (scaled), {MOMENTUM} (sr1, first-order)",
+        usual=f"0 (scaled), {SPECTRAL_MOMENTUM} (spectral), {MOMENTUM} (sr1, first-order)",
         where=APTS,
+    )
+    cooldown: float | None = _scaled(
+        None,
+        number(0, 100),
+        "last percent of --epochs over which the length of local steps falls to 0",
+        usual="0 (scaled), 50 (spectral)",
     )
     shared_moment: bool = _scaled(
         True,

@@ -75,6 +75,8 @@ def optimizer(
             radius=c.radius,
             shared=c.shared_moment,
             momentum=c.momentum or 0.0,
+            cooldown=(c.cooldown or 0.0) / 100.0,
+            local_solver=c.local_solver,
             averaging=c.averaging,
             rule=NoisyRule(
                 smoothing=c.smoothing,

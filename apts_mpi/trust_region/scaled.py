@@ -1,10 +1,7 @@
-"""Local trust-region steps under sampling noise: fresh minibatches, a diagonally scaled metric.
+"""Local trust-region steps under sampling noise: fresh minibatches, a linear model.
 
-m and v are running averages of the rank's gradients and of their squares, corrected for their start
-at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps). A step minimises the linear
-model <m, p> in the ball ``|p|_D <= r |m|_{1/D}``, whose radius follows the gradient (as in Curtis,
-Scheinberg and Shi, arXiv 1712.10277); the minimiser is ``p = -r m / (sqrt(v) + eps)``.
-docs/method.md has the reasons.
+A step minimises the model in a ball whose norm follows the gradients (metric.py); the next
+minibatch judges it. docs/method.md has the reasons.
 """
 
 from __future__ import annotations
@@ -18,11 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
 
+from apts_mpi.trust_region.metric import Diagonal
 from apts_mpi.trust_region.objective import Batch, Objective, Pending
 
-FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 WINDOW = 10  # minibatches whose largest loss a local step is judged against
 BLOCK = 32  # most steps that are taken ahead of their judgement; so many minibatches are kept
 BLOW_UP = 2.0  # times that loss, or the rank's first one: more than sampling noise
@@ -61,7 +57,7 @@ class _Progress:
 
 
 class ScaledSolver:
-    """The local steps of one rank; keeps m and v from one outer iteration to the next.
+    """The local steps of one rank; keeps its metric from one outer iteration to the next.
 
     A host that waits for each loss, to judge by it, leaves a GPU without work meanwhile. So there
     steps are taken ahead, in blocks, and judged afterwards; a block with one that should not have
@@ -69,20 +65,17 @@ class ScaledSolver:
 
     Args:
         vector: (n,) float32, the parameters. gradient: (n,) float32, where a loss leaves its
-            gradient. steps: local steps per outer iteration.
+            gradient. metric: what bounds the steps. steps: local ones per outer iteration.
         kept: three vectors (n,) float32, which several solvers may share, to undo a block from;
             with them steps are taken ahead.
         waiting: a context to wait for a GPU in, the clock's.
-
-    Attributes:
-        m, v: (n,) float32, running averages of the gradients and of their squares.
-        learned: gradients that went into the averages.
     """
 
     def __init__(
         self,
         vector: Tensor,
         gradient: Tensor,
+        metric: Diagonal,
         *,
         steps: int,
         kept: Sequence[Tensor] = (),
@@ -90,12 +83,7 @@ class ScaledSolver:
     ) -> None:
         self._vector, self._gradient, self._waiting = vector, gradient, waiting
         self.steps = steps
-        self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
-        self.learned = 0
-        self._learned = torch.zeros((), device="cpu")  # the same, as torch's step wants it
-        self._fused = _has_fused(vector.device)
-        if self._fused:
-            self._learned = self._learned.to(vector.device)
+        self.metric = metric
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._first = -math.inf  # the rank's first loss
         self._kept = tuple(kept)
@@ -154,7 +142,8 @@ class ScaledSolver:
         Returns:
             Nothing where all was well; else the minibatches, with all but the work undone.
         """
-        vectors, learned = (self._vector, self.m, self.v), self.learned
+        metric, learned = self.metric, self.metric.learned
+        vectors = (self._vector, metric.m, metric.v)
         for kept, vector in zip(self._kept, vectors, strict=True):
             kept.copy_(vector)
         batches, losses, squares = list[Batch](), list[float | Pending](), []
@@ -164,7 +153,7 @@ class ScaledSolver:
             if samples:
                 losses.append(objective(True))
                 squares.append(torch.dot(self._gradient, self._gradient))
-                self._learn(progress.radius)
+                metric.step(progress.radius)
         progress.evaluations += sum(samples for _, samples in batches)
         noted, first = self._losses.copy(), self._first
         with self._waiting():
@@ -185,7 +174,7 @@ class ScaledSolver:
             return []
         for kept, vector in zip(self._kept, vectors, strict=True):
             vector.copy_(kept)
-        self._set_learned(learned)
+        metric.forget(learned)
         self._losses, self._first = noted, first
         return batches
 
@@ -207,51 +196,22 @@ class ScaledSolver:
         g = self._gradient
         if not math.isfinite(float(torch.dot(g, g))):
             return False
-        self._learn(radius)
+        self.metric.step(radius)
         return True
-
-    def _learn(self, radius: float) -> None:
-        self.learned += 1
-        vectors = (self._vector, self._gradient, self.m, self.v, self._learned)
-        _adam_step(*vectors, radius=radius, fused=self._fused)
-
-    def _set_learned(self, learned: int) -> None:
-        self.learned = learned
-        self._learned.fill_(learned)
-
-    def share(self, displacement: Tensor, radius: float) -> None:
-        """Make the joined displacement of all subdomains the first moment of this one.
-
-        A step of the radius r moves by ``-r m / D``; so the mean displacement d of a subdomain's
-        ``steps`` stands for the moment ``-d D / (steps r)``, which has the gradients of all
-        subdomains in it and a fraction of this one's noise. No message: d is known anyway.
-
-        Args:
-            displacement: (n,) float32, joined. radius: of the steps that made it.
-        """
-        if not self.learned:
-            return
-        first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
-        torch.div(self.v, second, out=self.m).sqrt_().add_(EPSILON)
-        self.m.mul_(displacement).mul_(-first / (self.steps * radius))
 
     # ---- state -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs."""
         return {
-            "m": self.m.clone(),
-            "v": self.v.clone(),
-            "learned": self.learned,
+            **self.metric.state_dict(),
             "losses": list(self._losses),
             "first": self._first,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
-        self.m.copy_(state["m"])
-        self.v.copy_(state["v"])
-        self._set_learned(int(state["learned"]))
+        self.metric.load_state_dict(state)
         self._losses = deque(map(float, state["losses"]), maxlen=WINDOW)
         self._first = float(state["first"])
 
@@ -261,39 +221,3 @@ def _values(losses: Sequence[float | Pending]) -> list[float]:
     tensors = [loss.value.reshape(()) for loss in losses if isinstance(loss, Pending)]
     waited = iter(torch.stack(tensors).tolist() if tensors else ())
     return [next(waited) if isinstance(loss, Pending) else loss for loss in losses]
-
-
-def _adam_step(
-    theta: Tensor, g: Tensor, m: Tensor, v: Tensor, learned: Tensor, *, radius: float, fused: bool
-) -> None:
-    """Adam's step with the radius for its learning rate, in place.
-
-    torch's fused one takes a single pass over the vectors; operation by operation it takes ten.
-    """
-    adam(
-        [theta],
-        [g],
-        [m],
-        [v],
-        [],
-        [learned],
-        foreach=False,
-        fused=fused,
-        amsgrad=False,
-        beta1=FIRST_DECAY,
-        beta2=SECOND_DECAY,
-        lr=radius,
-        weight_decay=0.0,
-        eps=EPSILON,
-        maximize=False,
-    )
-
-
-def _has_fused(device: torch.device) -> bool:
-    """Whether torch has the fused step there: on the CPU from version 2.4 on."""
-    theta, g, m, v, learned = (torch.zeros(shape, device=device) for shape in (1, 1, 1, 1, ()))
-    try:
-        _adam_step(theta, g, m, v, learned, radius=0.0, fused=True)
-    except RuntimeError:
-        return False
-    return True

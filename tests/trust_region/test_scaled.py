@@ -16,7 +16,8 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from apts_mpi.method.flat import FlatParameters
-from apts_mpi.trust_region import scaled
+from apts_mpi.trust_region import metric, scaled
+from apts_mpi.trust_region.metric import Diagonal
 from apts_mpi.trust_region.objective import Pending
 from apts_mpi.trust_region.scaled import ScaledSolver
 from tests.devices import DEVICE
@@ -33,7 +34,10 @@ class Given:
         self.flat = FlatParameters([nn.Parameter(torch.zeros(n))])
         self.start = torch.zeros(n)
         kept = [torch.zeros(n) for _ in range(3 if ahead else 0)]
-        self.solver = ScaledSolver(self.flat.vector, self.flat.gradient, steps=steps, kept=kept)
+        own = Diagonal(self.flat.vector, self.flat.gradient)
+        self.solver = ScaledSolver(
+            self.flat.vector, self.flat.gradient, own, steps=steps, kept=kept
+        )
         self.seen: list[Tensor] = []
 
     def run(
@@ -90,7 +94,8 @@ def test_local_steps_are_those_of_adam_with_the_radius_as_rate(
     sizes = torch.logspace(-3, 3, n) * scale
     sizes[::10] = 0.0
     problem = Given(n, steps=steps)
-    problem.solver._fused = problem.solver._fused and fused  # both of torch's ways
+    own = problem.solver.metric
+    own._fused = own._fused and fused  # both of torch's ways
     ours, theirs = Adam(n), nn.Parameter(torch.zeros(n, dtype=torch.float64))
     optimizer = torch.optim.Adam([theirs], lr=radius, foreach=False, fused=False)
     for rate in (radius, radius / 3.0, radius):  # the averages go on from run to run
@@ -107,7 +112,7 @@ def test_local_steps_are_those_of_adam_with_the_radius_as_rate(
             for reference in (ours.theta, theirs.detach().cpu().numpy()):
                 # Rounding of float32: of each step, and of where it leads from.
                 assert np.allclose(seen.cpu().numpy(), reference, rtol=2e-5, atol=2e-5 * rate)
-    assert problem.solver.learned == ours.t == 3 * steps
+    assert problem.solver.metric.learned == ours.t == 3 * steps
     assert bool((problem.flat.vector[::10] == 0.0).all()), "no gradient, no step"
 
 
@@ -121,9 +126,9 @@ def test_a_local_step_is_the_minimiser_of_the_linear_model_in_the_scaled_ball(se
     p = (problem.seen[-1] - problem.seen[-2]).double().cpu().numpy()
 
     ages = np.arange(steps)[::-1, None]
-    first, second = scaled.FIRST_DECAY**ages, scaled.SECOND_DECAY**ages
+    first, second = metric.FIRST_DECAY**ages, metric.SECOND_DECAY**ages
     m = (first * gradients).sum(0) / first.sum()
-    d = np.diag(np.sqrt((second * gradients**2).sum(0) / second.sum()) + scaled.EPSILON)
+    d = np.diag(np.sqrt((second * gradients**2).sum(0) / second.sum()) + metric.EPSILON)
     inverse = np.linalg.inv(d)
     size = radius * math.sqrt(m @ inverse @ m)  # r |m|_{1/D}
     assert math.sqrt(p @ d @ p) == pytest.approx(size, rel=1e-4), "on the boundary"
@@ -156,7 +161,9 @@ def test_a_gradient_that_is_not_finite_teaches_nothing_and_moves_nothing(bad: fl
     assert (result.accepted, result.tried) == (3, 3)
     assert torch.equal(problem.seen[2], problem.seen[1]), "it did not move"
     for name in ("m", "v"):
-        assert torch.equal(getattr(problem.solver, name), getattr(without.solver, name))
+        assert torch.equal(
+            getattr(problem.solver.metric, name), getattr(without.solver.metric, name)
+        )
     assert torch.equal(problem.flat.vector, without.flat.vector)
 
 
@@ -278,5 +285,5 @@ def test_minibatches_that_are_empty_are_passed_over() -> None:
     course = problem.solver.run(start=problem.start, loss=0.0, samples=0, radius=0.1)
     result = driven(course, lambda: (lambda _with_gradient: math.nan, next(draws)))
     assert (result.samples, result.accepted, result.tried, result.evaluations) == (0, 0, 0, 0)
-    assert problem.solver.learned == 0
+    assert problem.solver.metric.learned == 0
     assert torch.equal(problem.flat.vector, problem.start)

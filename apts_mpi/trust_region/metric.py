@@ -1,0 +1,210 @@
+"""The norms that bound a local step, and the step that each makes of a gradient.
+
+m and v are running averages of the rank's gradients and of their squares, corrected for their start
+at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
+
+1. ``Diagonal``: the linear model <m, p> in the ball ``|p|_D <= r |m|_{1/D}``, whose radius follows
+   the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
+   ``p = -r m / (sqrt(v) + eps)``.
+2. ``Composite``: each hidden matrix has a norm of its own. <u, P> in the ball
+   ``|P|_2 <= r rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
+   least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py; Carlson et
+   al. 2015; Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
+   so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
+   ``max_i |P_i|_i / rho_i <= r``, whose other blocks are as in 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim.adam import adam
+
+from apts_mpi.trust_region.polar import polar_factors
+
+FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
+SPECTRAL = 0.4  # c; measured (docs/method.md)
+
+
+class Matrix(Protocol):
+    """Where a hidden matrix is in the flat vector."""
+
+    @property
+    def rows(self) -> int:
+        """Of the matrix."""
+
+    @property
+    def columns(self) -> int:
+        """Of the matrix."""
+
+    @property
+    def part(self) -> slice:
+        """Its numbers in the flat vector."""
+
+    def of(self, vector: Tensor) -> Tensor:
+        """A view (rows, columns) of a vector (n,)."""
+
+
+class Diagonal:
+    """The diagonally scaled metric of one subdomain.
+
+    Args:
+        vector: (n,) float32, the parameters. gradient: (n,) float32, where a loss leaves its own.
+
+    Attributes:
+        m, v: (n,) float32, running averages of the gradients and of their squares.
+        learned: gradients that went into the averages.
+    """
+
+    def __init__(self, vector: Tensor, gradient: Tensor) -> None:
+        self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
+        self._vectors = (vector, gradient, self.m, self.v)
+        self._diagonal = self._parts()
+        self._fused = _has_fused(vector.device)
+        device = vector.device if self._fused else torch.device("cpu")
+        self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
+        self.learned = 0
+
+    def _parts(self) -> list[slice]:
+        """What is scaled diagonally."""
+        return [slice(0, len(self.m))]
+
+    def step(self, radius: float) -> None:
+        """Learn from the gradient, and move the parameters."""
+        self.learned += 1
+        theta, g, m, v = ([vector[part] for part in self._diagonal] for vector in self._vectors)
+        if theta:
+            _adam_step(theta, g, m, v, self._counts, radius=radius, fused=self._fused)
+
+    def forget(self, learned: int) -> None:
+        """So many gradients count as learned."""
+        self.learned = learned
+        for count in self._counts:
+            count.fill_(learned)
+
+    def share(self, displacement: Tensor, length: float) -> None:
+        """Make the joined displacement of all subdomains the first moment of this one.
+
+        A step of the radius r moves by ``-r m / D``; so the mean displacement d of steps that are
+        ``length`` long together stands for the moment ``-d D / length``, which has the gradients of
+        all subdomains in it and a fraction of this one's noise. No message: d is known anyway. A
+        polar factor cannot be turned back into a moment: those of hidden matrices stay.
+
+        Args:
+            displacement: (n,) float32, joined. length: number of steps times their radius.
+        """
+        if not self.learned:
+            return
+        first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
+        for part in self._diagonal:
+            m = self.m[part]
+            torch.div(self.v[part], second, out=m).sqrt_().add_(EPSILON)
+            m.mul_(displacement[part]).mul_(-first / length)
+
+    def first_step(self, gradient: Tensor) -> float:
+        """The step of radius 1 uphill, in place of the first gradient (n,); the slope along it."""
+        slope = float(gradient.abs().sum(dtype=torch.float64))
+        gradient.sign_()
+        return slope
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a restart needs."""
+        return {"m": self.m.clone(), "v": self.v.clone(), "learned": self.learned}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave."""
+        self.m.copy_(state["m"])
+        self.v.copy_(state["v"])
+        self.forget(int(state["learned"]))
+
+
+class Composite(Diagonal):
+    """The composite norm: spectral for hidden matrices, the diagonal metric for all else.
+
+    Args:
+        vector, gradient: as ``Diagonal``'s. hidden: the matrices, in the order of the vector.
+
+    Attributes:
+        m, v: as ``Diagonal``'s; v is not used of hidden matrices.
+    """
+
+    def __init__(self, vector: Tensor, gradient: Tensor, hidden: Sequence[Matrix]) -> None:
+        self._hidden = list(hidden)
+        super().__init__(vector, gradient)
+        self._scales = [SPECTRAL * math.sqrt(max(each.rows, each.columns)) for each in hidden]
+        self._theta, self._g, self._m = (
+            [each.of(of) for each in hidden] for of in self._vectors[:3]
+        )
+
+    def _parts(self) -> list[slice]:
+        """What lies between the hidden matrices."""
+        ends = [0, *(each.part.stop for each in self._hidden)]
+        starts = [*(each.part.start for each in self._hidden), len(self.m)]
+        return [slice(a, b) for a, b in zip(ends, starts, strict=True) if b > a]
+
+    def step(self, radius: float) -> None:
+        """Learn from the gradient, and move the parameters."""
+        super().step(radius)
+        torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
+        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
+        lengths = [-radius * scale for scale in self._scales]
+        for theta, p, length in zip(self._theta, polar_factors(looking), lengths, strict=True):
+            theta.add_(p, alpha=length)
+
+    def first_step(self, gradient: Tensor) -> float:
+        """As ``Diagonal``'s."""
+        slope = 0.0
+        for part in self._diagonal:
+            slope += super().first_step(gradient[part])
+        blocks = [each.of(gradient) for each in self._hidden]
+        for block, p, scale in zip(blocks, polar_factors(blocks), self._scales, strict=True):
+            slope += scale * float((block * p).sum(dtype=torch.float64))
+            torch.mul(p, scale, out=block)
+        return slope
+
+
+def _adam_step(
+    theta: list[Tensor],
+    g: list[Tensor],
+    m: list[Tensor],
+    v: list[Tensor],
+    learned: list[Tensor],
+    *,
+    radius: float,
+    fused: bool,
+) -> None:
+    """Adam's step with the radius for its learning rate, in place.
+
+    torch's fused one takes a single pass over the vectors; operation by operation it takes ten.
+    """
+    adam(
+        theta,
+        g,
+        m,
+        v,
+        [],
+        learned,
+        foreach=False,
+        fused=fused,
+        amsgrad=False,
+        beta1=FIRST_DECAY,
+        beta2=SECOND_DECAY,
+        lr=radius,
+        weight_decay=0.0,
+        eps=EPSILON,
+        maximize=False,
+    )
+
+
+def _has_fused(device: torch.device) -> bool:
+    """Whether torch has the fused step there: on the CPU from version 2.4 on."""
+    theta, g, m, v, learned = ([torch.zeros(shape, device=device)] for shape in (1, 1, 1, 1, ()))
+    try:
+        _adam_step(theta, g, m, v, learned, radius=0.0, fused=True)
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Polar factors of matrices by a Newton-Schulz iteration on their Gram matrices.
+
+X = U S V^T has the polar factor U V^T, which is what is least of <X, P> over all P with singular
+values up to 1, up to its sign. The iteration X <- (a I + b X X^T + c (X X^T)^2) X with the
+coefficients of K. Jordan (Muon, 2024) brings all singular values above a thousandth of the length
+near 1 in five turns, within 0.7 to 1.2, and the others up by 485. All its polynomials commute with
+A = X X^T, so that A alone is iterated and X is multiplied once, by their product: for X of m rows,
+m the shorter side, and n columns that takes 4 m^2 n + 34 m^3 operations, in place of
+20 m^2 n + 10 m^3. Matrices with the same m are iterated together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+TURNS = 5
+
+
+def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Of each matrix (rows, columns), float32; zeros of one of zeros.
+
+    Nothing waits for a GPU.
+    """
+    wide = [x if x.shape[0] <= x.shape[1] else x.T for x in matrices]
+    groups: dict[int, list[int]] = {}
+    for k, x in enumerate(wide):
+        groups.setdefault(x.shape[0], []).append(k)
+    found = list(matrices)
+    for own in groups.values():
+        scaled = [wide[k] / torch.linalg.vector_norm(wide[k]).clamp_min(1e-30) for k in own]
+        products = _products(torch.stack([x @ x.T for x in scaled]))
+        for k, x, product in zip(own, scaled, products, strict=True):
+            factor = product @ x
+            found[k] = factor if wide[k] is matrices[k] else factor.T
+    return found
+
+
+def _products(grams: Tensor) -> Tensor:
+    """Of the iteration's polynomials, for Gram matrices (k, m, m)."""
+    a, b, c = COEFFICIENTS
+    product = None
+    for turn in range(TURNS):
+        polynomial = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+        polynomial.diagonal(dim1=1, dim2=2).add_(a)
+        product = polynomial if product is None else polynomial @ product
+        if turn < TURNS - 1:
+            grams = polynomial @ grams @ polynomial
+    assert product is not None
+    return product
