@@ -8,8 +8,8 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    ``p = -r m / (sqrt(v) + eps)``.
 2. ``Composite``: each hidden matrix has a norm of its own. <u, P> in the ball
    ``|P|_2 <= r rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
-   least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py; Carlson et
-   al. 2015; Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
+   least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
+   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
    ``max_i |P_i|_i / rho_i <= r``, whose other blocks are as in 1.
 """
@@ -149,6 +149,8 @@ class Composite(Diagonal):
     def step(self, radius: float) -> None:
         """Learn from the gradient, and move the parameters."""
         super().step(radius)
+        if not self._hidden:
+            return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
         looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
         lengths = [-radius * scale for scale in self._scales]

@@ -8,6 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from apts_mpi.method.options import DETERMINISTIC
 from apts_mpi.settings import declaration as of
 from apts_mpi.settings.config import SETTINGS, TrainConfig
 
@@ -81,7 +82,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         if each.where.tasks or (item.name == "norm" and method["local_solver"] == "sr1"):
             continue
         drawn = draw(st.none() | values(each) if each.default is None else values(each))
-        if not (drawn == of.AUTO and method["local_solver"] != "scaled"):
+        if not (drawn == of.AUTO and method["local_solver"] in DETERMINISTIC):
             given[item.name] = drawn
     if given.get("local_steps") == of.AUTO and method["optimizer"] != "apts":
         del given["local_steps"]

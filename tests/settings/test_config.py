@@ -47,6 +47,7 @@ ELSEWHERE: dict[str, Any] = {
     "radius": 0.1,
     "window": 3,
     "momentum": 0.0,
+    "cooldown": 20.0,
     "shared_moment": False,
     "outer_samples": 1000,
     "averaging": 3.0,
@@ -84,12 +85,13 @@ def effects(method: dict[str, str]) -> set[str]:
 
 def test_settings_have_effect_or_are_refused() -> None:
     of_all = {"subdomains_per_rank", "compress", "local_steps", "radius", "window", "momentum"}
-    scaled = {"shared_moment", "outer_samples", "averaging", "smoothing"}
+    scaled = {"cooldown", "shared_moment", "outer_samples", "averaging", "smoothing"}
     scaled |= {"grow_above", "grow", "shrink_below", "shrink"}
     rated = {"lr", "schedule", "warmup", "overlap"}
     published = {"consistency", "join", "global_step", "overlap"}
     assert {json.dumps(method): effects(method) - {"local_solver"} for method in METHODS} == {
         '{"local_solver": "scaled"}': of_all | scaled,
+        '{"local_solver": "spectral"}': of_all | scaled,
         '{"local_solver": "sr1"}': of_all | published | {"memory"},
         '{"local_solver": "first-order"}': of_all | published | {"norm"},
         **{json.dumps({"optimizer": name}): rated for name in AVERAGING},

@@ -20,6 +20,7 @@ from apts_mpi.training.loop import Training
 SMALL = ["--hidden", "12", "--threads", "1", "--iterations", "2", "--checkpoint-every", "off"]
 WAYS = {
     "scaled": ["--batch", "40", "--local-steps", "5"],
+    "spectral": ["--local-solver", "spectral", "--batch", "40", "--local-steps", "5"],
     "sr1": ["--local-solver", "sr1", "--batch", "120"],
     "whole": ["--local-solver", "sr1"],
     "summed": ["--local-solver", "first-order", "--join", "sum", "--consistency", "off"],

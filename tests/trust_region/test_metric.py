@@ -1,0 +1,116 @@
+"""The composite norm's steps: hidden matrices by their polar factors, all else as the diagonal."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from apts_mpi.method.layers import Layer
+from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Composite, Diagonal
+from apts_mpi.trust_region.polar import polar_factors
+
+torch.set_num_threads(1)
+TALL, WIDE = Layer(3, 7, 4, "hidden"), Layer(31, 2, 5, "hidden")
+N = 45  # 3 numbers, TALL, WIDE, 4 numbers
+OUTSIDE = [0, 1, 2, 41, 42, 43, 44]
+
+
+def made(hidden: list[Layer]) -> tuple[Diagonal, Tensor, Tensor]:
+    """A composite metric with its parameters, zeros, and its gradient."""
+    theta, g = torch.zeros(N), torch.zeros(N)
+    return Composite(theta, g, hidden), theta, g
+
+
+def gradients(steps: int) -> Tensor:
+    """Random, of many sizes."""
+    torch.manual_seed(1)
+    return torch.randn(steps, N) * torch.logspace(-3, 2, N)
+
+
+@pytest.mark.parametrize("layer", [TALL, WIDE])
+def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer) -> None:
+    metric, theta, g = made([TALL, WIDE])
+    m = torch.zeros(N)
+    for gradient in gradients(4):
+        g.copy_(gradient)
+        before = theta.clone()
+        metric.step(0.01)
+        m.lerp_(gradient, 1.0 - FIRST_DECAY)
+        (p,) = polar_factors([layer.of(torch.lerp(m, gradient, 1.0 - FIRST_DECAY))])
+        length = 0.01 * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
+        assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
+
+
+def test_what_is_no_hidden_matrix_moves_as_in_the_diagonal_metric() -> None:
+    metric, theta, g = made([TALL, WIDE])
+    other, flat = torch.zeros(N), torch.zeros(N)
+    diagonal = Diagonal(other, flat)
+    for gradient in gradients(4):
+        g.copy_(gradient), flat.copy_(gradient)
+        metric.step(0.01)
+        diagonal.step(0.01)
+    assert torch.allclose(theta[OUTSIDE], other[OUTSIDE], rtol=1e-6)
+    assert not torch.allclose(theta[3:41], other[3:41])
+
+
+def test_without_hidden_matrices_it_is_the_diagonal_metric() -> None:
+    metric, theta, g = made([])
+    other, flat = torch.zeros(N), torch.zeros(N)
+    diagonal = Diagonal(other, flat)
+    for gradient in gradients(3):
+        g.copy_(gradient), flat.copy_(gradient)
+        metric.step(0.01)
+        diagonal.step(0.01)
+    assert torch.equal(theta, other)
+
+
+def test_hidden_matrices_alone_are_enough() -> None:
+    theta, g = torch.zeros(10), torch.randn(10)
+    Composite(theta, g, [Layer(0, 2, 5, "hidden")]).step(0.1)
+    assert bool(theta.all())
+
+
+def test_all_blocks_of_a_step_have_entries_of_the_size_of_the_radius() -> None:
+    metric, theta, g = made([Layer(3, 4, 9, "hidden")])
+    g.copy_(torch.randn(N))
+    metric.step(0.01)
+    root = float(theta[3:39].square().mean().sqrt())
+    assert root == pytest.approx(0.01 * SPECTRAL, rel=0.3)
+    assert torch.allclose(theta[[0, 1, 2]].abs(), torch.full((3,), 0.01), rtol=1e-3)
+
+
+def test_a_shared_displacement_leaves_the_moments_of_hidden_matrices() -> None:
+    metric, _, g = made([TALL, WIDE])
+    g.copy_(gradients(1)[0])
+    metric.step(0.01)
+    before = metric.m.clone()
+    metric.share(torch.full((N,), 0.5), 0.05)
+    assert torch.equal(metric.m[3:41], before[3:41])
+    assert bool((metric.m[OUTSIDE] < 0).all()), "against the displacement"
+
+
+@pytest.mark.parametrize("hidden", [[], [TALL], [TALL, WIDE]])
+def test_the_first_step_has_the_slope_it_says(hidden: list[Layer]) -> None:
+    metric, _, _ = made(hidden)
+    gradient = gradients(1)[0]
+    step = gradient.clone()
+    slope = metric.first_step(step)
+    assert slope == pytest.approx(float(gradient.double() @ step.double()), rel=1e-5)
+    assert torch.equal(step[OUTSIDE], gradient[OUTSIDE].sign())
+
+
+def test_a_state_that_is_restored_steps_on_bit_for_bit() -> None:
+    metric, theta, g = made([TALL, WIDE])
+    first, second = gradients(2)
+    g.copy_(first)
+    metric.step(0.01)
+    other, again, gradient = made([TALL, WIDE])
+    again.copy_(theta)
+    other.load_state_dict(metric.state_dict())
+    g.copy_(second), gradient.copy_(second)
+    metric.step(0.01)
+    other.step(0.01)
+    assert torch.equal(theta, again)
