@@ -27,11 +27,11 @@ COMMANDS = {  # where each lies, and what it is for
         "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
     ),
     "cost": (
-        "cost.overhead.command",
+        "cost.overhead",
         "what the method adds to the evaluations it makes: time and memory",
     ),
     "gpu": (
-        "cost.gpu.command",
+        "cost.gpu",
         "an outer iteration on a GPU against a bare loop; several ranks on one GPU",
     ),
     "joining": (
@@ -62,7 +62,7 @@ COMMANDS = {  # where each lies, and what it is for
     ),
     "soak": ("cost.soak", "half an hour of one run: does memory stay flat, does it slow down?"),
     "streaming": (
-        "cost.streaming.command",
+        "cost.streaming",
         "whether a stream from the disk keeps a loop fed: time, waiting, memory",
     ),
     "strong": (

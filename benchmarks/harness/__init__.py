@@ -21,5 +21,5 @@ calls it, through the one ``worker``, and what it returns (JSON) comes back by r
 ``Outcome.values``, with the folder and the seconds. An error that all ranks raise together (an
 ``AgreedError``, a loss that is not finite) fails its piece, and the job continues; a job that dies
 is started again behind the piece it died in. ``programs`` has the task that runs the program's own
-command line. ``benchmarks/cost/overhead/command.py`` is an example in full.
+command line. ``benchmarks/cost/overhead.py`` is an example in full.
 """
