@@ -72,6 +72,30 @@ ON_DEVICE |= {"test_noisy_rule", "test_stochastic"}
 ON_DEVICE |= {f"test_stochastic_{part}" for part in ("luck", "radius", "state")}
 
 
+# Files that take ten seconds or more, the longest of ranks and of one process in turns: they are
+# begun first, so that none is left alone at the end.
+LONG_FILES = (
+    *("training/test_on_ranks", "benchmarks/test_benchmarks", "faults/test_fuzz"),
+    *("training/test_resume", "trust_region/test_radius", "data/shards/test_spooling"),
+    *("faults/test_inject", "data/shards/test_reading", "method/test_baselines"),
+    *("cli/test_cli", "training/test_samples", "training/test_random_networks"),
+    *("networks/test_tasks", "method/test_stochastic", "files/test_streams", "comm/test_alone"),
+    *("training/test_subdomains", "faults/test_forged_checkpoints", "benchmarks/test_network"),
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files are begun in the order in which they are collected, not by their number of tests."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the tests of each as they were."""
+    turns = {TESTS / f"{name}.py": turn for turn, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: turns.get(item.path, len(turns)))
+
+
 @pytest.fixture(autouse=True)
 def on_device(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tensors are made on a GPU, where there is one."""

@@ -7,11 +7,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from apts_mpi.comm.clock import PHASES
 from benchmarks.harness import figures
+from benchmarks.harness.results import digest
 from benchmarks.harness.sections import FIGURES, Picture
 from benchmarks.harness.statistics import Estimate
 from benchmarks.harness.units import digits, size
@@ -26,6 +28,7 @@ _LABEL = 32  # characters
 
 _LOOK = {
     **{"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False},
+    "font.sans-serif": ["DejaVu Sans"],  # named in every text, with sans-serif behind it
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK},
     **{"xtick.color": INK, "ytick.color": INK, "grid.color": LINE, "grid.alpha": 1.0},
     **{"grid.linewidth": 0.6, "axes.axisbelow": True, "hatch.linewidth": 0.7},
@@ -111,6 +114,11 @@ def svg(draw: Callable[[Any], None], *, height: float, panels: int = 1) -> Calla
         text = drawn.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        text = re.sub(r'<g id="[^"]*">', "<g>", text)  # nothing refers to groups
+        text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
+        # Two digits behind the point, and no blanks that say nothing.
+        shorter = partial(re.sub, r"(?<=\.\d\d)\d+|(?<=[;:]) ", "")
+        text = re.sub(r"<[^>]*>", lambda tag: shorter(tag[0]), text)
         return re.sub(r"^[ \t]+", "", text, flags=re.MULTILINE).strip()
 
     return made
@@ -124,9 +132,7 @@ def inline(text: str, name: str, label: str) -> str:
     """
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-")
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{digest(name)}", text)
     return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", _opening(label), text, count=1)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from apts_mpi.checkpoints.weights import require_suffix
 from apts_mpi.errors import InputError
-from tests.conftest import Launch
+from tests.conftest import LIMIT, Launch
 
 SMALL = ("--hidden", "8", "--iterations", "2", "--threads", "1", "--out", "run")
 
@@ -61,7 +61,7 @@ def test_without_a_home_a_run_trains(tmp_path: Path) -> None:
         [sys.executable, "-m", "apts_mpi", *SMALL],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=LIMIT,
         cwd=tmp_path,
         env=environment,
         check=False,
@@ -83,7 +83,7 @@ def test_help_is_quick_and_importing_starts_nothing() -> None:
             [sys.executable, "-c", code.format(work)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT,
             check=True,
         )
         assert done.stdout.splitlines()[-1] == loaded

@@ -26,7 +26,7 @@ def test_between_hosts_that_are_found_by_the_memory_they_share() -> None:
         "p.sums(); p.traffic()"
     )
     with Hosts(2, ranks_per_host=2) as hosts:
-        hosts.mpirun(["-c", code], timeout=60)
+        hosts.mpirun(["-c", code], timeout=180)
 
 
 def rows(ranks: int, link: str, scale: float) -> list[Row]:

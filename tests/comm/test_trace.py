@@ -78,7 +78,7 @@ def results(run: Path) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
 
 def test_a_run_of_three_ranks_is_told_whole_and_unchanged(launch: Launch, tmp_path: Path) -> None:
     flags = ("train", *FLAGS, "--out", "run", "--trace", "run/trace.json")
-    done = launch(RANKS, "-m", "apts_mpi", *flags, timeout=80)
+    done = launch(RANKS, "-m", "apts_mpi", *flags)
     assert done.status == 0, done.err
     assert "spans in run/trace.json" in done.err
     names = ["config.toml", "metrics.jsonl", "summary.json", "trace.json"]

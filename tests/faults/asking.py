@@ -34,7 +34,7 @@ class Reader:
     """The process that reads; a new one is started whenever one has ended.
 
     Args:
-        subjects: names of the kinds that will come. module: the program.
+        subjects: names of the kinds that will come. module: the program. python: runs it.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class Reader:
         subjects: Sequence[str],
         environment: Mapping[str, str],
         module: str = "tests.faults.reader",
+        python: str = sys.executable,
     ) -> None:
-        self._command = [sys.executable, "-m", module, *subjects]
+        self._command = [python, "-m", module, *subjects]
         self._environment = {**os.environ, **environment}
         self._process: subprocess.Popen[str] | None = None
         self._ready = False

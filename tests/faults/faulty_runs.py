@@ -27,7 +27,7 @@ from tests.conftest import ENVIRONMENT, ROOT
 
 RANKS = 3
 WARNING, ABORT = 1.5, 5.0  # seconds
-LIMIT = ABORT + 45.0  # of a whole run, start-up on a busy machine included
+LIMIT = ABORT + 120.0  # of a whole run, start-up on a busy machine included
 GONE = 10.0  # seconds after the end of mpirun in which its processes have to be gone
 FLAGS = (
     *("--hidden", "8", "--threads", "1", "--batch", "60", "--local-steps", "6"),
@@ -87,18 +87,20 @@ class Faults:
     """Makes faulty runs in a folder and judges them.
 
     Args:
-        folder: empty. seed: of all faults.
+        folder: empty. seed: of all faults. python: runs the jobs that leave no process behind them
+            that stands still; those are plain processes, which say by their environment whose
+            they are.
 
     Attributes:
         reference: the run that nothing happens to.
         counts: how often each rank comes to each place in it.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, python: str = sys.executable) -> None:
         launcher = shutil.which("mpirun")
         if launcher is None or sys.platform != "linux":
             raise RuntimeError("needs mpirun and Linux")
-        self._mpirun, self._folder, self._seed = launcher, folder, seed
+        self._mpirun, self._folder, self._seed, self._python = launcher, folder, seed, python
         self._data = folder / "shards"
         write_shards(load_source("digits"), self._data, shards=RANKS)
         self.reference = folder / "reference"
@@ -115,7 +117,8 @@ class Faults:
         self, words: Sequence[str], mark: str, timeout: float, **more: str
     ) -> tuple[int | None, str, float]:
         """Exit status (None: it had to be killed), output and seconds of a job."""
-        command = [self._mpirun, "-n", str(RANKS), sys.executable, "-m", "tests.faults.victim"]
+        python = sys.executable if '"stop"' in more.get("PLANTED", "") else self._python
+        command = [self._mpirun, "-n", str(RANKS), python, "-m", "tests.faults.victim"]
         log, start = self._folder / f"{mark}.log", time.monotonic()
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -141,7 +144,7 @@ class Faults:
         """The run that nothing happens to; how often each rank comes to each place."""
         counts = self._folder / "counts"
         flags = self._flags(self.reference)
-        status, text, _ = self._run(flags, self._mark("reference"), 120, COUNTS=str(counts))
+        status, text, _ = self._run(flags, self._mark("reference"), LIMIT, COUNTS=str(counts))
         if status != 0:
             raise RuntimeError(f"the run without a fault ends with {status}: {text}")
         return [json.loads(Path(f"{counts}-{rank}").read_text()) for rank in range(RANKS)]
@@ -227,7 +230,7 @@ class Faults:
                 (run / FOLDER).unlink()
         flags = [*FLAGS, "--iterations", str(ITERATIONS), "--data", str(self._data)]
         words = ["finish", *flags, "--", *map(str, runs)]
-        _, text, _ = self._run(words, self._mark("finish"), 60 + 10 * len(runs))
+        _, text, _ = self._run(words, self._mark("finish"), LIMIT + 10 * len(runs))
         found = re.findall(r"^finished (\S+): (.*)$", text, re.MULTILINE)
         return dict(found) or {str(run): f"finishing failed: {text[-2000:]}" for run in runs}
 

@@ -80,7 +80,7 @@ class Fuzz:
     Args:
         folder: to work in. seed: of all inputs. subjects: names of the kinds.
         failures: folder that the wrong ones are kept in. known: the kinds by name.
-        limit: seconds for an input. module: the program that reads.
+        limit: seconds for an input. module: the program that reads. python: runs it.
     """
 
     def __init__(
@@ -93,13 +93,14 @@ class Fuzz:
         known: Mapping[str, Subject] = SUBJECTS,
         limit: float = LIMIT,
         module: str = "tests.faults.reader",
+        python: str = sys.executable,
     ) -> None:
         self._folder, self._seed, self._failures, self._limit = folder, seed, failures, limit
         self._subjects = [known[name] for name in subjects]
         self._ways = {subject.name: ways(subject) for subject in self._subjects}
         environment = {"APTS_MPI_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
         os.environ.update(environment)  # for what is made here
-        self._reader = Reader(subjects, environment, module)
+        self._reader = Reader(subjects, environment, module, python)
         self._good: dict[str, dict[str, tuple[str, str]]] = {}
         self._reached: set[str] = set()
         self._kept: dict[str, list[Kept]] = {name: [] for name in subjects}

@@ -23,6 +23,7 @@ from .forged_text import lines, numbers, toml
 from .subject import Question, Subject, digest
 
 ROWS = 12  # of the metrics
+PYTHON = sys.executable  # runs what checkpoints are of
 WHOLE = "seed batch memory window iterations threads keep local_steps subdomains_per_rank".split()
 SMALL = "--hidden 6 --iterations 3 --keep 1 --checkpoint-every 3 --threads 1".split()
 JOBS: dict[int, dict[str, tuple[str, ...]]] = {  # by ranks
@@ -122,7 +123,7 @@ def _job(ranks: int, runs: Mapping[str, Sequence[str]]) -> subprocess.Popen[str]
         "    cli.main(flags, Comm())\n"
     )
     flags = [[*SMALL, *more, "--out", folder] for folder, more in runs.items()]
-    command = [sys.executable, "-c", program, json.dumps(flags)]
+    command = [PYTHON, "-c", program, json.dumps(flags)]
     launcher = shutil.which("mpirun")
     if ranks > 1 and launcher:
         command = [launcher, "-n", str(ranks), *command]
@@ -140,7 +141,7 @@ def _runs() -> tempfile.TemporaryDirectory[str]:
     ]
     try:
         for job in jobs:
-            _, told = job.communicate(timeout=120)
+            _, told = job.communicate(timeout=180)
             if job.returncode:
                 raise RuntimeError(f"no checkpoints can be made: {told}")
     finally:

@@ -25,12 +25,12 @@ HUGE = "hidden = [1048576, 1048576]\n"
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def reader(tmp_path_factory: pytest.TempPathFactory, python: str) -> Iterator[Reader]:
     environment = {
         "APTS_MPI_CACHE": str(tmp_path_factory.mktemp("cache")),
         "OMP_NUM_THREADS": "1",
     }
-    reader = Reader(NAMES, environment)
+    reader = Reader(NAMES, environment, python=python)
     yield reader
     reader.end()
 

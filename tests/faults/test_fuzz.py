@@ -14,6 +14,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,11 +31,11 @@ from .subjects import SUBJECTS
 DEAR = ("shards", "index", "checkpoint")  # fewer inputs, so that it is quick
 
 
-def test_damaged_files_are_refused_or_right(tmp_path: Path) -> None:
+def test_damaged_files_are_refused_or_right(tmp_path: Path, python: str) -> None:
     names = list(SUBJECTS)
     turns = {name: 6 if name.startswith(DEAR) else 30 for name in names}
     numbers = [n for n in range(30 * len(names)) if n // len(names) < turns[names[n % len(names)]]]
-    with fuzzing(20, names, tmp_path / "failures") as fuzz:
+    with fuzzing(20, names, tmp_path / "failures", python=python) as fuzz:
         results = [fuzz.one(number) for number in numbers]
     wrong = [each for each in results if each.outcome == "wrong"]
     assert not wrong, f"{table(wrong)}\n{wrong}"
@@ -206,12 +207,11 @@ BAD = {
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[Input]:
+def found(tmp_path_factory: pytest.TempPathFactory, python: str) -> list[Input]:
     """Some inputs to every bad reader."""
     failures = tmp_path_factory.mktemp("failures")
-    with fuzzing(
-        1, list(BAD), failures, known=BAD, limit=3.0, module="tests.faults.test_fuzz"
-    ) as fuzz:
+    how: dict[str, Any] = {"known": BAD, "module": "tests.faults.test_fuzz", "python": python}
+    with fuzzing(1, list(BAD), failures, limit=5.0, **how) as fuzz:
         results = [fuzz.one(number) for number in range(len(BAD))]
     kept = {path.name for path in failures.iterdir()}
     assert kept == {f"1-{each.number}" for each in results if each.outcome == "wrong"}

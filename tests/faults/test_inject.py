@@ -24,10 +24,10 @@ SHORT = ("kill", "stop", "NaN")
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Faults:
+def faults(tmp_path_factory: pytest.TempPathFactory, python: str) -> Faults:
     if MPIRUN is None or sys.platform != "linux":
         pytest.skip("faults are planted in jobs of mpirun on Linux")
-    return Faults(tmp_path_factory.mktemp("faults"), seed=0)
+    return Faults(tmp_path_factory.mktemp("faults"), seed=0, python=python)
 
 
 def test_runs_end_or_go_on_correctly_whatever_happens(
@@ -139,4 +139,4 @@ def test_processes_that_are_left_are_found_and_ended(
     time.sleep(0.1)
     assert faulty_runs._left("left-behin") == []
     assert faulty_runs._left("left-behind") == [orphan.pid]
-    assert orphan.wait(timeout=10) == -9
+    assert orphan.wait(timeout=60) == -9

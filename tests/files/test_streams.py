@@ -6,15 +6,16 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from apts_mpi.files.streams import Lenient
-from tests.conftest import ENVIRONMENT, MPIRUN
+from tests.conftest import ENVIRONMENT, LIMIT, MPIRUN
 
-PROGRAM = [sys.executable, "-m", "apts_mpi"]
 TRAIN = ("--iterations", "6", "--threads", "1", "--evaluate-every", "0.01", "--hidden", "8")
 
 
@@ -42,11 +43,12 @@ def closed_after(
     both: bool,
     shell: str = "",
     launcher: Sequence[str] = (),
+    python: str = sys.executable,
 ) -> int:
     """The status of the program, whose output is a pipe that is closed at once."""
     reading, writing = os.pipe()
     os.close(reading)
-    command = [*launcher, *PROGRAM, *arguments]
+    command = [*launcher, python, "-m", "apts_mpi", *arguments]
     if shell:
         command = ["sh", "-c", f'exec "$0" "$@" {shell}', *command]
     process = subprocess.Popen(
@@ -57,7 +59,7 @@ def closed_after(
         env={**os.environ, **ENVIRONMENT},
     )
     os.close(writing)
-    _, err = process.communicate(timeout=90)
+    _, err = process.communicate(timeout=LIMIT)
     assert b"Traceback" not in (err or b"")
     assert b"BrokenPipe" not in (err or b"")
     return process.returncode
@@ -77,19 +79,23 @@ def test_a_training_that_nobody_reads_goes_on_to_its_end(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "trace.json"]
 
 
-@pytest.mark.usefixtures("all_cores")
 @pytest.mark.skipif(MPIRUN is None, reason="mpirun is not installed")
 def test_ranks_that_nobody_reads_go_on_to_their_end(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    cache: Path,
+    python: str,
+    cores: Callable[[], AbstractContextManager[None]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("APTS_MPI_CACHE", str(cache))
-    launcher = (str(MPIRUN), "-n", "2")
-    assert closed_after((*TRAIN, "--out", "run"), tmp_path, both=True, launcher=launcher) == 0
+    how: dict[str, Any] = {"both": True, "launcher": (str(MPIRUN), "-n", "2"), "python": python}
+    with cores():
+        assert closed_after((*TRAIN, "--out", "run"), tmp_path, **how) == 0
     assert (tmp_path / "run/summary.json").exists()
 
 
 @pytest.mark.parametrize("both", [False, True])
-def test_other_commands_are_not_disturbed_either(both: bool, tmp_path: Path) -> None:
+def test_other_commands_are_not_disturbed_either(both: bool, tmp_path: Path, python: str) -> None:
     shard = ("shard", "digits", "--out", "d", "--shards", "2")
     for arguments, status in ((("--help",), 0), (shard, 0), (("inspect", "d"), 0), (("--x",), 2)):
-        assert closed_after(arguments, tmp_path, both=both) == status
+        assert closed_after(arguments, tmp_path, both=both, python=python) == status

@@ -83,7 +83,7 @@ def missing() -> str | None:
     if lacking:
         return f"a Slurm of the tests' own needs {', '.join(lacking)}: apt install slurm-wlm munge"
     command = [*_ALONE, _PRIVATE]
-    if subprocess.run(command, capture_output=True, timeout=30, check=False).returncode:
+    if subprocess.run(command, capture_output=True, timeout=120, check=False).returncode:
         return "a Slurm of the tests' own needs namespaces, which are not allowed here"
     return None
 
@@ -146,7 +146,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}"
@@ -238,7 +238,7 @@ class Cluster:
         if self._keeper is not None and self._keeper.stdin is not None:
             self._keeper.stdin.close()
             with suppress(subprocess.TimeoutExpired):
-                self._keeper.wait(timeout=30)
+                self._keeper.wait(timeout=120)
             with suppress(ProcessLookupError):
                 os.killpg(self._keeper.pid, signal.SIGKILL)
         if self._log is not None:

@@ -169,7 +169,7 @@ def test_scripts_are_clean() -> None:
         pytest.skip("shellcheck is not installed: apt install shellcheck")
     command = ["shellcheck", "-x", *map(str, sorted(JOBS.iterdir()))]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=180, check=False
     )
     assert done.returncode == 0, done.stdout
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from apts_mpi.checkpoints.folder import listed, read
-from tests.conftest import ENVIRONMENT, MPIRUN, NO_LISTENER, Finished, Launch
+from tests.conftest import ENVIRONMENT, LIMIT, MPIRUN, NO_LISTENER, Finished, Launch
 
 LONG = "--hidden 8 --threads 1 --epochs 1e6 --evaluate-every 1e5 --checkpoint-every 50".split()
 
@@ -107,7 +107,7 @@ class Run:
             start_new_session=True,
         )
 
-    def until(self, ready: Callable[[], bool], timeout: float = 60) -> None:
+    def until(self, ready: Callable[[], bool], timeout: float = LIMIT) -> None:
         deadline = time.monotonic() + timeout
         while not ready():
             if self.mpirun.poll() == NO_LISTENER:  # of the launcher, before there are ranks
@@ -116,7 +116,7 @@ class Run:
             assert time.monotonic() < deadline, "not ready"
             time.sleep(0.02)
 
-    def end(self, timeout: float) -> tuple[int, str]:
+    def end(self, timeout: float = LIMIT) -> tuple[int, str]:
         """Exit status and output, within so many seconds; no rank is left."""
         try:
             out, _ = self.mpirun.communicate(timeout=timeout)
@@ -124,7 +124,7 @@ class Run:
             os.killpg(self.mpirun.pid, signal.SIGKILL)
             out, _ = self.mpirun.communicate()
             pytest.fail(f"no end within {timeout} s: {out}")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT
         while ranks_of(self.run):
             assert time.monotonic() < deadline, "ranks are left"
             time.sleep(0.05)
@@ -139,7 +139,7 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     one = Run(3, cache, run, *LONG, "--iterations", "100000")
     one.until(lambda: len(rows(run)) >= 3)
     os.kill(ranks_of(run)[-1], signal.SIGUSR1)
-    status, out = one.end(timeout=30)
+    status, out = one.end()
     assert status == 3, out
     told = re.search(r"stopped by SIGUSR1 on rank \d \(.+\) after iteration (\d+), checkpoint", out)
     assert told, out
@@ -152,7 +152,7 @@ def test_a_signal_on_any_rank_ends_the_run_with_a_checkpoint_to_go_on_from(
     two.until(lambda: len(rows(run)) >= iterations + 3)
     for pid in ranks_of(run):
         os.kill(pid, signal.SIGTERM)
-    status, out = two.end(timeout=30)
+    status, out = two.end()
     assert status == 3, out
     assert f"resuming after iteration {iterations} of" in out
     last = len(rows(run))
@@ -174,7 +174,7 @@ def test_a_second_signal_ends_at_once(cache: Path, tmp_path: Path) -> None:
     time.sleep(1.5)
     assert slow.mpirun.poll() is None
     os.kill(first, signal.SIGINT)
-    status, out = slow.end(timeout=20)
+    status, out = slow.end()
     assert status not in (0, 3), out
 
 

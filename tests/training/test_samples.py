@@ -138,7 +138,7 @@ def test_an_empty_shard_that_is_lost_ends_a_run_with_one_line(
 ) -> None:
     name = "test-00004-of-00005.h5"
     (sharded(tmp_path / "d", 5, tests=2) / name).unlink()
-    done = launch(3, "-m", "apts_mpi", "--data", "d", "--iterations", "1", timeout=60)
+    done = launch(3, "-m", "apts_mpi", "--data", "d", "--iterations", "1")
     assert done.status == 2
     (line,) = done.told
     assert f"{name}: is missing" in line

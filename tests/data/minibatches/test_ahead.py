@@ -169,7 +169,7 @@ def test_a_program_ends_with_the_thread_at_work(tmp_path: Path, end: str) -> Non
         [sys.executable, "-c", program, str(tmp_path / "d")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert run.returncode == {"pass": 0, "1 / 0": 1, "sys.exit(3)": 3}[end]
