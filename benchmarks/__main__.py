@@ -35,7 +35,7 @@ COMMANDS = {  # where each lies, and what it is for
         "an outer iteration on a GPU against a bare loop; several ranks on one GPU",
     ),
     "joining": (
-        "messages.joining.command",
+        "messages.joining",
         "one vector between hosts: flat or hierarchical, in 32 or 16 bits",
     ),
     "large_n": ("quality.large_n", "16 to 64 subdomains: as many ranks, and one rank"),
