@@ -286,7 +286,7 @@ def test_help_has_a_summary_and_a_body(kind: type) -> None:
 
 @pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
 def test_a_class_of_a_users_own_has_the_arguments_of_its_parent(kind: Any) -> None:
-    class Mine(kind):  # type: ignore[misc]
+    class Mine(kind):
         pass
 
     assert Mine(module().parameters(), radius=0.25).radius == 0.25

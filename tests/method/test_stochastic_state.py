@@ -252,5 +252,6 @@ def test_taking_the_minibatches_of_two_subdomains_one_by_one_is_a_step() -> None
         with closures.called():
             while done is None:
                 done = optimizer.take(closures.minibatch(taken.draws_of[optimizer.turn]))
+        assert optimizer.turn == 0
         assert repr(done) == repr(expected)
         assert torch.equal(taken.theta, stepped.theta)
