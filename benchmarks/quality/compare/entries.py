@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, grouped
 from benchmarks.harness.runs import AVERAGING
 from benchmarks.harness.statistics import Array
 from benchmarks.quality.compare.plan import MEASURES, DataSet, Get, Measure, groups
@@ -145,15 +145,16 @@ def planned(data: DataSet, get: Get) -> list[Entry]:
 
 def unplanned(rows: Sequence[Row]) -> list[Entry]:
     """The methods of some rows by name and ranks, each with the flags that it was given."""
-    grouped: dict[tuple[str, int], dict[str, list[Row]]] = {}
-    for row in rows:
+
+    def alike(row: Row) -> str:
+        return json.dumps({**row["settings"], "seed": None}, sort_keys=True)
+
+    def named(row: Row) -> tuple[str, int]:
         s = row["settings"]
-        method = " ".join([s["optimizer"], *map(str, s.get("arguments") or [])])
-        kept = {k: v for k, v in s.items() if k != "seed"}
-        own = grouped.setdefault((method, s["ranks"]), {})
-        own.setdefault(json.dumps(kept, sort_keys=True), []).append(row)
+        return " ".join([s["optimizer"], *map(str, s.get("arguments") or [])]), s["ranks"]
+
     found = [
-        best(method, ranks, list(tried.values()), MEASURES["accuracy"])
-        for (method, ranks), tried in sorted(grouped.items())
+        best(method, ranks, list(grouped(own, alike).values()), MEASURES["accuracy"])
+        for (method, ranks), own in sorted(grouped(rows, named).items())
     ]
     return [entry for entry in found if entry is not None]
