@@ -60,11 +60,6 @@ class Prediction:
     slowdown: float
     source: str
 
-    @property
-    def error(self) -> float:
-        """Relative, of what was predicted."""
-        return self.parts.total / self.measured - 1.0
-
 
 def predict(
     scaling: Sequence[Measured],
