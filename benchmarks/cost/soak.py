@@ -24,7 +24,7 @@ from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import real, whole
 from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Image, Section, Table
-from benchmarks.harness.worker import resident
+from benchmarks.harness.worker import resident, training
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
@@ -67,7 +67,6 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
 def task(comm: Comm, folder: Path, seconds: float, every: float) -> list[Row]:
     """A long run that looks at itself now and then, on every rank."""
     from apts_mpi.comm.watch import Watch
-    from benchmarks.harness.programs import training
 
     sampler = Sampler(every)
     flags = [*FLAGS, "--max-seconds", str(seconds), "--out", str(folder / "run")]
