@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from apts_mpi.comm.clock import COMMUNICATION, PHASES
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, grouped
 from benchmarks.harness.statistics import Array, Estimate, median
 
 COMPUTE = ("gradient", "algebra")
@@ -155,11 +155,11 @@ class Point:
 
 def runs(rows: Iterable[Row]) -> tuple[list[Run], int]:
     """The runs whose rows are all there, and how many are left out as theirs are not."""
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        settings = but(row["settings"], "rank", "phase")
-        grouped.setdefault(json.dumps([settings, row["run"]], sort_keys=True), []).append(row)
-    made = [_run(some) for some in grouped.values()]
+
+    def run(row: Row) -> str:
+        return json.dumps([but(row["settings"], "rank", "phase"), row["run"]], sort_keys=True)
+
+    made = [_run(some) for some in grouped(rows, run).values()]
     return [run for run in made if run is not None], made.count(None)
 
 
@@ -197,11 +197,8 @@ def _sent(rows: Sequence[Row]) -> float:
 
 def points(found: Iterable[Run]) -> list[Point]:
     """Runs by configuration."""
-    grouped: dict[str, list[Run]] = {}
-    for run in found:
-        key = json.dumps(but(run.settings, "repetition"), sort_keys=True)
-        grouped.setdefault(key, []).append(run)
-    return [Point(json.loads(key), tuple(some)) for key, some in grouped.items()]
+    alike = grouped(found, lambda run: json.dumps(but(run.settings, "repetition"), sort_keys=True))
+    return [Point(json.loads(key), tuple(some)) for key, some in alike.items()]
 
 
 def but(settings: Row, *names: str) -> Row:
