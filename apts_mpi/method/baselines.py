@@ -46,8 +46,8 @@ class Baseline(ABC):
         iterations: done so far.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("rank",)
-    FORGETS: ClassVar[str] = "nothing"
+    PER_RANK: ClassVar[tuple[str, ...]] = ("rank",)
+    LOST_ON_RESIZE: ClassVar[str] = "nothing"
 
     def __init__(self, flat: FlatParameters, comm: Comm, *, lr: float) -> None:
         self.flat, self.comm, self.lr = flat, comm, lr
@@ -102,8 +102,8 @@ class Baseline(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
 
-        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
-        the same on all of them.
+        Every rank saves its state and loads it again; but for the entries that ``PER_RANK`` names
+        it is the same on all of them.
         """
         states = {name: step.state_dict() for name, step in self._steps().items()}
         return {"rank": [self.comm.rank, self.comm.size], "iterations": self.iterations, **states}
@@ -169,7 +169,7 @@ class LocalSteps(Baseline):
             next. outer: the step along the mean way back.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("rank", "inner")
+    PER_RANK: ClassVar[tuple[str, ...]] = ("rank", "inner")
 
     def __init__(
         self,

@@ -21,12 +21,12 @@ class Optimizer(Protocol):
     """What training needs of one.
 
     Attributes:
-        OWN: entries of its state that this rank alone has; all others are the same on every rank.
-        FORGETS: what of them is lost where a run resumes on another number of ranks.
+        PER_RANK: entries of its state that only this rank has; all others are the same on all.
+        LOST_ON_RESIZE: what of them is lost where a run resumes on another number of ranks.
     """
 
-    OWN: ClassVar[tuple[str, ...]]
-    FORGETS: ClassVar[str]
+    PER_RANK: ClassVar[tuple[str, ...]]
+    LOST_ON_RESIZE: ClassVar[str]
 
     def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration; a draw for each subdomain of the rank."""
