@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class Sampler:
             "resident": resident(),
             "handles": len(os.listdir("/proc/self/fd")),
             "threads": threading.active_count(),
-            "iteration_seconds": sorted(self._walls)[len(self._walls) // 2],
+            "iteration_seconds": median_high(self._walls),
             "iteration_cpu": (cpu - self._cpu) / len(self._walls),
         }
         self.looks.append(look)

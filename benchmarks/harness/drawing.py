@@ -16,7 +16,7 @@ from benchmarks.harness import figures
 from benchmarks.harness.results import digest
 from benchmarks.harness.sections import FIGURES, Picture
 from benchmarks.harness.statistics import Estimate
-from benchmarks.harness.units import digits, size
+from benchmarks.harness.units import digits
 
 # Stand for the page's own colours, which change with its ground; in a file of its own they are as
 # written here.
@@ -133,14 +133,10 @@ def inline(text: str, name: str, label: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{digest(name)}", text)
-    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", _opening(label), text, count=1)
-
-
-def _opening(label: str) -> Callable[[re.Match[str]], str]:
-    # width and height are left out, so that it is as wide as its place.
-    return lambda found: (
-        f'<svg {found[1]} role="img" aria-label="{label}" preserveAspectRatio="xMidYMid">'
-    )
+    # Width and height are left out, so that it is as wide as its place.
+    more = f'role="img" aria-label="{label}" preserveAspectRatio="xMidYMid"'
+    opening = r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>"
+    return re.sub(opening, lambda found: f"<svg {found[1]} {more}>", text, count=1)
 
 
 def write(pictures: Iterable[Picture], out: Path) -> None:
@@ -197,11 +193,6 @@ def log_axis(axis: Any, form: Callable[[float], str] = digits) -> None:
 def _short(text: str) -> str:
     """Without zeros that say nothing: ``1.00 s`` is ``1 s``."""
     return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda m: "" if m[1] == "." else m[1], text)
-
-
-def bytes_axis(axis: Any) -> None:
-    """Sizes with their units on a logarithmic axis."""
-    log_axis(axis, size)
 
 
 def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = False) -> None:

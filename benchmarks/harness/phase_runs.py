@@ -100,7 +100,7 @@ class Point:
     @cached_property
     def per_epoch(self) -> Estimate:
         """Seconds per epoch."""
-        return median(self.cost).times(self.runs[0].samples / self.ranks)
+        return self.per_gradient.times(self.runs[0].samples / self.ranks)
 
     @cached_property
     def per_gradient(self) -> Estimate:
@@ -171,7 +171,7 @@ def _run(rows: Sequence[Row]) -> Run | None:
     if any(key not in by for key in wanted) or len({len(row["seconds"]) for row in rows}) != 1:
         return None
     phases = {
-        phase: np.array([by[rank, phase]["seconds"] for rank in ranks], dtype=np.float64)
+        phase: np.array([by[rank, phase]["seconds"] for rank in ranks], dtype=float)
         for phase in PHASES
     }
     if not any(phases[phase].any() for phase in TIMED):

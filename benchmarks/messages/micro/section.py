@@ -111,7 +111,7 @@ def _panel(ax: Any, case: Case) -> list[Any]:
         x = np.geomspace(min(case.sizes), max(case.sizes), 60)
         label, y = f"model of {way}", [model.seconds(nbytes) for nbytes in x]
         handles += ax.plot(x, y, color=figures.RED, lw=1.2, label=label)
-    draw.bytes_axis(ax.xaxis)
+    draw.log_axis(ax.xaxis, size)
     draw.log_axis(ax.yaxis, seconds)
     ax.set_xlabel("payload")
     ax.set_ylabel("time of a call")
