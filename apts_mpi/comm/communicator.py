@@ -234,7 +234,7 @@ class Comm(Collectives):
 
     def agree(self, error: Exception | None, status: int = 2) -> None:
         """The end of such a step, where the error of this rank is at hand."""
-        origin, line = origin_of(error), str(error)
+        line, origin = str(error), int(origin_of(error))
         if error is not None and origin != Origin.INPUT:
             line = f"{in_one_line(error)} (rank {self.rank} on {self.host})"
         failed, origin, line = self._first(error, line, origin)
@@ -242,8 +242,8 @@ class Comm(Collectives):
             return
         if error is not None and origin == Origin.PROGRAM and failed == self.rank:
             raise error
-        of_input, reported = origin == Origin.INPUT, origin == Origin.PROGRAM
-        raise AgreedError(line, status if of_input else 1, reported=reported) from error
+        failing = status if origin == Origin.INPUT else 1
+        raise AgreedError(line, failing, reported=origin == Origin.PROGRAM) from error
 
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""
