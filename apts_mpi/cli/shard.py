@@ -72,7 +72,6 @@ def _source_flags() -> Iterator[_Flag]:
             f"arrays: instead of --from, the {_SPLIT[split]} {what}: a .npy file, or a "
             "name in a .npz, .h5 or .mat file",
             {"metavar": "FILE[:NAME]"},
-            ("arrays",),
         )
     yield _Flag(
         "--channels-last",
