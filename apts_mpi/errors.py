@@ -95,7 +95,7 @@ def _standard() -> str:
 
 
 @contextmanager
-def calling(what: str, remedy: str = "") -> Iterator[None]:
+def user_code(what: str, remedy: str = "") -> Iterator[None]:
     """Within, whatever the user's own code raises becomes the InputError `what (why)remedy`."""
     try:
         yield

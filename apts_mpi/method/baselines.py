@@ -24,7 +24,6 @@ from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
-from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.method.descent import SGD, Adam, Step
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
@@ -36,7 +35,8 @@ class Baseline(ABC):
     """What all of them share: equal parameters at the start, and the one message.
 
     Args:
-        flat: the rank's parameters; rank 0's values are broadcast. comm: the ranks.
+        flat: the rank's parameters; rank 0's values are broadcast, but for frozen ones, which are
+            equal on all ranks. comm: the ranks.
         lr: learning rate, for the line about a loss that is not finite.
 
     Raises:
@@ -55,7 +55,6 @@ class Baseline(ABC):
         self._message = message_for("none", flat.n, 2, flat.vector.device, comm)
         comm.require_same("a network", flat.describe())
         comm.broadcast_tensor(flat.vector)
-        take_rank_zeros(flat.frozen, comm)
 
     @abstractmethod
     def iterate(self, *draws: Draw) -> Iteration:

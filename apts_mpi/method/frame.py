@@ -36,7 +36,7 @@ _ARGUMENTS = """
 
     Args:
         parameters: of the network, float32, on one device; rank 0's values are broadcast.
-            Or already flat, as ``FlatNetwork`` makes them.
+            Or already flat, as ``FlatNetwork`` makes them, the frozen ones equal on all ranks.
         comm: the ranks that work together, also as mpi4py's communicator; default all of them. All
             need the same number of threads and the same kind of device: what they compute
             redundantly must round alike.
@@ -97,8 +97,10 @@ class Method(interface.NoTorchOptimizer):
         self.options = options = kind(**given)
         self.now = numbers(radius=first_radius(options.radius))
         self.rule = options.radius_rule
+        frozen = dict[str, Tensor]()  # here, not where the caller made the vector
         if not isinstance(parameters, FlatParameters):
             parameters = FlatParameters(interface.parameters(parameters))
+            frozen = parameters.frozen
         self.comm = interface.communicator(comm)
         self.flat = flat = parameters
         self._messages = CountedMessages(flat, self.comm, options.compress)
@@ -108,7 +110,7 @@ class Method(interface.NoTorchOptimizer):
         self._closures = Closures(flat, warns=self.comm.rank == 0)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
-        take_rank_zeros(flat.frozen, self.comm)
+        take_rank_zeros(frozen, self.comm)
 
     @property
     def radius(self) -> float:
