@@ -124,17 +124,17 @@ class Comm(Collectives):
         self.allreduce(scalars, "MAX")
         self.traffic.scalar_allreduces += 1
 
-    def read_clock(self, now: Callable[[], float] = time.perf_counter) -> ClockReading:
+    def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
         """Read this rank's clock against rank 0's, by messages to and fro; called by all ranks.
 
         Rank 0 is read somewhere between a message's leaving and its answer's coming, so that half
         of the shortest of such times bounds the error.
 
         Args:
-            now: this rank's clock, in seconds.
+            now: this rank's clock, in seconds; default ``time.perf_counter``.
         """
         self._enter("read_clock")
-        reading = self._read_clock(now)
+        reading = self._read_clock(now or time.perf_counter)
         self._leave()
         return reading
 
