@@ -292,3 +292,8 @@ def test_a_class_of_a_users_own_has_the_arguments_of_its_parent(kind: Any) -> No
     assert Mine(module().parameters(), radius=0.25).radius == 0.25
     with pytest.raises(TypeError, match="Mine takes no lr"):
         Mine(module().parameters(), lr=0.1)
+
+
+def test_nothing_is_drawn_for_another_number_of_subdomains() -> None:
+    with pytest.raises(ValueError, match="batches of 2 subdomains, not 1"):
+        APTS(module().parameters()).iterate(pytest.fail, pytest.fail)
