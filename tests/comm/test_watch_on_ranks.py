@@ -53,7 +53,8 @@ def test_ranks_that_do_not_come_are_reported(launch: Launch) -> None:
         # Whom the last look still waited for: one of them may have come before it.
         rf"rank [23] on {HOST}(, rank 3 on {HOST})? arrived at allreduce 3 after {times}",
     ):
-        assert any(re.match(f"apts_mpi: {each}", line) for line in run.told), "\n".join([each, *run.told])
+        found = any(re.match(f"apts_mpi: {each}", line) for line in run.told)
+        assert found, "\n".join([each, *run.told])
 
 
 def test_ranks_that_never_come_end_the_run(launch: Launch, tmp_path: Path) -> None:
