@@ -11,9 +11,10 @@ from collections.abc import Callable
 def guarded(program: Callable[[], int | None]) -> int:
     """Run a program on this rank; returns its exit status, also where it fails.
 
-    An error all ranks have agreed on is reported by rank 0, with the same status everywhere. Any
-    other leaves ranks waiting for messages that never come: its traceback, with rank and host in
-    every line, is written at once and the whole job is ended.
+    An error all ranks have agreed on is reported by rank 0, with the same status everywhere, but
+    for one that its rank raises itself. Such, and any other that leaves ranks waiting for messages
+    that never come: its traceback, with rank and host in every line, is written at once and the
+    whole job is ended.
     """
     from apts_mpi.comm import job
     from apts_mpi.errors import AgreedError, InputError, in_one_line, own_line
@@ -27,7 +28,7 @@ def guarded(program: Callable[[], int | None]) -> int:
             return 1
         return status
     except AgreedError as error:
-        if job.speaks(*job.world(), error):
+        if not error.reported and job.speaks(*job.world(), error):
             print(f"apts_mpi: {error}", file=sys.stderr, flush=True)
         return error.status
     except BaseException as error:

@@ -7,6 +7,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,29 @@ class AgreedError(Exception):
 
     Attributes:
         status: exit status of the program; 2 where the input was at fault.
+        reported: whether the rank that failed reports it itself, with its traceback.
     """
 
-    def __init__(self, line: str, status: int = 2) -> None:
+    def __init__(self, line: str, status: int = 2, *, reported: bool = False) -> None:
         super().__init__(line)
-        self.status = status
+        self.status, self.reported = status, reported
+
+
+class Origin(IntEnum):
+    """What an error comes from: of the program's own a traceback is wanted, of others a line."""
+
+    INPUT = 0
+    MACHINE = 1
+    PROGRAM = 2
+
+
+def origin_of(error: BaseException | None) -> Origin:
+    """What an error comes from; INPUT where there is none."""
+    if error is None or isinstance(error, InputError):
+        return Origin.INPUT
+    # An OSError without a number is not the system's.
+    numbered = isinstance(error, OSError) and error.errno is not None
+    return Origin.MACHINE if numbered or isinstance(error, MemoryError) else Origin.PROGRAM
 
 
 def in_one_line(error: BaseException) -> str:
@@ -76,7 +95,7 @@ def _standard() -> str:
 
 
 @contextmanager
-def calling(what: str, remedy: str = "") -> Iterator[None]:
+def user_code(what: str, remedy: str = "") -> Iterator[None]:
     """Within, whatever the user's own code raises becomes the InputError `what (why)remedy`."""
     try:
         yield

@@ -27,15 +27,15 @@ COMMANDS = {  # where each lies, and what it is for
         "ways to join corrections, 1 to 8 ranks, i.i.d. to label-skewed data",
     ),
     "cost": (
-        "cost.overhead.command",
+        "cost.overhead",
         "what the method adds to the evaluations it makes: time and memory",
     ),
     "gpu": (
-        "cost.gpu.command",
+        "cost.gpu",
         "an outer iteration on a GPU against a bare loop; several ranks on one GPU",
     ),
     "joining": (
-        "messages.joining.command",
+        "messages.joining",
         "one vector between hosts: flat or hierarchical, in 32 or 16 bits",
     ),
     "large_n": ("quality.large_n", "16 to 64 subdomains: as many ranks, and one rank"),
@@ -62,7 +62,7 @@ COMMANDS = {  # where each lies, and what it is for
     ),
     "soak": ("cost.soak", "half an hour of one run: does memory stay flat, does it slow down?"),
     "streaming": (
-        "cost.streaming.command",
+        "cost.streaming",
         "whether a stream from the disk keeps a loop fed: time, waiting, memory",
     ),
     "strong": (

@@ -209,7 +209,8 @@ def newest(path: Path, comm: Comm, warn: Callable[[str], object]) -> Checkpoint:
         warn: takes a line; on rank 0 it should show it.
 
     Raises:
-        AgreedError: on every rank, where there is none.
+        AgreedError: on every rank, where there is none, or one cannot be read for lack of memory or
+            the like.
     """
     names = ""
     with comm.together():
@@ -226,6 +227,8 @@ def newest(path: Path, comm: Comm, warn: Callable[[str], object]) -> Checkpoint:
                 found = read(candidate, comm.rank, comm.size)
             return found
         except AgreedError as error:
+            if error.status != 2:  # what cannot be read now may yet be whole
+                raise
             failures.append(error)
             if candidate is not paths[-1]:
                 line = str(error).split(";")[0]

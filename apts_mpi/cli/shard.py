@@ -18,21 +18,21 @@ from apts_mpi.data import (
     write_shards,
 )
 from apts_mpi.data.sources.finding import NAMED
+from apts_mpi.data.sources.load import refuse_unused
 from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.data.sources.source import TASKS
 from apts_mpi.data.sources.text import LEVELS
-from apts_mpi.errors import InputError, either
+from apts_mpi.errors import InputError
 
 _SPLIT = {"": "training", "val": "validation", "test": "test"}
 
 
 class _Flag(NamedTuple):
-    """A flag: its line in the help, its options in argparse, and the sources that take it."""
+    """A flag: its line in the help, and its options in argparse."""
 
     name: str
     help: str
     options: dict[str, Any]
-    sources: tuple[str, ...] = ()  # empty: all
 
     @property
     def dest(self) -> str:
@@ -63,7 +63,6 @@ def _source_flags() -> Iterator[_Flag]:
         "folder with one folder of images per class, or train, val and test with such; text: a "
         "file, or a folder, whose *.txt files are joined by newlines in the order of their names",
         {"dest": "path", "type": Path, "metavar": "PATH"},
-        ("mnist", "cifar10", "arrays", "imagefolder", "text"),
     )
     for name in NAMED:
         role, _, split = name.partition("-")
@@ -73,7 +72,6 @@ def _source_flags() -> Iterator[_Flag]:
             f"arrays: instead of --from, the {_SPLIT[split]} {what}: a .npy file, or a "
             "name in a .npz, .h5 or .mat file",
             {"metavar": "FILE[:NAME]"},
-            ("arrays",),
         )
     yield _Flag(
         "--channels-last",
@@ -81,7 +79,6 @@ def _source_flags() -> Iterator[_Flag]:
         "default bytes that look like it are, with a line; other types and numbers of channels "
         "are asked about",
         {"type": switch, "metavar": "on|off"},
-        ("arrays",),
     )
     yield _Flag("--out", "shard directory", {"type": Path, "required": True, "metavar": "DIR"})
     yield _Flag(
@@ -91,7 +88,6 @@ def _source_flags() -> Iterator[_Flag]:
         "--download",
         "mnist, cifar10: fetch the files to --from, checked",
         {"action": "store_true", "default": None},
-        ("mnist", "cifar10"),
     )
 
 
@@ -102,7 +98,6 @@ def _sample_flags() -> Iterator[_Flag]:
         "part of the samples kept for testing where the source has no split (default 0.2); of "
         "a text its end (default 0.1)",
         {"type": float, "metavar": "X"},
-        ("digits", "arrays", "imagefolder", "text"),
     )
     yield _Flag(
         "--val-fraction",
@@ -123,26 +118,22 @@ def _sample_flags() -> Iterator[_Flag]:
         "arrays: what they are for; the y of a regression are real, (n,) or (n, outputs) "
         "(default classification)",
         one_of("--task", TASKS),
-        ("arrays",),
     )
     yield _Flag(
         "--size",
         "imagefolder: rows and columns, or one number for both; an image is scaled so that it "
         "covers them, and cut about its centre",
         {"type": _sides, "metavar": "H,W"},
-        ("imagefolder",),
     )
     yield _Flag(
         "--channels",
         "imagefolder: 3 for colour, 1 for grey (default 3)",
         {"type": int, "choices": (1, 3)},
-        ("imagefolder",),
     )
     yield _Flag(
         "--level",
         "text: what its tokens are (default char, of UTF-8)",
         one_of("--level", LEVELS),
-        ("text",),
     )
 
 
@@ -200,18 +191,23 @@ def shard(parsed: argparse.Namespace) -> str:
 
 def _source(parsed: argparse.Namespace) -> Source | TextSource:
     """The data set that `shard` was asked for."""
-    name, given = parsed.source, dict[str, Any]()
-    for flag in FLAGS:
-        value = getattr(parsed, flag.dest)
-        if flag.sources and value is not None:
-            if name not in flag.sources:
-                what = f"it is for {either(flag.sources)}, not for {name}"
-                raise InputError(f"{flag.name}: {what}; drop the option")
-            given[flag.dest] = value
+    name = parsed.source
+    options = {flag.name.removeprefix("--"): getattr(parsed, flag.dest) for flag in FLAGS}
+    refuse_unused(name, options)
     fractions = {each: getattr(parsed, each) for each in ("test_fraction", "val_fraction")}
     if name == "text":
         if parsed.path is None:
             raise InputError("text: no file given; name a text file or a folder with --from")
         return load_text(parsed.path, level=parsed.level or "char", **fractions)
-    named = {each: given.pop(dest) for each in NAMED if (dest := each.replace("-", "_")) in given}
-    return load_source(name, **{**given, **fractions, "named": named, "seed": parsed.seed})
+    return load_source(
+        name,
+        path=parsed.path,
+        download=bool(parsed.download),
+        seed=parsed.seed,
+        task=parsed.task or "classification",
+        size=parsed.size,
+        channels=parsed.channels,
+        named={each: text for each in NAMED if (text := options[each]) is not None},
+        channels_last=parsed.channels_last,
+        **fractions,
+    )

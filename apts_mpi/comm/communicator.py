@@ -20,12 +20,11 @@ from apts_mpi.comm.collectives import Collectives
 from apts_mpi.comm.compression import CompressedMessage
 from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.errors import AgreedError, InputError, in_one_line
+from apts_mpi.errors import AgreedError, InputError, Origin, in_one_line, origin_of
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
 _TEXT_LIMIT = 4096  # bytes of an error line that all ranks get to know
-_REFUSED = (OSError, MemoryError)  # by the machine: a line says all
 _ROUNDS = 16  # of messages to and fro to compare two clocks; the quickest counts
 
 
@@ -125,17 +124,17 @@ class Comm(Collectives):
         self.allreduce(scalars, "MAX")
         self.traffic.scalar_allreduces += 1
 
-    def read_clock(self, now: Callable[[], float] = time.perf_counter) -> ClockReading:
+    def read_clock(self, now: Callable[[], float] | None = None) -> ClockReading:
         """Read this rank's clock against rank 0's, by messages to and fro; called by all ranks.
 
         Rank 0 is read somewhere between a message's leaving and its answer's coming, so that half
         of the shortest of such times bounds the error.
 
         Args:
-            now: this rank's clock, in seconds.
+            now: this rank's clock, in seconds; default ``time.perf_counter``.
         """
         self._enter("read_clock")
-        reading = self._read_clock(now)
+        reading = self._read_clock(now or time.perf_counter)
         self._leave()
         return reading
 
@@ -228,38 +227,39 @@ class Comm(Collectives):
         try:
             yield
         except AgreedError:
-            raise  # every rank's already
+            raise  # already raised on every rank
         except Exception as caught:
             error = caught
         self.agree(error, status)
 
     def agree(self, error: Exception | None, status: int = 2) -> None:
         """The end of such a step, where the error of this rank is at hand."""
-        own, line = error is not None and not isinstance(error, InputError), str(error)
-        if error is not None and own:
+        line, origin = str(error), int(origin_of(error))
+        if error is not None and origin != Origin.INPUT:
             line = f"{in_one_line(error)} (rank {self.rank} on {self.host})"
-        failed, other, line = self._first(error, line, own)
+        failed, origin, line = self._first(error, line, origin)
         if failed == self.size:
             return
-        if error is not None and own and failed == self.rank and not isinstance(error, _REFUSED):
-            raise error  # a fault of the program: its traceback is wanted, once
-        raise AgreedError(line, 1 if other else status) from error
+        if error is not None and origin == Origin.PROGRAM and failed == self.rank:
+            raise error
+        failing = status if origin == Origin.INPUT else 1
+        raise AgreedError(line, failing, reported=origin == Origin.PROGRAM) from error
 
     def first_error(self, error: Exception | None) -> str | None:
         """The line of the lowest rank that failed in a step, on every rank; None if none did."""
         failed, _, line = self._first(error, str(error))
         return None if failed == self.size else line
 
-    def _first(self, error: Exception | None, line: str, own: bool = False) -> tuple[int, int, str]:
-        """The lowest rank that failed (the number of ranks: none), its ``own`` and its line."""
-        lowest = np.array([2 * (self.size if error is None else self.rank) + own], dtype=np.int64)
+    def _first(self, error: Exception | None, line: str, origin: int = 0) -> tuple[int, int, str]:
+        """The lowest rank that failed (the number of ranks: none), its ``origin`` and its line."""
+        lowest = np.array([len(Origin) * (self.size if error is None else self.rank) + origin])
         self.allreduce(lowest, "MIN")
         self.traffic.agreements += 1
-        failed, other = divmod(int(lowest[0]), 2)
+        failed, origin = divmod(int(lowest[0]), len(Origin))
         if failed < self.size:
             cut = line.encode(errors="backslashreplace")[:_TEXT_LIMIT]
             line = self.broadcast_text(cut.decode(errors="ignore"), root=failed)
-        return failed, other, line
+        return failed, origin, line
 
     def require_same(self, what: str, lines: Sequence[str]) -> None:
         """Make sure that all ranks describe something by the same lines.

@@ -64,8 +64,8 @@ _RELAXATION = RelaxationRule()
 class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
     """The optimizer, one outer iteration per ``step``, in the manner of ``torch.optim``."""
 
-    OWN: ClassVar[tuple[str, ...]] = (*Method.OWN, "gradient")
-    FORGETS: ClassVar[str] = "what is known at the iterate, the local radii and models"
+    PER_RANK: ClassVar[tuple[str, ...]] = (*Method.PER_RANK, "gradient")
+    LOST_ON_RESIZE: ClassVar[str] = "what is known at the iterate, the local radii and models"
 
     options: APTSOptions
     now: APTSNumbers
@@ -137,42 +137,52 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
 
     def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration on the next minibatch of each subdomain."""
+        interface.require_one_per_subdomain(draws, self._subdomains)
         return self._iterate([draw() for draw in draws])
 
     # ---- the method ------------------------------------------------------------------------
 
     def _iterate(self, batches: Sequence[Batch]) -> Iteration:
-        interface.require_each(batches, self._subdomains)
+        """One outer iteration; where something raises, back to the last accepted point.
+
+        What local steps have learned by then (their radii and models) stays.
+        """
+        self._start.copy_(self.flat.vector)
+        try:
+            return self._iteration(batches)
+        except BaseException:
+            self.flat.vector.copy_(self._start)
+            self.now.known = self.now.moving = False
+            raise
+
+    def _iteration(self, batches: Sequence[Batch]) -> Iteration:
         now, options, joined = self.now, self.options, self._joined
         self._messages.work = 0.0
-        for own, batch in zip(self._subdomains, batches, strict=True):
-            own.use(batch)
+        for subdomain, batch in zip(self._subdomains, batches, strict=True):
+            subdomain.use(batch)
 
         # 1. loss and gradient at theta_k; the gradients join where a term needs them
         if not now.known:
             loss = joined.evaluate(with_gradient=True)
             finite = not math.isfinite(loss) or joined.gradient_is_finite()
-            self._keep(self._require_finite(loss, gradient=finite), with_gradient=True)
+            self._adopt(self._require_finite(loss, gradient=finite), with_gradient=True)
         again = joined.repeats  # what is known at the new iterate holds for the next batch too
-        self._start.copy_(self.flat.vector)
         if math.isnan(now.radius):
             self._search()
 
         # 2. and 3. local steps on the consistent objective, gradient at theta_k known
         rows = list[tuple[float, ...]]()
-        for k, own in enumerate(self._subdomains):
-            w, a = own.weight, now.relaxation
-            factor, ball = (
-                (1.0, w * now.radius) if options.join == "sum" else (a * w, now.radius / a)
-            )
+        for k, subdomain in enumerate(self._subdomains):
+            w, a, sums = subdomain.weight, now.relaxation, options.join == "sum"
+            factor, ball = (1.0, w * now.radius) if sums else (a * w, now.radius / a)
             with self.comm.clock.phase("algebra", "local steps"):
-                local = own.local_steps(self._start, joined.g, ball)
-            self._messages.add(k, own.solver.correction.mul_(factor))
-            counts = float(local.accepted), float(local.tried)
+                local = subdomain.local_steps(self._start, joined.g, ball)
+            self._messages.add(k, subdomain.solver.correction.mul_(factor))
+            counts = local.accepted, local.tried
             rows.append((factor * local.reduction, w * local.hits_boundary, *counts))
 
         # 4. corrections and local reductions in one message
-        reduction, at_ball, *steps = self._messages.join(*rows)
+        reduction, at_ball, taken, tried = self._messages.join(*rows)
 
         # 5. the joined correction on trial
         rho, accepted = math.nan, False
@@ -208,7 +218,7 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
             global_accepted=global_accepted,
             relaxation=now.relaxation,
             local_reduction=reduction,
-            steps=(steps[0], steps[1]),
+            steps=(taken, tried),
         )
 
     def _search(self) -> None:
@@ -239,16 +249,16 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
         if accepted and with_gradient and not joined.gradient_is_finite():
             rho, accepted = math.nan, False
         if accepted:
-            self._keep(loss, with_gradient=with_gradient)
+            self._adopt(loss, with_gradient=with_gradient)
         else:
             self.flat.vector.copy_(self._start)
         return rho, accepted
 
-    def _keep(self, loss: float, *, with_gradient: bool) -> None:
+    def _adopt(self, loss: float, *, with_gradient: bool) -> None:
         """The loss, and the gradient where wanted, evaluated last are those at the iterate."""
         self.now.loss = loss
         self._losses.append(loss)
-        self._joined.keep(with_gradient=with_gradient)
+        self._joined.adopt(with_gradient=with_gradient)
 
     def _adapt(self, rho: float, at_ball: bool, length: float) -> None:
         """Move Delta, or the relaxation where that and not Delta limits the correction."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -27,12 +26,10 @@ from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
-from apts_mpi.comm.replicas import take_rank_zeros
-from apts_mpi.method.descent import SGD, Adam, Muon, Step
+from apts_mpi.method.descent import Step
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.method.options import SGD_MOMENTUM
-from apts_mpi.method.packages import Prodigy, ScheduleFree
+from apts_mpi.method.packages import ScheduleFree
 from apts_mpi.method.schedule import CONSTANT, Schedule
 from apts_mpi.trust_region.objective import Draw
 
@@ -41,7 +38,8 @@ class Baseline(ABC):
     """What all of them share: equal parameters at the start, and the one message.
 
     Args:
-        flat: the rank's parameters; rank 0's values are broadcast. comm: the ranks.
+        flat: the rank's parameters; rank 0's values are broadcast, but for frozen ones, which are
+            equal on all ranks. comm: the ranks.
         lr: learning rate. schedule: what it is multiplied by over the run.
 
     Raises:
@@ -52,8 +50,8 @@ class Baseline(ABC):
         done: part of the run's work that is done, 0 to 1; the caller sets it before an iteration.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("rank",)
-    FORGETS: ClassVar[str] = "nothing"
+    PER_RANK: ClassVar[tuple[str, ...]] = ("rank",)
+    LOST_ON_RESIZE: ClassVar[str] = "nothing"
 
     done = 0.0
 
@@ -65,7 +63,6 @@ class Baseline(ABC):
         self._message = message_for("none", flat.n, 2, flat.vector.device, comm)
         comm.require_same("a network", flat.describe())
         comm.broadcast_tensor(flat.vector)
-        take_rank_zeros(flat.frozen, comm)
 
     @abstractmethod
     def iterate(self, *draws: Draw) -> Iteration:
@@ -116,8 +113,8 @@ class Baseline(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
 
-        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
-        the same on all of them.
+        Every rank saves its state and loads it again; but for the entries that ``PER_RANK`` names
+        it is the same on all of them.
         """
         states = {name: step.state_dict() for name, step in self._steps().items()}
         return {"rank": [self.comm.rank, self.comm.size], "iterations": self.iterations, **states}
@@ -191,7 +188,7 @@ class LocalSteps(Baseline):
         schedule: of the inner learning rate; within an iteration it moves on from step to step.
     """
 
-    OWN: ClassVar[tuple[str, ...]] = ("rank", "inner")
+    PER_RANK: ClassVar[tuple[str, ...]] = ("rank", "inner")
 
     def __init__(
         self,
@@ -234,75 +231,3 @@ class LocalSteps(Baseline):
 
     def _steps(self) -> dict[str, Step]:
         return {"inner": self._inner, "outer": self._outer}
-
-
-def local_sgd(
-    flat: FlatParameters,
-    comm: Comm,
-    *,
-    lr: float,
-    local_steps: int,
-    momentum: float = SGD_MOMENTUM,
-    schedule: Schedule = CONSTANT,
-) -> LocalSteps:
-    """Local SGD (Stich, ICLR 2019, arXiv 1805.09767): the ranks' parameters are averaged.
-
-    That is an outer step of length one. The paper's steps have no momentum; here it is as sgd's,
-    so that the two differ in their messages alone, and its buffers stay local.
-    """
-    inner, outer = SGD(lr=lr, momentum=momentum), SGD(lr=1.0)
-    return LocalSteps(flat, comm, local_steps, inner, outer, schedule)
-
-
-def diloco(
-    flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int, schedule: Schedule = CONSTANT
-) -> LocalSteps:
-    """DiLoCo (Douillard et al. 2023, arXiv 2311.08105): AdamW inside, Nesterov's momentum outside.
-
-    As published: weight decay 0.1, outer learning rate 0.7, outer momentum 0.9, and with
-    ``--schedule cosine`` and a warm-up the inner learning rate.
-    """
-    inner, outer = Adam(lr=lr, decay=0.1), SGD(lr=0.7, momentum=0.9, nesterov=True)
-    return LocalSteps(flat, comm, local_steps, inner, outer, schedule)
-
-
-def muloco(
-    flat: FlatParameters, comm: Comm, *, lr: float, local_steps: int, schedule: Schedule = CONSTANT
-) -> LocalSteps:
-    """MuLoCo (Therien et al. 2025, arXiv 2505.23725): DiLoCo with Muon inside.
-
-    Outer learning rate 0.7, outer momentum 0.6; all else as diloco, weight decay 0.1 included.
-    """
-    inner = Muon(flat.layers(), lr=lr, decay=0.1)
-    outer = SGD(lr=0.7, momentum=0.6, nesterov=True)
-    return LocalSteps(flat, comm, local_steps, inner, outer, schedule)
-
-
-def baseline(
-    name: str,
-    flat: FlatParameters,
-    comm: Comm,
-    *,
-    lr: float,
-    local_steps: int,
-    schedule: Schedule = CONSTANT,
-) -> Baseline:
-    """A baseline by its name in the settings; ``local_steps`` of those that take any.
-
-    Weight decay is 0.01 in adamw, as torch has it, and none in the others that average gradients.
-
-    Raises:
-        KeyError: no baseline has that name.
-    """
-    local = {"local-sgd": local_sgd, "diloco": diloco, "muloco": muloco}
-    if name in local:
-        return local[name](flat, comm, lr=lr, local_steps=local_steps, schedule=schedule)
-    steps: dict[str, Callable[[], Step]] = {
-        "sgd": lambda: SGD(lr=lr, momentum=SGD_MOMENTUM),
-        "adam": lambda: Adam(lr=lr),
-        "adamw": lambda: Adam(lr=lr, decay=0.01),
-        "muon": lambda: Muon(flat.layers(), lr=lr),
-        "schedule-free": lambda: ScheduleFree(flat.vector, lr=lr),
-        "prodigy": lambda: Prodigy(flat.vector, lr=lr, warms_up=schedule.warmup > 0.0),
-    }
-    return GradientAveraging(flat, comm, steps[name](), schedule)

@@ -36,23 +36,21 @@ _ARGUMENTS = """
 
     Args:
         parameters: of the network, float32, on one device; rank 0's values are broadcast.
-            Or already flat, as ``FlatNetwork`` makes them.
+            Or already flat, as ``FlatNetwork`` makes them, the frozen ones equal on all ranks.
         comm: the ranks that work together, also as mpi4py's communicator; default all of them. All
             need the same number of threads and the same kind of device: what they compute
             redundantly must round alike.
         options: the fields of ``{options}`` (options.py), which has what they mean.
 
-    Attributes:
-        done: part of the run's work that is done, 0 to 1, where the caller knows its length; it is
-            set before an iteration.
-
     Raises:
-        TypeError, ValueError: of what is given something cannot be used; the line has a remedy.
+        TypeError, ValueError: an argument is unusable; the message says what to do.
         AgreedError: on every rank, where the ranks' networks differ.
 
     Attributes:
         flat: the parameters and gradients as vectors. options: as given, with the defaults.
         now: the numbers of the present iterate, ``radius`` and ``iterations`` among them.
+        done: part of the run's work that is done, 0 to 1, where the caller knows its length; it is
+            set before an iteration.
     """
 
 
@@ -65,20 +63,25 @@ class Method(interface.NoTorchOptimizer):
 
     done = 0.0
 
-    OWN: ClassVar[tuple[str, ...]] = ("options", "subdomains", "lost")
-    FORGETS: ClassVar[str]
-    RESIZED: ClassVar[set[str]] = {"rank", "ranks", "subdomains", "local_steps"}
+    PER_RANK: ClassVar[tuple[str, ...]] = ("options", "subdomains", "lost")
+    LOST_ON_RESIZE: ClassVar[str]
+    MAY_DIFFER_ON_RESIZE: ClassVar[set[str]] = {"rank", "ranks", "subdomains", "local_steps"}
 
     options: Options
     now: Numbers
     _subdomains: Sequence[Subdomain]
     _kinds: ClassVar[tuple[Any, Any]]
 
-    def __init_subclass__(cls, *, options: type, numbers: type, **others: Any) -> None:
+    def __init_subclass__(
+        cls, *, options: type | None = None, numbers: type | None = None, **others: Any
+    ) -> None:
         super().__init_subclass__(**others)
+        if options is None:  # a user's own class of a method: with all that this has
+            return
         cls._kinds = options, numbers
         # For help(), and to name the arguments there are where another one is given.
-        cls.__doc__ = f"{cls.__doc__ or ''}{_ARGUMENTS.format(options=options.__name__)}"
+        arguments = inspect.cleandoc(_ARGUMENTS.format(options=options.__name__))
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{arguments}"
         named = inspect.Parameter.KEYWORD_ONLY
         cls.__signature__ = inspect.Signature(
             [
@@ -98,8 +101,10 @@ class Method(interface.NoTorchOptimizer):
         self.options = options = kind(**given)
         self.now = numbers(radius=first_radius(options.radius))
         self.rule = options.radius_rule
+        frozen = dict[str, Tensor]()  # here, not where the caller made the vector
         if not isinstance(parameters, FlatParameters):
             parameters = FlatParameters(interface.parameters(parameters))
+            frozen = parameters.frozen
         self.comm = interface.communicator(comm)
         self.flat = flat = parameters
         self._messages = CountedMessages(flat, self.comm, options.compress)
@@ -109,7 +114,7 @@ class Method(interface.NoTorchOptimizer):
         self._closures = Closures(flat, warns=self.comm.rank == 0)
         self.comm.require_same("a network", flat.describe())
         self.comm.broadcast_tensor(flat.vector)
-        take_rank_zeros(flat.frozen, self.comm)
+        take_rank_zeros(frozen, self.comm)
 
     @property
     def radius(self) -> float:
@@ -173,15 +178,17 @@ class Method(interface.NoTorchOptimizer):
     def state_dict(self) -> dict[str, Any]:
         """Everything but the parameters that a restart needs; tensors and plain numbers.
 
-        Every rank saves its state and loads it again; but for the entries that ``OWN`` names it is
-        the same on all of them.
+        Every rank saves its state and loads it again; but for the entries that ``PER_RANK`` names
+        it is the same on all of them.
         """
         return {
             "options": self._belongs(),
             **asdict(self.now),
             "losses": list(self._losses),
             **{name: vector.clone() for name, vector in self._vectors().items()},
-            "subdomains": {str(k): own.state_dict() for k, own in enumerate(self._subdomains)},
+            "subdomains": {
+                str(k): subdomain.state_dict() for k, subdomain in enumerate(self._subdomains)
+            },
             "lost": self._messages.state_dict(),
             "signs": asdict(self._signs),
         }
@@ -191,14 +198,14 @@ class Method(interface.NoTorchOptimizer):
 
         Args:
             resized: the state is of a run with another number of ranks or subdomains, of any rank:
-                what ``FORGETS`` says is not taken over.
+                what ``LOST_ON_RESIZE`` says is not restored.
 
         Raises:
             ValueError: the state is another rank's, or of other options or another network.
         """
-        besides = self.RESIZED if resized else set()
-        interface.require_options(self._belongs(), state, besides=besides)
-        with interface.of_a_state():
+        except_for = self.MAY_DIFFER_ON_RESIZE if resized else set()
+        interface.require_options(self._belongs(), state, except_for=except_for)
+        with interface.loading_state():
             self._restore(state, resized=resized)
 
     def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
@@ -207,11 +214,11 @@ class Method(interface.NoTorchOptimizer):
         self.now.known &= not resized
         self._losses = deque(map(float, state["losses"]), maxlen=self._losses.maxlen)
         for name, vector in self._vectors().items():
-            if not (resized and name in self.OWN):
+            if not (resized and name in self.PER_RANK):
                 vector.copy_(state[name])
         self.flat.attach_gradients()
         states = state["subdomains"]
-        for k, own in enumerate(self._subdomains):
-            own.load_state_dict(states[str(k % len(states))], resized=resized)
+        for k, subdomain in enumerate(self._subdomains):
+            subdomain.load_state_dict(states[str(k % len(states))], resized=resized)
         self._messages.load_state_dict({} if resized else state.get("lost", {}))
         self._signs = FailureSigns(**state["signs"])

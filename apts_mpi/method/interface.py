@@ -173,18 +173,18 @@ def require_functions(given: Sequence[Any], subdomains: int, *, closures: bool =
         raise TypeError(f"step is given {len(given)} functions, not {subdomains}: {wanted}{many}")
 
 
-def require_each(batches: Sequence[Any], subdomains: Sequence[Any]) -> None:
-    """See that there is a batch, or a function that draws one, for each subdomain of the rank.
+def require_one_per_subdomain(draws: Sequence[Any], subdomains: Sequence[Any]) -> None:
+    """See that there is a function that draws batches for each subdomain of the rank.
 
     Raises:
         ValueError: there is not.
     """
-    if len(batches) != len(subdomains):
-        raise ValueError(f"batches of {len(batches)} subdomains, not {len(subdomains)}")
+    if len(draws) != len(subdomains):
+        raise ValueError(f"batches of {len(draws)} subdomains, not {len(subdomains)}")
 
 
 @contextmanager
-def of_a_state() -> Iterator[None]:
+def loading_state() -> Iterator[None]:
     """Within, a saved state is taken up.
 
     Raises:
@@ -243,7 +243,7 @@ def loss_of(closure: Callable[[], Tensor]) -> Tensor:
     return loss
 
 
-def require_options(own: dict[str, Any], state: Any, *, besides: set[str]) -> None:
+def require_options(own: dict[str, Any], state: Any, *, except_for: set[str]) -> None:
     """See that a state that a caller loads is of these options, but for some of them.
 
     Raises:
@@ -256,7 +256,7 @@ def require_options(own: dict[str, Any], state: Any, *, besides: set[str]) -> No
     differing = [
         f"{name} {state['options'].get(name)}, not {value}"
         for name, value in own.items()
-        if name not in besides and state["options"].get(name) != value
+        if name not in except_for and state["options"].get(name) != value
     ]
     if differing:
         raise ValueError(f"the state has {'; '.join(differing)}")

@@ -17,7 +17,7 @@ class JoinedLoss:
     the loss was evaluated last, then the sum of the corrections.
 
     Args:
-        messages: by which all is joined. parts: this rank's subdomains.
+        messages: by which all is joined. subdomains: this rank's subdomains.
         joins_gradients: whether g is wanted at all, and not each subdomain's own gradient alone.
 
     Attributes:
@@ -31,11 +31,11 @@ class JoinedLoss:
     def __init__(
         self,
         messages: CountedMessages,
-        parts: Sequence[BatchSubdomain],
+        subdomains: Sequence[BatchSubdomain],
         *,
         joins_gradients: bool,
     ) -> None:
-        self._messages, self._parts = messages, parts
+        self._messages, self._subdomains = messages, subdomains
         self.gradient = self.correction = messages.vector
         self.joins_gradients = joins_gradients
         self.g = torch.zeros_like(messages.vector)
@@ -44,23 +44,23 @@ class JoinedLoss:
     @property
     def repeats(self) -> bool:
         """Whether the next batches are these; without effect where they draw random numbers."""
-        return not self.draws and all(part.repeats for part in self._parts)
+        return not self.draws and all(subdomain.repeats for subdomain in self._subdomains)
 
     def evaluate(self, *, with_gradient: bool) -> float:
         """f at the present parameters, one message; it is not finite where any f_d is not.
 
-        With the gradient, g_d is left in each part and the joined one in ``gradient``.
+        With the gradient, g_d is left in each subdomain and the joined one in ``gradient``.
         """
         joins = with_gradient and self.joins_gradients
-        for k, part in enumerate(self._parts):
-            part.evaluate(with_gradient=with_gradient)
+        for k, subdomain in enumerate(self._subdomains):
+            subdomain.evaluate(with_gradient=with_gradient)
             if joins and k == 0:
-                torch.mul(part.gradient, part.samples, out=self.gradient)
+                torch.mul(subdomain.gradient, subdomain.samples, out=self.gradient)
             elif joins:
-                self.gradient.add_(part.gradient * part.samples)
+                self.gradient.add_(subdomain.gradient * subdomain.samples)
         rows = [
-            (part.samples * part.trial, float(part.samples), float(part.draws))
-            for part in self._parts
+            (subdomain.samples * subdomain.trial, float(subdomain.samples), float(subdomain.draws))
+            for subdomain in self._subdomains
         ]
         if joins:
             total, samples, draws = self._messages.join(*rows, exact=True)
@@ -69,18 +69,18 @@ class JoinedLoss:
             total, samples, draws = self._messages.sum(*rows)
         self.draws = draws > 0
         require_samples(samples)
-        for part in self._parts:
-            part.weight = part.samples / samples
+        for subdomain in self._subdomains:
+            subdomain.weight = subdomain.samples / samples
         return total / samples
 
-    def keep(self, *, with_gradient: bool) -> None:
+    def adopt(self, *, with_gradient: bool) -> None:
         """What was evaluated last belongs to the iterate: losses, and gradients with the shifts."""
         if with_gradient:  # of 0, where they are not joined, g less the shift is exactly g_d
             self.g.copy_(self.gradient) if self.joins_gradients else self.g.zero_()
-        for part in self._parts:
-            part.loss = part.trial
+        for subdomain in self._subdomains:
+            subdomain.loss = subdomain.trial
             if with_gradient:
-                torch.sub(self.g, part.gradient, out=part.shift)
+                torch.sub(self.g, subdomain.gradient, out=subdomain.shift)
 
     def gradient_is_finite(self) -> bool:
         """Of the one evaluated last; the same on every rank, as none may decide for all."""

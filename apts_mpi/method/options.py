@@ -166,6 +166,15 @@ class StochasticOptions:
         """Control losses whose largest the loss at the trial point is judged against."""
         return self.radius_rule.window
 
+    def cooling(self, done: float) -> float:
+        """What the steps' length is multiplied by after that part of the run; 1 at first."""
+        return min((1.0 - done) / self.cooldown, 1.0) if self.cooldown > 0.0 else 1.0
+
+    def weight(self, accepted: int) -> float:
+        """Of the newest of so many iterates in the average; 1: it is the last one alone."""
+        h = self.averaging
+        return 1.0 if math.isinf(h) else (1.0 + h) / (accepted + h)
+
     def kept(self) -> dict[str, Any]:
         """What a saved state belongs to, as plain values: not where and how it starts."""
         return _plain(self, self.radius_rule, without=("radius", "ahead"))

@@ -5,13 +5,12 @@ So the loop that draws minibatches may be the program's or a user's own.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Generator, Sequence
 
 from torch import Tensor
 
 from apts_mpi.method.flat import FlatParameters
-from apts_mpi.method.interface import require_each
+from apts_mpi.method.interface import require_one_per_subdomain
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.state import Numbers
 from apts_mpi.method.subdomain import Subdomain
@@ -33,13 +32,17 @@ class Stepwise:
     _start: Tensor
     _subdomains: Sequence[Subdomain]
 
-    @abstractmethod
     def _iteration(self) -> Generator[None, Batch, Iteration]:
-        """One outer iteration; each ``yield`` is a minibatch of the subdomain ``turn``."""
+        """One outer iteration from ``_start``; each ``yield`` is a minibatch of ``turn``'s."""
+        raise NotImplementedError
+
+    def _reject(self) -> None:
+        """Restore ``_start``, and what must not outlive a correction that was not accepted."""
+        raise NotImplementedError
 
     def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration; each subdomain's minibatches are drawn as they are needed."""
-        require_each(draws, self._subdomains)
+        require_one_per_subdomain(draws, self._subdomains)
         self._abandon()
         result = None
         try:
@@ -53,14 +56,16 @@ class Stepwise:
         """The next minibatch of the subdomain ``turn``; the iteration, where that completes it.
 
         What it evaluates is done when it returns, but for the losses of local steps on a GPU.
+        Where something raises, the iteration is abandoned: the next minibatch begins another one.
         """
-        if self._running is None:
-            self._running = self._iteration()
-            next(self._running)
         try:
+            if self._running is None:
+                self._start.copy_(self.flat.vector)
+                self._running = self._iteration()
+                next(self._running)
             self._running.send(batch)
         except StopIteration as completed:
-            self._running, self.turn = None, 0
+            self._close()
             done: Iteration = completed.value
             return done
         except BaseException:  # nothing can be sent to what has ended
@@ -69,14 +74,24 @@ class Stepwise:
         return None
 
     def _abandon(self) -> None:
-        """Leave an iteration that something has ended before its end, from where it began."""
+        """Go back to where an unfinished iteration began, as if its correction were rejected.
+
+        What its minibatches have taught the local steps (their moments and last losses) stays.
+        """
+        if self._running is not None:
+            self._reject()
+            self.now.known = False
+        self._close()
+
+    def _close(self) -> None:
+        """End the iteration in progress, the parameters as they are."""
         if self._running is not None:
             self._running.close()
-            self.flat.vector.copy_(self._start)
-            self.now.known = False
         self._running, self.turn = None, 0
 
-    def _require_between(self) -> None:
+    def _require_idle(self) -> None:
         """The iterate, and vectors that an iteration uses, are only there between iterations."""
         if self._running is not None:
-            raise RuntimeError("amid an iteration: wait until take has returned one")
+            raise RuntimeError(
+                "an iteration is in progress: call take until it returns an Iteration"
+            )

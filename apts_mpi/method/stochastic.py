@@ -1,13 +1,13 @@
 """APTS under sampling noise: the stochastic family, which training uses by default.
 
-N subdomains, one or several per rank; Delta is the radius of a local step in the scaled metric. One
+N subdomains, one or several per rank; Delta is the radius of a local step (metric.py). One
 outer iteration from theta_k is (docs/method.md has the reasons; comments refer to the numbers):
 
 1. Local steps take every subdomain d from theta_k to theta_d, each step on a fresh minibatch of its
    data (trust_region/scaled.py), the first on the gradient that the last control batch has left.
 2. One Allreduce joins the corrections, n_d the samples that subdomain d has seen:
-   d_k = sum n_d (theta_d - theta_k) / sum n_d, which also becomes the first moment of every
-   subdomain's next steps. s_k is d_k, or more with momentum (momentum.py).
+   d_k = sum n_d (theta_d - theta_k) / sum n_d, which with the option ``shared`` also becomes the
+   first moment of every subdomain's next steps. s_k is d_k, or more with momentum (momentum.py).
 3. The control batch c, each subdomain's next minibatch, which no correction has seen:
    a = f_c(theta_k) - f_c(theta_k + s_k) and the slope e = <g_c(theta_k + s_k), s_k>. The loss along
    s_k as a parabola has the slope -p at theta_k and so promises p = 2 a + e.
@@ -54,7 +54,9 @@ from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 if TYPE_CHECKING:
     from apts_mpi.comm.job import MPI
 
-_BRACKET = 2.0  # the search doubles: where the loss stops falling lies up to so many reaches away
+_BRACKET = (
+    2.0  # Delta may grow to twice the reach: the search doubles, so the minimum may lie there
+)
 
 
 class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=StochasticNumbers):
@@ -63,8 +65,8 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
     Its ``average``, (n,) float32, is the weighted average of the iterates.
     """
 
-    FORGETS: ClassVar[str] = "the gradient at the iterate"
-    RESIZED: ClassVar[set[str]] = {*Method.RESIZED, "shared"}
+    LOST_ON_RESIZE: ClassVar[str] = "the gradient at the iterate"
+    MAY_DIFFER_ON_RESIZE: ClassVar[set[str]] = {*Method.MAY_DIFFER_ON_RESIZE, "shared"}
 
     options: StochasticOptions
     now: StochasticNumbers
@@ -133,7 +135,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         Raises:
             RuntimeError: an iteration is in progress.
         """
-        self._require_between()
+        self._require_idle()
         theta, iterate = self.flat.vector, self._messages.vector  # which is free between steps
         iterate.copy_(theta)
         theta.copy_(self.average)
@@ -150,37 +152,39 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         """One outer iteration; each ``yield`` is a minibatch of the subdomain ``turn``."""
         now, theta, start, d = self.now, self.flat.vector, self._start, self._messages.vector
         self._messages.work = 0.0
-        start.copy_(theta)
         if not now.known:
             yield from self._evaluate_start()
-        radius = now.radius * self._cooling()
+            if math.isnan(now.reach):
+                self._search()
+            now.known = True
+        radius = now.radius * self.options.cooling(self.done)
 
-        # 1. each subdomain's local steps; 3. its control batch, whose loss is joined with them
+        # 1. each subdomain's local steps; then f_c(theta_k) of 3., to ride in the same message
         rows = list[tuple[float, ...]]()
-        for k, own in enumerate(self._subdomains):
+        for k, subdomain in enumerate(self._subdomains):
             self.turn = k
-            local = yield from own.local_steps(start, radius)
-            self._messages.add(k, theta.sub_(start).mul_(local.samples))
+            local = yield from subdomain.local_steps(start, radius)
+            self._messages.add(k, theta.sub_(start).mul_(local.samples))  # theta as scratch
             theta.copy_(start)
-            own.use((yield))
-            losses = own.samples * own.loss_here(False)
-            rows.append((local.samples, own.samples, losses, local.accepted, local.tried))
+            subdomain.use((yield))
+            losses = subdomain.samples * subdomain.loss_here(False)
+            rows.append((local.samples, subdomain.samples, losses, local.accepted, local.tried))
         now.known = False
 
         # 2. one message
-        seen, controlled, losses, *steps = self._messages.join(*rows)
+        seen, controlled, losses, taken, tried = self._messages.join(*rows)
         before = self._require_finite(losses / require_samples(controlled))
-        if steps[0] == 0:  # on no rank anything has moved
+        if taken == 0:  # nothing has moved on any rank
             self._reject()
             now.radius = max(now.radius / 4.0, self.rule.minimum)
-            return self._done(noisy=True, loss=before, accepted=False, steps=(0, steps[1]))
+            return self._done(noisy=True, loss=before, accepted=False, steps=(0, tried))
         d.div_(seen)
         if self.shared:
-            for own in self._subdomains:
-                own.solver.metric.share(d, own.solver.steps * radius)
+            for subdomain in self._subdomains:
+                subdomain.solver.metric.share(d, subdomain.solver.steps * radius)
         s = add_nesterov(d, self._velocity, largest=self.options.momentum)
 
-        # 3. the trial point, on samples that s has not seen
+        # 3. the trial point, on samples that the correction has not seen
         theta.add_(s)
         after, slope = self._evaluate_trial(s, controlled)
         actual = before - after
@@ -202,38 +206,34 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
 
         # 6. the average
         if accepted:
-            self.average.lerp_(theta, self._weight())
+            self.average.lerp_(theta, self.options.weight(now.accepted))
         return self._done(
             noisy=True,
             loss=after if accepted else before,
             rho=rho,
             accepted=accepted,
             local_reduction=promised,
-            steps=(steps[0], steps[1]),
+            steps=(taken, tried),
         )
 
     def _evaluate_start(self) -> Generator[None, Batch, None]:
-        """Losses and gradients at theta_k on a minibatch each; the first time, the radius too."""
-        for k, own in enumerate(self._subdomains):
+        """Losses and gradients at theta_k on a minibatch each."""
+        for k, subdomain in enumerate(self._subdomains):
             self.turn = k
-            own.use((yield))
-        for own in self._subdomains:
-            own.loss = own.evaluate(with_gradient=True)
-        if math.isnan(self.now.reach):
-            self._search()
-        self.now.known = True
+            subdomain.use((yield))
+        for subdomain in self._subdomains:
+            subdomain.loss = subdomain.evaluate(with_gradient=True)
 
     def _evaluate_trial(self, s: Tensor, controlled: float) -> tuple[float, float]:
-        """f_c and the slope along s (n,), here; the gradients serve the next iteration's steps.
+        """f_c and the slope along s (n,), here, over the samples of all control batches.
 
-        Args:
-            controlled: samples of all control batches.
+        The gradients serve the next iteration's steps.
         """
         rows = []
-        for own in self._subdomains:
-            own.loss = own.evaluate(with_gradient=True)
-            slope = float(torch.dot(own.gradient, s)) if own.samples else 0.0
-            rows.append((own.samples * own.loss, own.samples * slope))
+        for subdomain in self._subdomains:
+            subdomain.loss = subdomain.evaluate(with_gradient=True)
+            slope = float(torch.dot(subdomain.gradient, s)) if subdomain.samples else 0.0
+            rows.append((subdomain.samples * subdomain.loss, subdomain.samples * slope))
         loss, slope = self._messages.sum(*rows)
         return loss / controlled, slope / controlled
 
@@ -253,43 +253,28 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         self.now.radius = min(self.rule.update(self.now.radius, rho), _BRACKET * self.now.reach)
         return rho
 
-    def _cooling(self) -> float:
-        """What the steps' length is multiplied by; 1 before the cooldown."""
-        cooldown = self.options.cooldown
-        return min((1.0 - self.done) / cooldown, 1.0) if cooldown > 0.0 else 1.0
-
-    def _weight(self) -> float:
-        """Of the newest iterate in the average; with an infinite h it is the last one alone."""
-        h = self.options.averaging
-        return 1.0 if math.isinf(h) else (1.0 + h) / (self.now.accepted + h)
-
     def _search(self) -> None:
         """The first radius, and how far it may grow: along the signs of the joined gradient.
 
         Costs a vector message, and forward evaluations with scalar messages.
         """
-        now, direction, parts = self.now, self._messages.vector, self._subdomains
+        now, direction, subdomains = self.now, self._messages.vector, self._subdomains
         direction.zero_()
-        for own in parts:
-            if own.samples:  # the gradient, summed over samples
-                direction.add_(own.gradient * own.samples)
-        rows = [(own.samples * own.loss, own.samples) for own in parts]
+        for subdomain in subdomains:
+            if subdomain.samples:  # the gradient, summed over samples
+                direction.add_(subdomain.gradient * subdomain.samples)
+        rows = [(subdomain.samples * subdomain.loss, subdomain.samples) for subdomain in subdomains]
         losses, total = self._messages.join(*rows, exact=True)
         loss = self._require_finite(losses / require_samples(total))
         self._require_finite(loss, gradient=bool(direction.isfinite().all()))
 
         def loss_here() -> float:
-            rows = [(own.samples * own.loss_here(False),) for own in parts]
+            rows = [(subdomain.samples * subdomain.loss_here(False),) for subdomain in subdomains]
             return self._messages.sum(*rows)[0] / total
 
+        metric = subdomains[0].solver.metric
         found = along_step(
-            self.flat,
-            self._start,
-            direction,
-            parts[0].solver.metric,
-            loss_here,
-            loss=loss,
-            samples=total,
+            self.flat, self._start, direction, metric, loss_here, loss=loss, samples=total
         )
         now.reach = found.reach
         if self.comm.rank == 0:
@@ -303,11 +288,11 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
 
     def state_dict(self) -> dict[str, Any]:
         """As the frame's; the smoothed reductions as well."""
-        self._require_between()
+        self._require_idle()
         return {**super().state_dict(), "ratio": [self._ratio.actual, self._ratio.promised]}
 
     def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
-        self._abandon()
+        self._close()  # the parameters may be those of the state already
         super()._restore(state, resized=resized)
         self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
         self._gradient_version = self.flat.gradient._version

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from apts_mpi.errors import InputError, calling
+from apts_mpi.errors import InputError, user_code
 from apts_mpi.networks.asking import refuse_library, refuse_other
 from apts_mpi.networks.evaluating import TRIED, evaluating, kept, outputs_of
 from apts_mpi.networks.task import Task
@@ -39,7 +39,7 @@ def function(name: str) -> Callable[[Task], Any]:
     remedy = "start where it lies, or name its folder in PYTHONPATH"
     if module.endswith(".py"):
         remedy = f"name the module, not its file: {Path(module).stem}:{attribute}"
-    with calling(f"--network {name}: {module} cannot be imported", f"; {remedy}"):
+    with user_code(f"--network {name}: {module} cannot be imported", f"; {remedy}"):
         found = getattr(importlib.import_module(module), attribute, None)
     if not callable(found):
         raise InputError(f"--network {name}: {module} has no function {attribute}")
@@ -68,7 +68,7 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
     refuse_library(name)
     made = function(name)
     refuse_other(name, made, task)
-    with calling(f"--network {name}: fails on {task}"):
+    with user_code(f"--network {name}: fails on {task}"):
         given = made(task)
     module, loss = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(module, nn.Module) or not (loss is None or callable(loss)):
@@ -84,7 +84,7 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
                 "trains; make it one of the network's, and hand it to the loss with the outputs"
             )
     if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
-        with _calling(name, task), evaluating(module):
+        with _user_code(name, task), evaluating(module):
             outputs_of(module, task)  # which makes them
     _check_tensors(name, module)
     outputs = _tried(name, module, task)
@@ -144,12 +144,12 @@ def _tried(name: str, module: nn.Module, task: Task) -> object:
     Raises:
         InputError: the network fails on them, in training or in evaluation.
     """
-    with _calling(name, task), kept(module):
+    with _user_code(name, task), kept(module):
         outputs_of(module, task)
         with evaluating(module):
             outputs = outputs_of(module, task)
     return tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
 
 
-def _calling(name: str, task: Task) -> AbstractContextManager[None]:
-    return calling(f"--network {name}: fails on {TRIED} samples of shape {task.sample_shape}")
+def _user_code(name: str, task: Task) -> AbstractContextManager[None]:
+    return user_code(f"--network {name}: fails on {TRIED} samples of shape {task.sample_shape}")

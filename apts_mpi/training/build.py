@@ -128,7 +128,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
             f"{units}"
         )
     network = flat_network(module, judge, task, config)
-    take_rank_zeros(network.frozen, comm)  # before it is tried, so that this is heard first
+    take_rank_zeros(network.frozen, comm)  # before the trial, so that this warning comes first
     subdomains = _subdomains(config, comm, task, network, train)
     batch = config.batch or CHUNK
     statistics = RunningStatistics(network, train, batch=batch, comm=comm)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Protocol
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.apts import APTS
-from apts_mpi.method.baselines import baseline
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import BASELINES
+from apts_mpi.method.peers import baseline
 from apts_mpi.method.schedule import Schedule
 from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.settings.config import TrainConfig
@@ -22,13 +22,13 @@ class Optimizer(Protocol):
     """What training needs of one.
 
     Attributes:
-        OWN: entries of its state that this rank alone has; all others are the same on every rank.
-        FORGETS: what of them is lost where a run resumes on another number of ranks.
+        PER_RANK: entries of its state that only this rank has; all others are the same on all.
+        LOST_ON_RESIZE: what of them is lost where a run resumes on another number of ranks.
         done: part of the run's work that is done, 0 to 1; training sets it before an iteration.
     """
 
-    OWN: ClassVar[tuple[str, ...]]
-    FORGETS: ClassVar[str]
+    PER_RANK: ClassVar[tuple[str, ...]]
+    LOST_ON_RESIZE: ClassVar[str]
     done: float
 
     def iterate(self, *draws: Draw) -> Iteration:

@@ -41,7 +41,7 @@ def states(run: Run, progress: Progress, seconds: float) -> tuple[State, State]:
     others = run.statistics.others()
     apart = replicas.differ(others, run.comm)
     optimizer = run.optimizer.state_dict()
-    own = {name: optimizer.pop(name) for name in run.optimizer.OWN}
+    own = {name: optimizer.pop(name) for name in run.optimizer.PER_RANK}
     return _common(run, progress, optimizer), {
         "optimizer": own,
         "buffers": {name: others[name] for name in apart},
@@ -144,7 +144,7 @@ def restore(run: Run, resumed: Resumed) -> tuple[Progress, float]:
         changes = "; ".join(resumed.changes(run.config, comm.size))
         line += (
             f" on {_shape(*_here(run))}, not {_shape(*resumed.shape)}: parameters, radius and "
-            f"place in the data stay, {run.optimizer.FORGETS} is lost"
+            f"place in the data stay, {run.optimizer.LOST_ON_RESIZE} is lost"
             + (f"; {changes}" if changes else "")
         )
     say(line)

@@ -9,7 +9,7 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from apts_mpi.errors import InputError, calling
+from apts_mpi.errors import InputError, user_code
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion
 from apts_mpi.networks.seeding import same_state
@@ -45,7 +45,7 @@ def try_out(
             count = min(smallest, _FEW)
             if count:
                 x, y = next(iter(samples.blocks(count)))
-                with _calling("training", len(x)):
+                with _user_code("training", len(x)):
                     network.loss_and_gradient(x, y)
                 warning = warning or _differing(network, x, y)
         for samples in evaluation:
@@ -54,7 +54,7 @@ def try_out(
                 block = next(iter(samples.blocks(count)))
                 network.generators.seed(())
                 place = network.generators.state()  # where an evaluation starts, too
-                with _calling("evaluation", len(block[1])):
+                with _user_code("evaluation", len(block[1])):
                     network.evaluate([block], criterion)
                 if not warning and not same_state(place, network.generators.state()):
                     warning = (
@@ -73,13 +73,13 @@ def try_out(
     return warning
 
 
-def _calling(way: str, count: int) -> AbstractContextManager[None]:
+def _user_code(way: str, count: int) -> AbstractContextManager[None]:
     alone = (
         "; a minibatch may have one sample here: cut shards of more samples, take another "
         "--batch, or fewer ranks and subdomains"
     )
     what = f"fails in {way} on {count} sample{'s' * (count > 1)}"
-    return calling(what, alone if count == 1 else "")
+    return user_code(what, alone if count == 1 else "")
 
 
 def _differing(network: FlatNetwork, x: Tensor, y: Tensor) -> str:

@@ -20,6 +20,7 @@ from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import option, several, whole
 from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Section, Table
+from benchmarks.harness.worker import training
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
@@ -66,7 +67,6 @@ def task(comm: Comm, folder: Path, hidden: str, repetitions: int) -> Row:
     """A run with a checkpoint after every other outer iteration, timed on this rank."""
     from apts_mpi.checkpoints.folder import listed
     from apts_mpi.training.provenance import versions
-    from benchmarks.harness.programs import training
 
     flags = ["--hidden", hidden, "--threads", "1", "--epochs", "1e9", "--evaluate-every", "1e8"]
     flags += ["--iterations", str(2 * (repetitions + WARM_UP)), "--checkpoint-every", "off"]

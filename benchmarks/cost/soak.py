@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import real, whole
 from benchmarks.harness.results import Row, versioned
 from benchmarks.harness.sections import Image, Section, Table
-from benchmarks.harness.worker import resident
+from benchmarks.harness.worker import resident, training
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
@@ -67,7 +68,6 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
 def task(comm: Comm, folder: Path, seconds: float, every: float) -> list[Row]:
     """A long run that looks at itself now and then, on every rank."""
     from apts_mpi.comm.watch import Watch
-    from benchmarks.harness.programs import training
 
     sampler = Sampler(every)
     flags = [*FLAGS, "--max-seconds", str(seconds), "--out", str(folder / "run")]
@@ -104,7 +104,7 @@ class Sampler:
             "resident": resident(),
             "handles": len(os.listdir("/proc/self/fd")),
             "threads": threading.active_count(),
-            "iteration_seconds": sorted(self._walls)[len(self._walls) // 2],
+            "iteration_seconds": median_high(self._walls),
             "iteration_cpu": (cpu - self._cpu) / len(self._walls),
         }
         self.looks.append(look)

@@ -20,6 +20,6 @@ The task is a function in a module of the command, ``task(comm, folder, **argume
 calls it, through the one ``worker``, and what it returns (JSON) comes back by rank as
 ``Outcome.values``, with the folder and the seconds. An error that all ranks raise together (an
 ``AgreedError``, a loss that is not finite) fails its piece, and the job continues; a job that dies
-is started again behind the piece it died in. ``programs`` has the task that runs the program's own
-command line. ``benchmarks/cost/overhead/command.py`` is an example in full.
+is started again behind the piece it died in. ``worker.program`` is the task that runs the program's
+own command line. ``benchmarks/cost/overhead.py`` is an example in full.
 """

@@ -91,13 +91,11 @@ class Shards:
         if path.exists():
             return
         given = self.original(source)
-        if source == "text":
-            assert given is not None, "a text has a file"
+        if source == "text" and given is not None:
             write_shards(load_text(given), path, shards=ranks, exist_ok=True)
-            return
-        original = load_source(source, path=given)
-        # One mean for all channels: the results that there are were made so.
-        write_shards(original, path, shards=ranks, normalize="one", exist_ok=True)
+        else:  # one mean for all channels: the results that there are were made so
+            original = load_source(source, path=given)
+            write_shards(original, path, shards=ranks, normalize="one", exist_ok=True)
 
     def original(self, source: str) -> Path | None:
         """The original files of a data set; None for the embedded digits.
@@ -114,21 +112,17 @@ def cut(data: str, folder: Path, mnist: Path | None) -> tuple[str, Path]:
     Where MNIST is not found and was not asked for by name, random samples of its shape stand in:
     they take the same time.
     """
-    source: Source | None = None
-    if data == "mnist":
-        try:
-            source = load_source("mnist", path=find("mnist", mnist))
-        except InputError as error:
-            if mnist is not None:
-                raise
-            print(f"{error}; timing random samples of its shape instead", flush=True)
-            source = like_mnist()
-    else:
-        source = load_source(data)
-    path = folder / f"{source.name}-1"
-    if not path.exists():
-        write_shards(source, path, shards=1, exist_ok=True)
-    return source.name, path
+    shards = Shards(folder, mnist=mnist)
+    try:
+        shards.make(data, 1)
+    except InputError as error:
+        if data != "mnist" or mnist is not None:
+            raise
+        print(f"{error}; timing random samples of its shape instead", flush=True)
+        data = "mnist-shaped"
+        if not shards.path(data, 1).exists():
+            write_shards(like_mnist(), shards.path(data, 1), shards=1, exist_ok=True)
+    return data, shards.path(data, 1)
 
 
 def like_mnist() -> Source:

@@ -7,14 +7,16 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from apts_mpi.comm.clock import PHASES
 from benchmarks.harness import figures
+from benchmarks.harness.results import digest
 from benchmarks.harness.sections import FIGURES, Picture
 from benchmarks.harness.statistics import Estimate
-from benchmarks.harness.units import digits, size
+from benchmarks.harness.units import digits
 
 # Stand for the page's own colours, which change with its ground; in a file of its own they are as
 # written here.
@@ -26,6 +28,7 @@ _LABEL = 32  # characters
 
 _LOOK = {
     **{"svg.fonttype": "none", "svg.hashsalt": "report", "text.parse_math": False},
+    "font.sans-serif": ["DejaVu Sans"],  # named in every text, with sans-serif behind it
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK},
     **{"xtick.color": INK, "ytick.color": INK, "grid.color": LINE, "grid.alpha": 1.0},
     **{"grid.linewidth": 0.6, "axes.axisbelow": True, "hatch.linewidth": 0.7},
@@ -118,6 +121,11 @@ def svg(draw: Callable[[Any], None], *, height: float, panels: int = 1) -> Calla
         text = drawn.getvalue()
         text = text[text.index("<svg") :]
         text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        text = re.sub(r'<g id="[^"]*">', "<g>", text)  # nothing refers to groups
+        text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
+        # Two digits behind the point, and no blanks that say nothing.
+        shorter = partial(re.sub, r"(?<=\.\d\d)\d+|(?<=[;:]) ", "")
+        text = re.sub(r"<[^>]*>", lambda tag: shorter(tag[0]), text)
         return re.sub(r"^[ \t]+", "", text, flags=re.MULTILINE).strip()
 
     return made
@@ -131,17 +139,11 @@ def inline(text: str, name: str, label: str) -> str:
     """
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, variable)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'href="#', f'href="#{name}-', text)
-    text = text.replace("url(#", f"url(#{name}-")
-    return re.sub(r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>", _opening(label), text, count=1)
-
-
-def _opening(label: str) -> Callable[[re.Match[str]], str]:
-    # width and height are left out, so that it is as wide as its place.
-    return lambda found: (
-        f'<svg {found[1]} role="img" aria-label="{label}" preserveAspectRatio="xMidYMid">'
-    )
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>p{digest(name)}", text)
+    # Width and height are left out, so that it is as wide as its place.
+    more = f'role="img" aria-label="{label}" preserveAspectRatio="xMidYMid"'
+    opening = r"<svg [^>]*?(viewBox=\"[^\"]*\")[^>]*>"
+    return re.sub(opening, lambda found: f"<svg {found[1]} {more}>", text, count=1)
 
 
 def write(pictures: Iterable[Picture], out: Path) -> None:
@@ -198,11 +200,6 @@ def log_axis(axis: Any, form: Callable[[float], str] = digits) -> None:
 def _short(text: str) -> str:
     """Without zeros that say nothing: ``1.00 s`` is ``1 s``."""
     return re.sub(r"(\.\d*?)0+(?=\D|$)", lambda m: "" if m[1] == "." else m[1], text)
-
-
-def bytes_axis(axis: Any) -> None:
-    """Sizes with their units on a logarithmic axis."""
-    log_axis(axis, size)
 
 
 def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = False) -> None:

@@ -40,12 +40,9 @@ def pyplot() -> Any:
     Raises:
         InputError: it is not installed; called before long work, so that none is lost.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError(
-            "matplotlib is not installed; it draws the plots: pip install 'apts_mpi[bench]'"
-        ) from None
+    require("matplotlib")
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 

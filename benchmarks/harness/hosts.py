@@ -143,13 +143,9 @@ class Hosts:
         """Run ``python ARGUMENTS`` on every rank, from the checkout's root.
 
         Args:
-            timeout: seconds after which the whole job is ended.
-            heard: called with every line; where it answers True, the clock starts anew.
             settings: MCA parameters; no other one that ``mpi_settings`` knows is set.
             variables: of the ranks' environment, besides this process's.
-
-        Raises:
-            RunFailed: it did not end with status 0, or not in time.
+            timeout, heard: as in ``supervise``, which raises the same.
         """
         supervise(
             [*self.mpi_command(), sys.executable, *arguments],

@@ -55,12 +55,8 @@ def mpirun(
 
     Args:
         launch: another launcher's command line, ``srun -n {ranks}`` say.
-        timeout: seconds after which the whole job is ended.
-        heard: called with every line of its output; where it answers True, the clock starts anew.
         env: of the job; None is this process's, with what Open MPI needs.
-
-    Raises:
-        RunFailed: it did not end with status 0, or not in time.
+        timeout, heard: as in ``supervise``, which raises the same.
     """
     supervise(
         [*words(launch, ranks), sys.executable, *arguments],

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from apts_mpi.comm.clock import COMMUNICATION, PHASES
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, grouped
 from benchmarks.harness.statistics import Array, Estimate, median
 
 COMPUTE = ("gradient", "algebra")
@@ -100,7 +100,7 @@ class Point:
     @cached_property
     def per_epoch(self) -> Estimate:
         """Seconds per epoch."""
-        return median(self.cost).times(self.runs[0].samples / self.ranks)
+        return self.per_gradient.times(self.runs[0].samples / self.ranks)
 
     @cached_property
     def per_gradient(self) -> Estimate:
@@ -155,23 +155,23 @@ class Point:
 
 def runs(rows: Iterable[Row]) -> tuple[list[Run], int]:
     """The runs whose rows are all there, and how many are left out as theirs are not."""
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        settings = {k: v for k, v in row["settings"].items() if k not in ("rank", "phase")}
-        grouped.setdefault(json.dumps([settings, row["run"]], sort_keys=True), []).append(row)
-    made = [_run(some) for some in grouped.values()]
+
+    def run(row: Row) -> str:
+        return json.dumps([but(row["settings"], "rank", "phase"), row["run"]], sort_keys=True)
+
+    made = [_run(some) for some in grouped(rows, run).values()]
     return [run for run in made if run is not None], made.count(None)
 
 
 def _run(rows: Sequence[Row]) -> Run | None:
     by = {(row["settings"]["rank"], row["settings"]["phase"]): row for row in rows}
-    settings = {k: v for k, v in rows[0]["settings"].items() if k not in ("rank", "phase")}
+    settings = but(rows[0]["settings"], "rank", "phase")
     ranks = range(settings["ranks"])
     wanted = [(rank, phase) for rank in ranks for phase in PHASES]
     if any(key not in by for key in wanted) or len({len(row["seconds"]) for row in rows}) != 1:
         return None
     phases = {
-        phase: np.array([by[rank, phase]["seconds"] for rank in ranks], dtype=np.float64)
+        phase: np.array([by[rank, phase]["seconds"] for rank in ranks], dtype=float)
         for phase in PHASES
     }
     if not any(phases[phase].any() for phase in TIMED):
@@ -197,12 +197,8 @@ def _sent(rows: Sequence[Row]) -> float:
 
 def points(found: Iterable[Run]) -> list[Point]:
     """Runs by configuration."""
-    grouped: dict[str, list[Run]] = {}
-    for run in found:
-        grouped.setdefault(json.dumps(but(run.settings, "repetition"), sort_keys=True), []).append(
-            run
-        )
-    return [Point(json.loads(key), tuple(some)) for key, some in grouped.items()]
+    alike = grouped(found, lambda run: json.dumps(but(run.settings, "repetition"), sort_keys=True))
+    return [Point(json.loads(key), tuple(some)) for key, some in alike.items()]
 
 
 def but(settings: Row, *names: str) -> Row:

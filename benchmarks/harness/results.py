@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import apts_mpi
 from apts_mpi.errors import InputError
@@ -34,6 +34,8 @@ KEPT = (
 
 
 Row = dict[str, Any]
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 def versioned(**settings: Any) -> Row:
@@ -50,6 +52,19 @@ def in_order(rows: Iterable[Row], **known: Iterable[object] | None) -> list[Row]
         return [places[name].index(s[name]) if name in places else s[name] for name in known]
 
     return sorted(rows, key=place)
+
+
+def matching(rows: Iterable[Row], **wanted: object) -> list[Row]:
+    """The rows with these values among their settings."""
+    return [row for row in rows if wanted.items() <= row["settings"].items()]
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by what they have in common, in the order in which they come."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def metrics(folder: Path) -> list[Row]:

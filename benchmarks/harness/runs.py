@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from apts_mpi.method.options import AVERAGING as AVERAGING
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
-from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
+from benchmarks.harness.results import KEPT, Row, curve, grouped, metrics, summary
 from benchmarks.harness.worker import PROGRAM
 
 RUNS = 10  # of a job at most
@@ -56,10 +56,7 @@ def jobs(session: Session, wanted: Sequence[Row], shards: Shards) -> list[Job]:
 
 def batches(todo: Sequence[Row], at_once: int) -> Iterator[Sequence[Row]]:
     """Runs of the same data and ranks together, so many per job that no thread idles for long."""
-    kinds: dict[tuple[str, int, bool], list[Row]] = {}
-    for settings in todo:
-        kind = (settings["data"], settings["ranks"], bool(settings.get("simulated")))
-        kinds.setdefault(kind, []).append(settings)
+    kinds = grouped(todo, lambda s: (s["data"], s["ranks"], bool(s.get("simulated"))))
     for runs in kinds.values():
         size = RUNS if at_once == 1 else min(RUNS, math.ceil(len(runs) / (2 * at_once)))
         yield from (runs[i : i + size] for i in range(0, len(runs), size))

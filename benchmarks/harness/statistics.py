@@ -80,9 +80,8 @@ def _estimate(
         for unit, indices in zip(units, drawn, strict=True):
             values = unit[np.moveaxis(indices, axis, -1).astype(int)]
             flat = values.reshape(*values.shape[:-2], -1)
-            medians.append(
-                np.nanmedian(flat, axis=-1) if _ragged(unit) else np.median(flat, axis=-1)
-            )
+            of = np.nanmedian if np.isnan(unit).any() else np.median
+            medians.append(of(flat, axis=-1))
         return combine(medians)
 
     with warnings.catch_warnings():
@@ -110,7 +109,3 @@ def _units(runs: Runs) -> Array:
     for row, run in zip(padded, whole, strict=True):
         row[: len(run)] = run
     return padded
-
-
-def _ragged(unit: Array) -> bool:
-    return bool(np.isnan(unit).any())

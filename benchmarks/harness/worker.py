@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from apts_mpi.__main__ import guarded
 
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
+    from apts_mpi.training.loop import Training
 
-PROGRAM = "benchmarks.harness.programs:program"
+PROGRAM = "benchmarks.harness.worker:program"
 ENDED = re.compile(r"ended (\d+)(?: (.*))?$")
 
 
@@ -45,6 +47,22 @@ def resident() -> int:
     """Bytes of memory of this process; only Linux has them in /proc."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def program(comm: Comm, folder: Path, lines: Sequence[Sequence[str]]) -> None:
+    """Task: command lines of the program in turn; "{folder}" in them stands for the piece's."""
+    from apts_mpi.cli.main import main
+
+    for line in lines:
+        main([word.replace("{folder}", str(folder)) for word in line], comm)
+
+
+def training(arguments: Sequence[str], comm: Comm) -> Training:
+    """A run of the program that is about to begin; for tasks that look into it."""
+    from apts_mpi.cli.main import train_settings
+    from apts_mpi.training.loop import Training
+
+    return Training(train_settings([*arguments]), comm)
 
 
 def work(path: Path) -> int:

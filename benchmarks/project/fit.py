@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -111,25 +111,24 @@ def _spread(found: Sequence[Measured]) -> Spread:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Link):
     """A measured network: by its fits where there is one for as many ranks, else by formula.
 
     Attributes:
-        fits: by ranks, one or more. link: what the formulas take.
+        fits: by ranks, one or more.
     """
 
-    fits: dict[int, Hockney]
-    link: Link
+    fits: dict[int, Hockney] = field(default_factory=dict)
 
     def seconds(self, nbytes: float, ranks: int) -> float:
         """Of an Allreduce."""
         if ranks in self.fits:
             return max(self.fits[ranks].seconds(nbytes), 0.0)
-        return self.link.seconds(nbytes, ranks)
+        return super().seconds(nbytes, ranks)
 
     def barrier(self, ranks: int) -> float:
         """As long as an Allreduce of nothing: both are lg p messages on the way."""
-        return self.seconds(0.0, ranks) if ranks in self.fits else self.link.barrier(ranks)
+        return self.seconds(0.0, ranks) if ranks in self.fits else super().barrier(ranks)
 
 
 def fitted(fits: dict[int, Hockney]) -> Fitted:
@@ -143,7 +142,7 @@ def fitted(fits: dict[int, Hockney]) -> Fitted:
     start = max(own.seconds(0.0), 0.0)
     slope = max(own.seconds(1e6) - own.seconds(0.0), 0.0) / 1e6
     alpha = start / math.ceil(math.log2(ranks))
-    return Fitted(fits, Link(alpha, slope * ranks / (2 * (ranks - 1))))
+    return Fitted(alpha, slope * ranks / (2 * (ranks - 1)), fits=fits)
 
 
 def fits_of(rows: Iterable[Row]) -> dict[tuple[int, str, str], Fitted]:

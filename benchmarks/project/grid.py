@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.project.fit import costs_of
-from benchmarks.project.model import Costs, Link, Parts, iteration, work_of
+from benchmarks.project.model import Costs, Parts, iteration, work_of
 from benchmarks.project.plan import Accelerator, Method, Plan
 from benchmarks.project.rows import Measured
 
@@ -35,26 +35,6 @@ class Projection:
     efficiency: dict[int, float]
 
 
-@dataclass(frozen=True)
-class Staged:
-    """A network reached from a device: messages are copied to its host before and back after.
-
-    Attributes:
-        link: the network. copy: bytes per second.
-    """
-
-    link: Link
-    copy: float
-
-    def seconds(self, nbytes: float, ranks: int) -> float:
-        """Of an Allreduce."""
-        return self.link.seconds(nbytes, ranks) + 2 * nbytes / self.copy
-
-    def barrier(self, ranks: int) -> float:
-        """Of a barrier; nothing is copied."""
-        return self.link.barrier(ranks)
-
-
 def project(plan: Plan, alone: Sequence[Measured]) -> list[Projection]:
     """All of a plan.
 
@@ -69,19 +49,19 @@ def project(plan: Plan, alone: Sequence[Measured]) -> list[Projection]:
     for device in devices:
         for parameters in plan.parameters:
             for method in plan.methods:
-                costs = {
-                    ranks: _costs(method, shape[0], parameters, alone, device)
+                ranked = {
+                    ranks: (
+                        work_of(method.costs, parameters, *shape),
+                        _costs(method, shape[0], parameters, alone, device),
+                    )
                     for ranks in (1, *plan.ranks)
                     if (shape := method.shape(ranks, plan.samples)) is not None
                 }
                 for network in plan.networks:
-                    transfer = Staged(network.link, device.copy) if device else network.link
+                    link = replace(network.link, copy=device.copy) if device else network.link
                     parts, epoch = {}, {}
-                    for ranks, own in costs.items():
-                        shape = method.shape(ranks, plan.samples)
-                        assert shape is not None, "it has costs"
-                        work = work_of(method.costs, parameters, *shape)
-                        parts[ranks] = iteration(work, own, transfer, ranks)
+                    for ranks, (work, costs) in ranked.items():
+                        parts[ranks] = iteration(work, costs, link, ranks)
                         each = ranks * work.batch * work.evaluations
                         epoch[ranks] = parts[ranks].total * plan.samples / each
                     found.append(

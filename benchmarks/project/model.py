@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 from benchmarks.project.spread import Spread
 
@@ -29,29 +28,29 @@ class Link:
     Attributes:
         latency: alpha, seconds per message. per_byte: beta, seconds per byte.
         reduction: gamma, seconds to add a byte; 0 where it is part of ``per_byte``.
+        copy: bytes per second from a device to its host before a message, and back after.
     """
 
     latency: float
     per_byte: float
     reduction: float = 0.0
+    copy: float = math.inf
 
     def seconds(self, nbytes: float, ranks: int) -> float:
-        """Of an Allreduce of so many bytes, by the algorithm that is cheapest."""
-        return best(nbytes, ranks, self)[1]
+        """Of an Allreduce, by the cheapest algorithm, as a library that is tuned would choose.
+
+        Raises:
+            ValueError: fewer ranks than one, or bytes than none.
+        """
+        if ranks < 1 or nbytes < 0:
+            raise ValueError(f"an Allreduce of {nbytes} bytes over {ranks} ranks")
+        if ranks == 1:
+            return 0.0
+        return min(own(nbytes, ranks, self) for own in ALGORITHMS.values()) + 2 * nbytes / self.copy
 
     def barrier(self, ranks: int) -> float:
         """Of a barrier by dissemination (Hensgen, Finkel, Manber 1988): a latency per round."""
         return math.ceil(math.log2(ranks)) * self.latency
-
-
-class Transfer(Protocol):
-    """What an outer iteration needs to know of a network: ``Link``, or what fits a measured one."""
-
-    def seconds(self, nbytes: float, ranks: int) -> float:
-        """Of an Allreduce."""
-
-    def barrier(self, ranks: int) -> float:
-        """Of a barrier that all ranks reach at once."""
 
 
 def ring(nbytes: float, ranks: int, link: Link) -> float:
@@ -85,21 +84,6 @@ def rabenseifner(nbytes: float, ranks: int, link: Link) -> float:
 
 
 ALGORITHMS = {"ring": ring, "recursive doubling": doubling, "Rabenseifner": rabenseifner}
-
-
-def best(nbytes: float, ranks: int, link: Link) -> tuple[str, float]:
-    """The cheapest algorithm and its seconds, as a library that is tuned would choose.
-
-    Raises:
-        ValueError: fewer ranks than one, or bytes than none.
-    """
-    if ranks < 1 or nbytes < 0:
-        raise ValueError(f"an Allreduce of {nbytes} bytes over {ranks} ranks")
-    if ranks == 1:
-        return "none", 0.0
-    costs = {name: seconds(nbytes, ranks, link) for name, seconds in ALGORITHMS.items()}
-    name = min(costs, key=lambda name: costs[name])
-    return name, costs[name]
 
 
 def _rounds(ranks: int) -> tuple[int, int]:
@@ -207,9 +191,7 @@ class Parts:
         return self.busy + self.vector + self.scalar + self.imbalance
 
 
-def iteration(
-    work: Work, costs: Costs, transfer: Transfer, ranks: int, *, slowdown: float = 1.0
-) -> Parts:
+def iteration(work: Work, costs: Costs, link: Link, ranks: int, *, slowdown: float = 1.0) -> Parts:
     """Seconds of an outer iteration on so many ranks.
 
     Every message is preceded by a barrier, as in apts_mpi.comm.communicator. Stragglers are waited
@@ -224,9 +206,9 @@ def iteration(
     other = slowdown * costs.other
     vector = scalar = imbalance = 0.0
     if ranks > 1:
-        barrier = transfer.barrier(ranks)
-        vector = work.vectors * (barrier + transfer.seconds(work.vector_bytes, ranks))
-        scalar = work.scalars * (barrier + transfer.seconds(SCALARS_BYTES, ranks))
+        barrier = link.barrier(ranks)
+        vector = work.vectors * (barrier + link.seconds(work.vector_bytes, ranks))
+        scalar = work.scalars * (barrier + link.seconds(SCALARS_BYTES, ranks))
         excess = costs.spread.over(work.evaluations).excess(ranks)
         imbalance = excess * (compute + algebra + data + other)
     return Parts(compute, algebra, data, other, vector, scalar, imbalance)

@@ -10,8 +10,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.settings.defaults import LOCAL_STEPS, plan
 from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.project.model import Link
-
-COSTS = {"apts": "apts-scaled"}  # the name in the rows of ``strong``, where it is another
+from benchmarks.project.rows import METHODS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Method:
     @property
     def costs(self) -> str:
         """Whose measured costs it has."""
-        return COSTS.get(self.method, self.method)
+        return METHODS.get(self.method, self.method)
 
     def shape(self, ranks: int, samples: int) -> tuple[int, int | None] | None:
         """A rank's minibatch and local steps; None where it would have no sample."""

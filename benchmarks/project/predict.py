@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from benchmarks.project.fit import Fitted, costs_of, typical
-from benchmarks.project.model import Costs, Link, Parts, Transfer, iteration
+from benchmarks.project.model import Costs, Link, Parts, iteration
 from benchmarks.project.rows import Measured
 
 
@@ -59,11 +60,6 @@ class Prediction:
     slowdown: float
     source: str
 
-    @property
-    def error(self) -> float:
-        """Relative, of what was predicted."""
-        return self.parts.total / self.measured - 1.0
-
 
 def predict(
     scaling: Sequence[Measured],
@@ -85,22 +81,16 @@ def predict(
         costs, donors = costs_for(target, alone)
         slow, peers = slowdown(target, scaling, alone)
 
-        def parts(
-            factor: float,
-            target: Measured = target,
-            costs: Costs = costs,
-            transfer: Transfer = found[0],
-        ) -> Parts:
-            return iteration(target.work, costs, transfer, target.ranks, slowdown=factor)
-
+        # On as many ranks of this network, but for how much they slow each other down.
+        parts = partial(iteration, target.work, costs, found[0], target.ranks)
         names = sorted({f"{m.of['benchmark']} {m.method} batch {m.of['batch']}" for m in donors})
         shared = f"; slow-down {slow:.2f} from {peers}" if peers else ""
         made.append(
             Prediction(
                 of=target,
                 measured=typical(target.seconds),
-                parts=parts(slow),
-                alone=parts(1.0).total,
+                parts=parts(slowdown=slow),
+                alone=parts().total,
                 slowdown=slow,
                 source=f"N = 1 of {', '.join(names)}; micro {found[1]}{shared}",
             )

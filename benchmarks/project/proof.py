@@ -73,15 +73,8 @@ def _proof(rows: Sequence[Row]) -> Picture:
         for row in rows:
             kind = str(row["settings"]["of"].get("benchmark", "other"))
             look = seen.setdefault(kind, _LOOKS.get(kind, draw.Style(figures.RED, "X", "-")))
-            ax.plot(
-                row["measured"],
-                row["predicted"],
-                look.marker,
-                color=look.colour,
-                mec=draw.INK,
-                mew=0.5,
-                ms=6,
-            )
+            form = {"color": look.colour, "mec": draw.INK, "mew": 0.5, "ms": 6}
+            ax.plot(row["measured"], row["predicted"], look.marker, **form)
         values = [row[name] for row in rows for name in ("measured", "predicted")]
         ends = np.array([min(values) / 1.5, max(values) * 1.5])
         ax.plot(ends, ends, color=draw.INK, lw=0.8, ls="--")
@@ -116,7 +109,10 @@ def _points(rows: Sequence[Row]) -> Table:
         body.append(
             [
                 *(str(of.get(name, "-")) for name in names),
-                *("-" if v is None else f"{v:g}" if _real(v) else str(v) for v in shown),
+                *(
+                    "-" if v is None else f"{v:g}" if isinstance(v, int | float) else str(v)
+                    for v in shown
+                ),
                 _ms(row["measured"])
                 + (f" [{', '.join(map(_ms, r))}]" if (r := row.get("range")) else ""),
                 *(_ms(row["predicted"]), f"{100 * _error(row):+.1f}"),
@@ -129,10 +125,6 @@ def _points(rows: Sequence[Row]) -> Table:
         *("measured, ms", "predicted, ms", "error, %", "without slow-down, %", "slow-down"),
     )
     return Table("Every point", header, body, text=6, folded=len(rows) > 12)
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _ms(value: float) -> str:

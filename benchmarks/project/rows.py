@@ -10,7 +10,7 @@ import numpy as np
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.phase_runs import Point, but, points, runs
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, grouped
 from benchmarks.harness.statistics import Array
 from benchmarks.project.model import PUBLISHED, Work, work_of
 
@@ -104,12 +104,11 @@ def network(rows: Iterable[Row]) -> list[Measured]:
     Raises:
         InputError: a row lacks what the model needs.
     """
-    grouped: dict[str, list[Row]] = {}
-    for row in rows:
-        of = but(row["settings"], "repetition")
-        if "diverged" not in row and of["method"] not in OUTSIDE:
-            grouped.setdefault(json.dumps(of, sort_keys=True), []).append(row)
-    return [_network(own) for own in grouped.values() if any(map(_times, own))]
+    known = [r for r in rows if "diverged" not in r and r["settings"]["method"] not in OUTSIDE]
+    alike = grouped(
+        known, lambda row: json.dumps(but(row["settings"], "repetition"), sort_keys=True)
+    )
+    return [_network(own) for own in alike.values() if any(map(_times, own))]
 
 
 def _times(row: Row) -> list[float]:

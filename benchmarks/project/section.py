@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from benchmarks.harness import drawing as draw
@@ -128,12 +129,8 @@ def projections(rows: Sequence[Row], words: Row = NO_WORDS) -> Section | None:
 
 def last_ranks(own: dict[int, Row]) -> int:
     """The ranks up to which efficiency is fair; 1 where it never is."""
-    last = 1
-    for ranks in sorted(own):
-        if own[ranks]["efficiency"] < HALF:
-            break
-        last = ranks
-    return last
+    fair = takewhile(lambda ranks: own[ranks]["efficiency"] >= HALF, sorted(own))
+    return max(fair, default=1)
 
 
 def _limit(own: dict[int, Row]) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.harness.results import Row
@@ -32,30 +32,32 @@ _LINES = {
 
 def section(rows: Rows) -> Section:
     """The set-up of all rows."""
+    kinds = [kind for kind in KINDS if rows[kind] and kind != "fitted"]
+
+    def table(caption: str, names: Row, value: Callable[[Row, str], object]) -> Table:
+        lines = [
+            [label, *(_all(value(row, name) for row in rows[kind]) for kind in kinds)]
+            for name, label in names.items()
+        ]
+        lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
+        return Table(caption, ["what", *kinds], lines, text=1 + len(kinds))
+
+    def versions(row: Row) -> Row:
+        found = row.get("versions")
+        return found if isinstance(found, dict) else {}
+
+    names = sorted({name for row in rows.everything for name in versions(row)})
     return Section(
         "Set-up",
         [
             Text("Everything that the results say of how they came about, by benchmark."),
-            _values(rows),
-            _versions(rows),
+            table(
+                "Settings and machines", _LINES, lambda row, n: row["settings"].get(n, row.get(n))
+            ),
+            table("Versions", {name: name for name in names}, lambda row, n: versions(row).get(n)),
             _files(rows),
         ],
     )
-
-
-def _present(rows: Rows) -> list[str]:
-    return [kind for kind in KINDS if rows[kind] and kind != "fitted"]
-
-
-def _values(rows: Rows) -> Table:
-    kinds = _present(rows)
-
-    def cell(kind: str, name: str) -> str:
-        return _all(row["settings"].get(name, row.get(name)) for row in rows[kind])
-
-    lines = [[label, *(cell(kind, name) for kind in kinds)] for name, label in _LINES.items()]
-    lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
-    return Table("Settings and machines", ["what", *kinds], lines, text=1 + len(kinds))
 
 
 def _all(values: Any) -> str:
@@ -80,29 +82,10 @@ def _word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _versions(rows: Rows) -> Table:
-    kinds = _present(rows)
-
-    def versions(row: Row) -> Row:
-        found = row.get("versions")
-        return found if isinstance(found, dict) else {}
-
-    names = sorted({name for row in rows.everything for name in versions(row)})
-    lines = [
-        [name, *(_all(versions(row).get(name) for row in rows[kind]) for kind in kinds)]
-        for name in names
-    ]
-    return Table("Versions", ["what", *kinds], lines, text=1 + len(kinds))
-
-
 def _files(rows: Rows) -> Table:
     lines = [
-        [
-            source.name,
-            "; ".join(f"{kind} {count}" for kind, count in source.rows.items()),
-            source.checksum,
-        ]
-        for source in rows.sources
+        [one.name, "; ".join(f"{kind} {n}" for kind, n in one.rows.items()), one.checksum]
+        for one in rows.sources
     ]
     return Table("Files", ["file", "rows", "SHA-256, its start"], lines, text=3)
 

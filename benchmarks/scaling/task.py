@@ -11,7 +11,7 @@ from apts_mpi.comm.clock import PHASES
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.training.loop import REPLICA_CHECK_EVERY, Lap
 from apts_mpi.training.provenance import versions
-from benchmarks.harness import programs
+from benchmarks.harness import worker
 
 
 class Record:
@@ -71,7 +71,7 @@ def task(
         alternate: whether the clock is off in every other one.
     """
     out = ["--out", str(folder / "run"), "--checkpoint-every", "off"]
-    training = programs.training([*line, *out], comm)
+    training = worker.training([*line, *out], comm)
     record = Record(comm, warm_up, alternate=alternate)
     training.run(record.heard)
     return {

@@ -130,7 +130,7 @@ def test_the_extract_holds_the_published_figures() -> None:
 
 
 def test_streaming_measures_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.cost.streaming import command as streaming
+    from benchmarks.cost import streaming
 
     monkeypatch.setattr(streaming, "NETWORKS", {"mlp": streaming.NETWORKS["mlp"]})
     words = ["streaming", "--megabytes", "3", "--minibatches", "5", "--out", str(tmp_path)]

@@ -11,56 +11,42 @@ import torch
 
 from apts_mpi.comm.communicator import Comm
 from benchmarks.__main__ import main
-from benchmarks.cost.overhead import command as cost
-from benchmarks.cost.overhead.command import (
+from benchmarks.cost import contest as module
+from benchmarks.cost import overhead as cost
+from benchmarks.cost.cases import COST, GPU, STEPS, mlp
+from benchmarks.cost.contest import Call, recorded
+from benchmarks.cost.memory import PeakVectors, bytes_held
+from benchmarks.cost.overhead import (
     METHODS,
-    NETWORKS,
     SOLVERS,
-    Network,
     section,
+    task,
     vectors_allowed,
     verdicts,
 )
-from benchmarks.cost.overhead.measure import Contest, measure, replay, task
-from benchmarks.cost.overhead.memory import PeakVectors, bytes_held
 from benchmarks.harness.measure import Job, Session
 from benchmarks.harness.results import Results, Row
 from benchmarks.harness.sections import to_markdown
 from tests.benchmarks.support import cells_of
 
-TINY = Network(6, (5,), 15.0, 2)
-SMALL = Network(100, (200, 100), 15.0, 2)  # beside whose vectors a message's scalars are little
+TINY = mlp(6, (5,), 15.0, 2)
+SMALL = mlp(100, (200, 100), 15.0, 2)  # beside whose vectors a message's scalars are little
 
 
-class Counted:
-    """Stands for a network: remembers what is evaluated."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, bool]] = []
-
-    def loss(self, x: int, y: int) -> float:
-        self.seen.append((x, False))
-        return 0.0
-
-    def loss_and_gradient(self, x: int, y: int) -> float:
-        self.seen.append((x, True))
-        return 0.0
-
-
-def test_replay_makes_the_same_calls() -> None:
-    network: Any = Counted()
-    pool: Any = [(0, 0), (1, 1), (2, 2)]
-    calls, steps = [(2, True), (0, False), (1, True), (1, True)], list[int]()
-    replay(network, pool, calls)
-    assert network.seen == calls
-    replay(network, pool, calls, lambda: steps.append(1))
-    assert network.seen == 2 * calls
+def test_the_loops_make_the_same_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    contest, seen, steps = recorded(TINY, "scaled", Comm()), list[Call](), list[int]()
+    monkeypatch.setattr(contest, "evaluate", lambda *call: seen.append(call))
+    contest.calls = [(2, True), (0, False), (1, True), (1, True)]
+    contest.bare()
+    assert seen == contest.calls
+    contest.bare(lambda: steps.append(1))
+    assert seen == 2 * contest.calls
     assert len(steps) == 3  # one a gradient
 
 
 @pytest.mark.parametrize("solver", SOLVERS[:2])
 def test_an_iteration_is_written_down(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    contest = Contest(TINY, solver, Comm())
+    contest = recorded(TINY, solver, Comm())
     network, made = contest.own, list[bool]()
     both = (network.loss_and_gradient, network.loss)
 
@@ -73,15 +59,17 @@ def test_an_iteration_is_written_down(solver: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(network, "loss_and_gradient", spied(True))
     monkeypatch.setattr(network, "loss", spied(False))
-    calls = contest.iterate()
-    assert [with_gradient for _, with_gradient in calls] == made
+    contest.iterate()
+    assert [with_gradient for _, with_gradient in contest.calls] == made
     assert sum(made) >= 1
-    parameters = contest.bare.vector.clone()
+    begin = contest.own.vector.clone()
     (turn,) = contest.turns(1)
-    assert turn.calls
-    assert all(wall > 0 for wall, _ in (turn.own, turn.bare, turn.adam))
-    assert parameters.shape == contest.bare.vector.shape
-    assert not torch.equal(contest.adams.vector, contest.bare.vector)  # Adam has moved
+    assert all(wall > 0 for wall, _ in turn.values())
+    assert list(turn) == ["own", "bare", "adam"]
+    adams = torch.cat([p.flatten() for p in contest.module.parameters()])
+    assert not torch.equal(adams, begin)  # Adam has moved
+    contest.own.vector.zero_()
+    assert adams.any()  # a network of its own
 
 
 def test_memory() -> None:
@@ -111,9 +99,9 @@ def test_memory() -> None:
     assert peak.most == 4000
 
 
-def test_memory_of_the_methods() -> None:
-    comm = Comm()
-    rows = measure(SMALL, "scaled", comm, 2)
+def test_memory_of_the_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COST, "small", SMALL)
+    rows = task(Comm(), tmp_path, "small", "scaled", 2)
     assert list(rows) == ["scaled", "adam"]
     assert rows["adam"]["held"] == pytest.approx(2.0, abs=0.01)
     assert 2.0 < rows["scaled"]["held"] < 12.0
@@ -137,7 +125,7 @@ def row_of(
 
 
 def test_verdicts() -> None:
-    small, large = NETWORKS
+    small, large = COST
     assert vectors_allowed(row_of(small, "sr1")) == 16.0
     told = verdicts([row_of(small, "scaled", added=15.0), row_of(large, "scaled", added=10.1)])
     assert [line.rsplit(" ", 1)[1] for line in told] == ["met.", "met.", "missed.", "met."]
@@ -152,7 +140,7 @@ def markdown(rows: list[Row]) -> str:
 
 
 def test_the_table_has_a_line_per_row() -> None:
-    rows = [row_of(name, method) for name in NETWORKS for method in METHODS]
+    rows = [row_of(name, method) for name in COST for method in METHODS]
     lines = {tuple(line[:3]): line for line in cells_of(markdown(rows))}
     assert lines["784-128-128-10", "default (scaled)", "1"][3:] == [
         *("42 + 1", "100.0", "110.0", "99.0 [8.0, 110.0]", "9.0 [8.0, 12.0]", "6.0", "8.0")
@@ -161,7 +149,7 @@ def test_the_table_has_a_line_per_row() -> None:
 
 @pytest.mark.parametrize(("load", "disturbed"), [(1.0, False), (7.0, True)])
 def test_load_is_reported(load: float, disturbed: bool) -> None:
-    row = row_of(next(iter(NETWORKS)), "scaled")
+    row = row_of(next(iter(COST)), "scaled")
     assert ("disturbed" in markdown([{**row, "load": load}])) == disturbed
 
 
@@ -173,7 +161,7 @@ def planned(tmp_path: Path, **options: object) -> list[Job]:
     return list(jobs)
 
 
-SMALL_NAME = next(iter(NETWORKS))
+SMALL_NAME = next(iter(COST))
 
 
 def test_a_piece_per_solver_with_adam_beside_the_default(tmp_path: Path) -> None:
@@ -195,7 +183,49 @@ def test_options_out_of_range_are_refused(tmp_path: Path, bad: list[str]) -> Non
 
 
 def test_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(NETWORKS, "tiny", TINY)
+    monkeypatch.setitem(COST, "tiny", TINY)
     rows = task(Comm(), tmp_path, "tiny", "first-order", 2)
     assert rows["first-order"]["gradients"] >= 1
     assert rows["first-order"]["parameters"] == 6 * 5 + 5 + 5 * 10 + 10
+
+
+def test_what_a_gpu_did_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    contest, waits, held = recorded(TINY, "scaled", Comm()), list[object](), iter((100, 130))
+    contest.gpu = True
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: next(held))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 150)
+    assert contest.peak(contest.bare) == 50
+    assert waits == 2 * [contest.device]
+
+    class Profile:
+        def __init__(self, activities: object) -> None:
+            self.counts = {"cudaLaunchKernel": 7, "cuLaunchKernel": 2, "cudaMemcpyAsync": 3}
+
+        def __enter__(self) -> Profile:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.counts["cudaStreamSynchronize"] = 1
+
+        def key_averages(self) -> list[Namespace]:
+            return [Namespace(key=key, count=count) for key, count in self.counts.items()]
+
+    monkeypatch.setattr(module, "profile", Profile)
+    assert contest.counted(contest.bare) == {"launches": 9, "copies": 3, "waits": 1}
+    (turn,) = contest.turns(1)
+    assert len(waits) == 3 + 2 * len(turn)  # before and after each way, so that its work is done
+
+
+def test_loops_of_pytorch_alone() -> None:
+    comm, case = Comm(), GPU["mlp-small"]
+    contest = module.on_device(case, "bf16", 2, comm, "cpu")
+    gradients = sum(with_gradient for _, with_gradient in contest.calls)
+    assert (gradients, len(contest.calls)) == (2 * STEPS, 2 * STEPS + 2)
+    (first, *_), found = contest.module.parameters(), list[Any]()
+    for _ in range(2):
+        contest.evaluate(0, True)
+        found.append(first.grad)
+    assert found[0] is not found[1]  # fresh ones, which do not add up
+    assert torch.equal(*found)

@@ -27,7 +27,6 @@ from benchmarks.messages.micro.numbers import (
     compare,
     slowness,
     summary,
-    verdicts,
 )
 from benchmarks.messages.micro.plan import CONFIG, Plan, read
 from benchmarks.messages.micro.section import best_lines, draw_png, section, sizes
@@ -174,8 +173,10 @@ def test_what_is_told_of_the_goal() -> None:
         "mpi4py": {4: row(4, [1e-6] * 5, "mpi4py"), 16: row(16, [1e-6] * 5, "mpi4py")},
         "comm": {4: row(4, [2e-6] * 5, "comm"), 16: row(16, [9e-6] * 5, "comm")},
     }
-    assert summary(verdicts(table, "comm")) == "met at 1 of 2 sizes; missed at 16 bytes"
-    assert summary(verdicts(table, "message")) == "not measured"
+    case = Case(Place(2, 1, "none"), "allreduce", "yield", {**table, "message": {}})
+    own = case.verdicts
+    assert summary([*own["comm"].values()]) == "met at 1 of 2 sizes; missed at 16 bytes"
+    assert summary([*own.get("message", {}).values()]) == "not measured"
 
 
 def test_the_osu_table() -> None:
@@ -191,22 +192,27 @@ def test_the_osu_table() -> None:
     assert two[7].startswith("+1.0 [")
 
 
-def tables(**seconds: float) -> dict[tuple[str, str], dict[str, dict[int, Row]]]:
+def case_of(mpi: str, *rows: Row, op: str = "allreduce") -> Case:
+    """Of mpi4py alone."""
+    sizes = {row["settings"]["bytes"]: row for row in rows}
+    return Case(Place(2, 1, "none"), op, mpi, {"mpi4py": sizes})
+
+
+def tables(**seconds: float) -> list[Case]:
     """Of one size by setting."""
-    return {
-        ("allreduce", mpi): {"mpi4py": {4: row(4, [value] * 3, "mpi4py", mpi=mpi)}}
-        for mpi, value in seconds.items()
-    }
+    return [case_of(mpi, row(4, [value] * 3, "mpi4py", mpi=mpi)) for mpi, value in seconds.items()]
 
 
 def test_settings_are_judged_by_what_an_iteration_sends() -> None:
     found = {}
     for mpi, short, long in (("defaults", 1e-3, 90e-3), ("tuned", 2e-3, 40e-3)):
-        rows = {4: row(4, [short], "mpi4py", mpi=mpi), 10**6: row(10**6, [long], "mpi4py", mpi=mpi)}
-        found["allreduce", mpi] = {"mpi4py": rows}
-    assert slowness(found) == pytest.approx({"defaults": 93 / 46, "tuned": 1.0})
-    lone = {("broadcast", mpi): table for (_, mpi), table in found.items()}
+        found[mpi] = [row(4, [short], "mpi4py"), row(10**6, [long], "mpi4py")]
+    both = [case_of(mpi, *rows) for mpi, rows in found.items()]
+    assert slowness(both) == pytest.approx({"defaults": 93 / 46, "tuned": 1.0})
+    lone = [case_of(mpi, *rows, op="broadcast") for mpi, rows in found.items()]
     assert slowness(lone)["tuned"] == pytest.approx(2**0.5)
+    assert slowness([*lone, *both]) == slowness(both)
+    assert slowness([]) == {}
 
 
 def test_the_best_setting_has_few_options() -> None:

@@ -19,9 +19,8 @@ from benchmarks.harness.jobs import ROOT, launcher
 from benchmarks.harness.measure import Session
 from benchmarks.harness.results import Results, Row
 from benchmarks.harness.sections import to_markdown
-from benchmarks.messages.network.choice import Choice
 from benchmarks.messages.network.command import chosen, figures, job
-from benchmarks.messages.network.plan import Network, Plan, read_plan
+from benchmarks.messages.network.plan import Choice, Network, Plan, read_plan
 from benchmarks.messages.network.section import section
 from tests.benchmarks.support import needs_mpirun
 

@@ -15,7 +15,6 @@ from benchmarks.project.model import (
     SCALARS_BYTES,
     Costs,
     Link,
-    best,
     doubling,
     iteration,
     rabenseifner,
@@ -148,11 +147,11 @@ def test_the_formulas_limits(ranks: int) -> None:
     assert doubling(1e6, ranks, latency) == rounds + (0 if power else 2)
     assert rabenseifner(1e6, ranks, latency) == 2 * rounds + (0 if power else 3)
     assert ring(1.0, ranks, rate) == pytest.approx(2 * (ranks - 1) / ranks)
-    assert best(4.0, ranks, ETHERNET)[0] == "recursive doubling"
+    assert ETHERNET.seconds(4.0, ranks) == doubling(4.0, ranks, ETHERNET)
     # Nothing moves less than 2 (p - 1) / p of the vector: the ring is best for long ones.
-    assert best(1e12, ranks, ETHERNET)[1] == pytest.approx(ring(1e12, ranks, ETHERNET), rel=1e-3)
+    assert ETHERNET.seconds(1e12, ranks) == pytest.approx(ring(1e12, ranks, ETHERNET), rel=1e-3)
     for nbytes in (0.0, 4.0, 1e5, 1e9):
-        assert best(nbytes, ranks, ETHERNET)[1] == min(
+        assert ETHERNET.seconds(nbytes, ranks) == min(
             seconds(nbytes, ranks, ETHERNET) for seconds in ALGORITHMS.values()
         )
 
@@ -160,14 +159,14 @@ def test_the_formulas_limits(ranks: int) -> None:
 def test_the_best_allreduce_grows_with_bytes_and_ranks() -> None:
     for link in (ETHERNET, *LINKS.values()):
         for nbytes in (4, 10**4, 10**6, 10**9):
-            times = [best(nbytes, 2**i, link)[1] for i in range(13)]
+            times = [link.seconds(nbytes, 2**i) for i in range(13)]
             assert times == sorted(times)
         for ranks in (2, 7, 4096):
-            times = [best(10.0**i, ranks, link)[1] for i in range(11)]
+            times = [link.seconds(10.0**i, ranks) for i in range(11)]
             assert times == sorted(times)
-    assert best(1e6, 1, ETHERNET) == ("none", 0.0)
+    assert ETHERNET.seconds(1e6, 1) == 0.0
     with pytest.raises(ValueError, match="Allreduce"):
-        best(-1, 2, ETHERNET)
+        ETHERNET.seconds(-1, 2)
 
 
 # ---- stragglers ----------------------------------------------------------------------------------
@@ -230,15 +229,15 @@ def test_an_outer_iteration_is_the_sum_of_its_parts() -> None:
     assert parts.algebra == pytest.approx(1.1 * (3e-4 + 20 * 2e-4))
     assert parts.data == pytest.approx(1.1 * 20 * 250e-7)
     barrier = 2 * 30e-6
-    assert parts.vector == pytest.approx(barrier + best(4 * (N + 60), 4, ETHERNET)[1])
-    assert parts.scalar == pytest.approx(barrier + best(SCALARS_BYTES, 4, ETHERNET)[1])
+    assert parts.vector == pytest.approx(barrier + ETHERNET.seconds(4 * (N + 60), 4))
+    assert parts.scalar == pytest.approx(barrier + ETHERNET.seconds(SCALARS_BYTES, 4))
     assert parts.imbalance > 0.0
     assert parts.total == pytest.approx(sum(vars(parts).values()))
     alone = iteration(work, own, ETHERNET, 1)
     assert alone.total == alone.busy
     adam = iteration(work_of("adam", N, 250, None), own, ETHERNET, 4)
     assert adam.scalar == 0.0
-    assert adam.vector == pytest.approx(barrier + best(4 * (N + 20), 4, ETHERNET)[1])
+    assert adam.vector == pytest.approx(barrier + ETHERNET.seconds(4 * (N + 20), 4))
     with pytest.raises(ValueError, match="not known"):
         work_of("newton", N, 250, 20)
     with pytest.raises(ValueError, match="missing"):

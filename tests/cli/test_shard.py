@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from apts_mpi.cli.main import main
-from apts_mpi.cli.shard import FLAGS
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import SOURCES
+from apts_mpi.data.sources.load import TAKEN_BY
 from apts_mpi.errors import AgreedError
 
 VALUES = {
@@ -17,16 +17,16 @@ VALUES = {
     "--download": [],
     "--channels-last": ["off"],
     "--test-fraction": ["0"],
-    "--task": ["classification"],
+    "--task": ["regression"],
     "--size": ["3"],
     "--channels": ["1"],
     "--level": ["byte"],
 }
 MISPLACED = [
-    (source, flag.name)
-    for flag in FLAGS
+    (source, f"--{option}")
+    for option, sources in TAKEN_BY.items()
     for source in (*SOURCES, "text")
-    if flag.sources and source not in flag.sources
+    if source not in sources
 ]
 
 
@@ -41,7 +41,13 @@ def test_a_flag_that_the_source_has_no_use_for_is_refused(
     tmp_path: Path, source: str, flag: str
 ) -> None:
     line = refusal(tmp_path, source, flag, *VALUES.get(flag, ["a.npy"]))
-    assert line.startswith(f"{flag}: it is for ")
+    why = f"{source} has a test of its own" if flag == "--test-fraction" else "it is for "
+    assert line.startswith(f"{flag}: {why}")
+
+
+def test_the_task_that_a_source_has_anyway_may_be_given(tmp_path: Path) -> None:
+    command = ("shard", "digits", "--task", "classification", "--out", str(tmp_path / "d"))
+    assert main([*command, "--shards", "2"], Comm()) == 0
 
 
 @pytest.mark.parametrize(

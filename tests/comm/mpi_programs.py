@@ -67,14 +67,28 @@ def refused_by_the_machine() -> None:
 
 def faults_of_the_program() -> None:
     """Of ranks that fail by a fault of the program the lowest raises it, all others its line."""
-    comm, found = Comm(), ""
-    try:
-        with comm.together():
-            if comm.rank > 0:
-                raise ValueError("planted")
-    except (AgreedError, ValueError) as caught:
-        found = type(caught).__name__
-    assert found == ("ValueError" if comm.rank == 1 else "AgreedError")
+    comm = Comm()
+    for fault in (ValueError("planted"), OSError("planted, without a number")):
+        found: Exception | None = None
+        try:
+            with comm.together():
+                if comm.rank > 0:
+                    raise fault
+        except (AgreedError, ValueError, OSError) as caught:
+            found = caught
+        if comm.rank == 1:
+            assert found is fault
+        else:
+            assert isinstance(found, AgreedError)
+            assert found.reported
+
+
+def fault_in_a_step() -> None:
+    """A fault of the program on one rank, in a step that all end together."""
+    comm = Comm()
+    with comm.together():
+        if comm.rank == 1:
+            raise ZeroDivisionError("planted")
 
 
 def diverged_replicas() -> None:

@@ -10,8 +10,7 @@ from benchmarks.__main__ import main
 from benchmarks.harness.hosts import Hosts, missing
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import to_markdown
-from benchmarks.messages.joining.report import section
-from benchmarks.messages.joining.task import WAYS
+from benchmarks.messages.joining import WAYS, section
 
 
 @pytest.mark.usefixtures("all_cores")

@@ -16,6 +16,16 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(program: Program) 
     assert any("ZeroDivisionError: planted" in line for line in lines)
 
 
+def test_a_fault_in_a_step_is_reported_by_its_rank_alone(program: Program) -> None:
+    run = program(3, "mpi.fault_in_a_step")
+    assert run.status == 1
+    reports = [line for line in run.err.splitlines() if "ZeroDivisionError: planted" in line]
+    assert reports
+    first, *traceback = reports
+    assert first.startswith("apts_mpi: ")
+    assert all(line.startswith("[rank 1 on ") for line in traceback)
+
+
 def test_a_killed_rank_ends_all(program: Program) -> None:
     run = program(3, "mpi.killed_rank")
     assert run.status != 0

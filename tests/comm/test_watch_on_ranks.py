@@ -50,9 +50,11 @@ def test_ranks_that_do_not_come_are_reported(launch: Launch) -> None:
         rf"rank 0 on {HOST} has waited {times} at allreduce 1; which ranks have not arrived is not",
         rf"the ranks continue at allreduce 1 after {times}",
         rf"rank 0 on {HOST} arrived at allreduce 2 after {times}",
-        rf"rank 2 on {HOST}, rank 3 on {HOST} arrived at allreduce 3 after {times}",
+        # Whom the last look still waited for: one of them may have come before it.
+        rf"rank [23] on {HOST}(, rank 3 on {HOST})? arrived at allreduce 3 after {times}",
     ):
-        assert any(re.match(f"apts_mpi: {each}", line) for line in run.told), (each, run.told)
+        found = any(re.match(f"apts_mpi: {each}", line) for line in run.told)
+        assert found, "\n".join([each, *run.told])
 
 
 def test_ranks_that_never_come_end_the_run(launch: Launch, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError
-from apts_mpi.method.baselines import Baseline, baseline, diloco, local_sgd
+from apts_mpi.method.baselines import Baseline
 from apts_mpi.method.flat import FlatParameters, closure_objective
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import AVERAGING, BASELINES, LOCAL
+from apts_mpi.method.peers import baseline, diloco, local_sgd
 from apts_mpi.method.schedule import CONSTANT, Schedule
 from apts_mpi.trust_region.objective import Draw, Objective
 from tests.method.problem import data, load, minibatches, network, own_communicator, parameters

@@ -118,6 +118,30 @@ def test_a_joined_correction_that_fails_is_taken_back_bit_for_bit(method: str) -
     assert result.loss == pytest.approx(float(run.closure().detach()), rel=1e-12)
 
 
+@every_method
+@pytest.mark.parametrize("call", [1, 2])  # at the local trial point, at the joined one
+def test_a_closure_that_raises_leaves_the_iterate_bit_for_bit(method: str, call: int) -> None:
+    run = Run(**METHODS[method], radius=0.05, global_step=False, local_steps=1)
+    assert run.step().accepted
+    before, run.calls = run.theta.clone(), []
+
+    def spoil(calls: int, loss: Tensor) -> Tensor:
+        if calls == call:
+            raise ValueError("a bad sample")
+        return loss
+
+    run.spoil = spoil
+    with pytest.raises(ValueError, match="a bad sample"):
+        run.step()
+    assert not torch.equal(run.calls[-1][1], before)
+    assert torch.equal(run.theta, before)
+    run.calls, run.spoil = [], lambda _call, loss: loss
+    run.step()
+    with_gradient, where = run.calls[0]
+    assert with_gradient, "the iterate is evaluated anew"
+    assert torch.equal(where, before)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_at_the_start_that_is_not_finite_is_an_error(bad: float) -> None:
     run = Run()

@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import InputError
 from apts_mpi.method import packages
-from apts_mpi.method.baselines import Baseline, baseline
+from apts_mpi.method.baselines import Baseline
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.layers import Layer, layers
+from apts_mpi.method.peers import baseline
 from apts_mpi.method.schedule import Schedule
 from apts_mpi.method.state import require_sound
 from apts_mpi.trust_region.objective import Objective

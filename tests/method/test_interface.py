@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -273,3 +274,26 @@ def test_a_parameter_that_was_replaced_is_reported(caplog: pytest.LogCaptureFixt
         made.step(lambda: (lambda: cross_entropy(net(X), Y), 30))
     (told,) = [record.getMessage() for record in caplog.records]
     assert "parameter 2 of shape (2, 3) got no gradient, nor did 1 more" in told
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_help_has_a_summary_and_a_body(kind: type) -> None:
+    summary, _, body = (inspect.getdoc(kind) or "").partition("\n\n")
+    assert summary.endswith(".")
+    assert "\n" not in summary
+    assert "\nArgs:\n    parameters: " in body
+
+
+@pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
+def test_a_class_of_a_users_own_has_the_arguments_of_its_parent(kind: Any) -> None:
+    class Mine(kind):
+        pass
+
+    assert Mine(module().parameters(), radius=0.25).radius == 0.25
+    with pytest.raises(TypeError, match="Mine takes no lr"):
+        Mine(module().parameters(), lr=0.1)
+
+
+def test_nothing_is_drawn_for_another_number_of_subdomains() -> None:
+    with pytest.raises(ValueError, match="batches of 2 subdomains, not 1"):
+        APTS(module().parameters()).iterate(pytest.fail, pytest.fail)

@@ -6,11 +6,14 @@ import copy
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import NoisyRule
@@ -101,6 +104,18 @@ def test_a_radius_at_its_floor_is_told_once(caplog: pytest.LogCaptureFixture) ->
     assert "10 iterations in a row were rejected" in told[1]
 
 
+def test_the_message_is_kept_of_a_correction_that_was_accepted_and_else_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run, calls = Run().warm(), list[str]()
+    for name in ("keep", "drop"):
+        monkeypatch.setattr(run.optimizer._messages, name, partial(calls.append, name))
+    assert run.step().accepted
+    assert calls == ["keep"]
+    run.reject()
+    assert calls == ["keep", "drop"]
+
+
 # ---- between two minibatches of an iteration ----
 
 
@@ -122,7 +137,7 @@ def test_amid_an_iteration_state_and_average_are_refused(
 ) -> None:
     run = Run().warm()
     halfway(run)
-    with pytest.raises(RuntimeError, match="amid an iteration"):
+    with pytest.raises(RuntimeError, match="an iteration is in progress"):
         used(run.optimizer)
 
 
@@ -167,3 +182,76 @@ def test_a_state_taken_up_amid_an_iteration_ends_it() -> None:
     halfway(run)
     run.optimizer.load_state_dict(state)
     assert repr(run.optimizer.state_dict()) == repr(state)
+
+
+def test_weights_loaded_during_an_iteration_stay_when_the_state_follows() -> None:
+    saved, run = Run().warm(), Run(seed=1).warm()
+    halfway(run)
+    run.net.load_state_dict(saved.net.state_dict())
+    run.optimizer.load_state_dict(saved.optimizer.state_dict())
+    assert torch.equal(run.theta, saved.theta)
+
+
+def test_a_first_step_that_raises_before_a_minibatch_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = Run().warm()
+    before, solver = run.theta.clone(), run.optimizer._subdomains[0].solver
+
+    def fail(_loss: float) -> NoReturn:
+        assert not torch.equal(run.theta, before), "the step was taken"
+        raise MemoryError
+
+    with monkeypatch.context() as planted:
+        planted.setattr(solver, "_note", fail)
+        with pytest.raises(MemoryError):
+            run.step()
+    assert torch.equal(run.theta, before)
+    assert not run.optimizer.now.known
+    run.optimizer.state_dict()  # no iteration is in progress
+    assert math.isfinite(run.step().loss)
+
+
+def test_a_closure_that_raises_at_the_trial_point_leaves_no_momentum() -> None:
+    run = Run().warm()
+    before, control = run.theta.clone(), run.control
+
+    def spoil(draw: int, grad: bool, loss: Tensor) -> Tensor:
+        if draw == control and grad:
+            raise ValueError("a bad sample")
+        return loss
+
+    assert run.optimizer._velocity.any()
+    run.spoil = spoil
+    with pytest.raises(ValueError, match="a bad sample"):
+        run.step()
+    assert torch.equal(run.theta, before)
+    state = run.optimizer.state_dict()
+    assert not state["velocity"].any()
+    assert state["ratio"] == [0.0, 0.0]
+    assert not state["known"]
+
+
+class TwoSubdomains(Run):
+    """Two subdomains of a rank, each with minibatches of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(subdomains=2)
+        self.draws_of = [partial(self.draw, np.random.default_rng(k)) for k in range(2)]
+
+    def draw(self, rng: np.random.Generator) -> tuple[Callable[[], Tensor], int]:
+        index = rng.choice(len(self.x), size=10, replace=False)
+        return lambda: cross_entropy(self.net(self.x[index]), self.y[index]), len(index)
+
+
+def test_taking_the_minibatches_of_two_subdomains_one_by_one_is_a_step() -> None:
+    stepped, taken = TwoSubdomains(), TwoSubdomains()
+    optimizer, closures = taken.optimizer, taken.optimizer._closures
+    for _ in range(4):
+        expected, done = stepped.optimizer.step(*stepped.draws_of), None
+        with closures.called():
+            while done is None:
+                done = optimizer.take(closures.minibatch(taken.draws_of[optimizer.turn]))
+        assert optimizer.turn == 0
+        assert repr(done) == repr(expected)
+        assert torch.equal(taken.theta, stepped.theta)

@@ -18,7 +18,7 @@ from tests.training.digit_runs import begin, go_on, rows
 
 WAYS = {
     "scaled": ["--batch", "60", "--local-steps", "7"],
-    "spectral": ["--local-solver", "spectral", "--epochs", "4", "--batch", "40"],
+    "spectral": ["--local-solver", "spectral", "--epochs", "20", "--local-steps", "7"],
     "sr1": ["--local-solver", "sr1", "--batch", "100"],
     "whole": ["--local-solver", "sr1"],
     "halves": ["--local-solver", "sr1", "--batch", "400"],  # on three ranks; on four all of a part

@@ -84,7 +84,7 @@ def test_one_does_not_change_the_other() -> None:
     assert [not each for each in mirrored] == same
 
 
-def test_nothing_asked_for_and_misuse() -> None:
+def test_nothing_changes_where_nothing_is_asked_for() -> None:
     x = images(3)
     assert augment(x, (), (0,)) is x
 

@@ -204,9 +204,6 @@ def test_the_settings_of_the_run_decide_what_has_effect() -> None:
         train_settings(flags[2:])
 
 
-def test_settings_that_a_run_wrote_without_effect_are_passed_over() -> None:
-    """As runs of other versions did, with all settings complete."""
-    found = resumed("momentum = 0.0\nwindow = 5\nmemory = 5\n", optimizer="adam")
-    config = found.continued({}, ranks=2)
-    assert (config.momentum, config.window) == (None, None)
-    assert "momentum" not in to_toml(found.ever_given(config))
+def test_settings_without_effect_in_a_checkpoint_are_refused() -> None:
+    with pytest.raises(InputError, match=r"common\.h5: --momentum 0.0: has no effect"):
+        resumed("momentum = 0.0\n", optimizer="adam").continued({}, ranks=2)

@@ -32,8 +32,8 @@ class Played(Alone):
             self._said[root] = text
         return self._said[root]
 
-    def _first(self, error: Exception | None, line: str, own: bool = False) -> tuple[int, int, str]:
-        return self.size if error is None else self.rank, own, line
+    def _first(self, error: Exception | None, line: str, origin: int = 0) -> tuple[int, int, str]:
+        return self.size if error is None else self.rank, origin, line
 
 
 def played(directory: Path, ranks: int, **options: Any) -> list[Any]:

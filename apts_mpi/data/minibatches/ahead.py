@@ -17,7 +17,7 @@ Pair = tuple[NDArray[Any], NDArray[Any]]
 PATIENCE = 10.0  # seconds for a read to end before the thread is left to itself
 
 
-def gathered(index: Indices, window: int, empty: Rows, window_of: Callable[[int], Rows]) -> Rows:
+def gather(index: Indices, window: int, empty: Rows, window_of: Callable[[int], Rows]) -> Rows:
     """The samples of an index (b,), taken from the windows that they lie in, by number.
 
     Args:
@@ -158,7 +158,7 @@ class Ahead:
         if not self._coming:
             return False
         index, _ = self._coming[0]
-        made = self._pair(gathered(index, self._window, self._empty, self._give))
+        made = self._pair(gather(index, self._window, self._empty, self._window_for))
         self._coming.popleft()
         with self._change:
             if not self._stopped:
@@ -166,7 +166,7 @@ class Ahead:
                 self._change.notify_all()
         return True
 
-    def _give(self, number: int) -> Rows:
+    def _window_for(self, number: int) -> Rows:
         """A window to a minibatch; it is kept where later ones need it and there is room."""
         found = self._held.pop(number, None) or self._read(number)
         self._needed[number] -= 1

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from apts_mpi.data.minibatches.ahead import Ahead, Pair, Rows, gathered
+from apts_mpi.data.minibatches.ahead import Ahead, Pair, Rows, gather
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.data.minibatches.chunks import Chunks, locate
 from apts_mpi.data.minibatches.grouped import GROUP, Indices
@@ -112,7 +112,7 @@ class Stored:
                 self._read(columns, first + start - base, outs)
         return found
 
-    def numbered(self, size: int, number: int) -> Rows:
+    def window_by_number(self, size: int, number: int) -> Rows:
         """The samples of a window of so many samples, by its number."""
         return self.window(number * size, min((number + 1) * size, self.samples))
 
@@ -197,7 +197,7 @@ class Stream:
         features = math.prod(self.info.sample_shape) * np.dtype(self.info.dtype).itemsize
         self.window = window or WINDOW * max(1, CHUNK // features)
         # Of the part alone: the thread must not keep this object.
-        self._window_of = partial(self._part.numbered, self.window)
+        self._window_of = partial(self._part.window_by_number, self.window)
         self.missed = 0
         self._ahead: Ahead | None = None
         self._stop: Any = None
@@ -262,7 +262,7 @@ class Stream:
         if len(index) and not 0 <= index.min() <= index.max() < self.samples:
             raise IndexError(f"samples {index.min()} to {index.max()} of {self.samples}")
         empty = self._part.window(0, 0)
-        return self._part.pair(gathered(index, self.window, empty, self._window_of))
+        return self._part.pair(gather(index, self.window, empty, self._window_of))
 
     def blocks(self, rows: int) -> Iterator[Pair]:
         """The whole part in its order, in blocks of so many samples, the last one smaller.

@@ -24,9 +24,10 @@ from apts_mpi.data.shards.info import DatasetInfo
 from apts_mpi.data.shards.partitioning import shard_indices, skewed_indices
 from apts_mpi.data.shards.reading import read_info
 from apts_mpi.data.shards.spooling import Ordered, Parts, Rows, Shards, in_order
+from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.data.sources.source import Source, TextSource
 from apts_mpi.data.sources.splits import SPLITS, apportion
-from apts_mpi.errors import InputError, fault
+from apts_mpi.errors import InputError, either, fault
 from apts_mpi.files.hdf5 import LIBVER
 from apts_mpi.files.sealed import sync
 
@@ -65,6 +66,8 @@ def write_shards(
     """
     directory = Path(directory).resolve()
     _check_options(source, shards, stratified, sizes, dirichlet)
+    if normalize not in NORMALIZE:
+        raise InputError(f"--normalize {normalize}: choose {either(NORMALIZE)}")
     if normalize != "auto" and source.task == "language":
         raise InputError(f"--normalize {normalize}: {source.origin} is a text; drop the option")
     if _occupied(directory):

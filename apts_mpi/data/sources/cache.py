@@ -74,11 +74,14 @@ def _temporary() -> Path:
 
 
 @contextmanager
-def downloaded(url: str, folder: Path, *, limit: int, md5: str | None = None) -> Iterator[Path]:
-    """The file at `url` under a passing name in `folder`.
+def downloaded(
+    url: str, folder: Path, *, limit: int, otherwise: str, md5: str | None = None
+) -> Iterator[Path]:
+    """The file at `url` under a temporary name in `folder`.
 
     Args:
-        md5: that it must have, hex. limit: bytes after which no more is taken.
+        limit: bytes after which no more is taken. otherwise: what to do where it cannot be had.
+        md5: that it must have, hex.
 
     Raises:
         InputError: it cannot be had, is larger or another one.
@@ -89,7 +92,7 @@ def downloaded(url: str, folder: Path, *, limit: int, md5: str | None = None) ->
     try:
         with os.fdopen(handle, "wb") as file:
             found = hashlib.md5(usedforsecurity=False)
-            for block in _blocks(url, limit):
+            for block in _blocks(url, limit, otherwise):
                 found.update(block)
                 file.write(block)
         if md5 not in (None, found.hexdigest()):
@@ -102,7 +105,7 @@ def downloaded(url: str, folder: Path, *, limit: int, md5: str | None = None) ->
         Path(beside).unlink(missing_ok=True)
 
 
-def _blocks(url: str, limit: int) -> Iterator[bytes]:
+def _blocks(url: str, limit: int, otherwise: str) -> Iterator[bytes]:
     size = 0
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
@@ -125,9 +128,6 @@ def _blocks(url: str, limit: int) -> Iterator[bytes]:
                     bar.update(len(block))
                     yield block
     except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise InputError(
-            f"{url}: cannot be downloaded ({exc}); fetch it elsewhere, unpack it, and name its "
-            "folder with --from"
-        ) from exc
+        raise InputError(f"{url}: cannot be downloaded ({exc}); {otherwise}") from exc
     if expected is not None and size < expected:
         raise InputError(f"{url}: ended after {size} of {expected} bytes; try again")

@@ -120,7 +120,8 @@ def fetch_cifar10(folder: Path) -> None:
                     )
             return
         folder.mkdir(parents=True, exist_ok=True)
-        with downloaded(URL, folder, md5=MD5, limit=DOWNLOAD_LIMIT) as archive:
+        otherwise = "fetch it elsewhere, unpack it, and name its folder with --from"
+        with downloaded(URL, folder, limit=DOWNLOAD_LIMIT, otherwise=otherwise, md5=MD5) as archive:
             scratch = Path(tempfile.mkdtemp(prefix=f".{FOLDER}.tmp-", dir=folder))
             try:
                 _unpack(archive, scratch)

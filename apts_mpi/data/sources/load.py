@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from apts_mpi.data.sources.arrays import read_arrays
 from apts_mpi.data.sources.cache import in_cache
 from apts_mpi.data.sources.cifar import fetch_cifar10, read_cifar10
-from apts_mpi.data.sources.finding import named_file
+from apts_mpi.data.sources.finding import NAMED, named_file
 from apts_mpi.data.sources.images import read_images
 from apts_mpi.data.sources.mnist import fetch_mnist, read_mnist
-from apts_mpi.data.sources.source import Source
+from apts_mpi.data.sources.source import TASKS, Source
 from apts_mpi.data.sources.splits import (
     TEST_FRACTION,
     split_indices,
@@ -26,9 +26,18 @@ from apts_mpi.data.sources.splits import (
     warn_if_short,
     with_test,
 )
-from apts_mpi.errors import InputError, fault
+from apts_mpi.errors import InputError, either, fault
 
 SOURCES = ("digits", "mnist", "cifar10", "arrays", "imagefolder")
+# Which sources, a text among them, take an option; one that is not here is for all.
+TAKEN_BY: dict[str, tuple[str, ...]] = {
+    "from": ("mnist", "cifar10", "arrays", "imagefolder", "text"),
+    **dict.fromkeys((*NAMED, "channels-last", "task"), ("arrays",)),
+    "download": ("mnist", "cifar10"),
+    "test-fraction": ("digits", "arrays", "imagefolder", "text"),
+    **dict.fromkeys(("size", "channels"), ("imagefolder",)),
+    "level": ("text",),
+}
 
 
 def cache_directory(name: str, shards: int) -> Path:
@@ -45,7 +54,7 @@ def load_source(
     seed: int = 0,
     task: str = "classification",
     size: tuple[int, int] | None = None,
-    channels: int = 3,
+    channels: int | None = None,
     val_fraction: float | None = None,
     named: Mapping[str, str] | None = None,
     channels_last: bool | None = None,
@@ -54,13 +63,21 @@ def load_source(
 
     `path` is the folder of the MNIST files or of CIFAR-10's binary ones (by default one in the
     cache; `download` fetches what is missing), or the user's file of arrays, or folder of images,
-    which are made of one `size`, rows and columns, with 3 or 1 `channels`. The samples of arrays
-    and images stay in their files (`Stored`). `test_fraction` (default 0.2) and `seed` make the
-    split of data that come without one, stratified where there are classes. `val_fraction` of the
-    training data, if given, become the validation split of data that come without one, in the same
-    way. `task` is what arrays are for, `named` and `channels_last` are those of `read_arrays`. What
-    a data set has no use for is left aside. Raises InputError.
+    which are made of one `size`, rows and columns, with 3 (the default) or 1 `channels`. The
+    samples of arrays and images stay in their files (`Stored`). `test_fraction` (default 0.2) and
+    `seed` make the split of data that come without one, stratified where there are classes.
+    `val_fraction` of the training data, if given, become the validation split of data that come
+    without one, in the same way. `task` is what arrays are for, `named` and `channels_last` are
+    those of `read_arrays`. What a data set has no use for is refused. Raises InputError.
     """
+    if name not in SOURCES:
+        raise InputError(f"{name}: no such data set; choose {either(SOURCES)}")
+    if task not in TASKS:
+        raise InputError(f"--task {task}: choose {either(TASKS)}")
+    named = named or {}
+    options = {"from": path, "download": download or None, "task": task, "size": size, **named}
+    more = {"channels": channels, "channels-last": channels_last, "test-fraction": test_fraction}
+    refuse_unused(name, {**options, **more})
     if name == "digits":
         source = _digits(TEST_FRACTION if test_fraction is None else test_fraction, seed)
     elif name == "mnist":
@@ -68,10 +85,25 @@ def load_source(
     elif name == "cifar10":
         source = _cifar10(path, download)
     elif name == "imagefolder":
-        source = _images(path, test_fraction, seed, size, channels)
+        source = _images(path, test_fraction, seed, size, channels or 3)
     else:
-        source = _arrays(path, named or {}, test_fraction, seed, task, channels_last)
+        source = _arrays(path, named, test_fraction, seed, task, channels_last)
     return source if val_fraction is None else _validated(source, val_fraction, seed)
+
+
+def refuse_unused(name: str, options: Mapping[str, Any]) -> None:
+    """See that a source, or a text, has a use for the options that are given, not None.
+
+    All but a text are for classification without being asked. Raises InputError.
+    """
+    for option, value in options.items():
+        plain = option == "task" and value == TASKS[0] and name != "text"
+        if value is None or plain or name in TAKEN_BY.get(option, (name,)):
+            continue
+        why = f"it is for {either(TAKEN_BY[option])}, not for {name}"
+        if option == "test-fraction":
+            why = f"{name} has a test of its own"
+        raise InputError(f"--{option}: {why}; drop the option")
 
 
 def _validated(source: Source, fraction: float, seed: int) -> Source:

@@ -123,7 +123,8 @@ def fetch_mnist(folder: Path) -> None:
 
 
 def _fetch(url: str, target: Path, dimensions: int, md5: str) -> None:
-    with downloaded(url, target.parent, limit=DOWNLOAD_LIMIT) as path:
+    otherwise = "fetch the four files elsewhere, and name their folder with --from"
+    with downloaded(url, target.parent, limit=DOWNLOAD_LIMIT, otherwise=otherwise) as path:
         try:
             read_idx(path, dimensions, md5=md5)
         except InputError as exc:

@@ -9,7 +9,7 @@ from pathlib import Path
 from apts_mpi.data.sources.checks import check_names
 from apts_mpi.data.sources.source import TextSource, Tokens
 from apts_mpi.data.sources.tokens import read_tokens
-from apts_mpi.errors import InputError, fault
+from apts_mpi.errors import InputError, either, fault
 
 LEVELS = ("char", "byte")
 TEST_FRACTION = 0.1
@@ -29,6 +29,8 @@ def load_text(
     `test_fraction` of the tokens (default 0.1), rounded up, are the test, and the last
     `val_fraction` of those before them, if given, the validation. Raises InputError.
     """
+    if level not in LEVELS:
+        raise InputError(f"--level {level}: choose {either(LEVELS)}")
     fraction = TEST_FRACTION if test_fraction is None else test_fraction
     if not 0 < fraction < 1:
         raise InputError(f"--test-fraction {fraction}: give a test fraction between 0 and 1")

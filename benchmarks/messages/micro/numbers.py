@@ -24,9 +24,6 @@ BARE = ("comm-untimed", "mpi4py", "comm")  # the first that is there has its mod
 SHORT, SHORT_MESSAGES = 320, 3  # bytes; of an outer iteration, about, beside its vector
 NEAR = 1.05  # settings within this of the best are as good
 
-# Rows of one operation under one setting, by way through and bytes.
-Table = Mapping[str, Mapping[int, Row]]
-
 
 @dataclass(frozen=True)
 class Place:
@@ -70,17 +67,6 @@ class Verdict:
         return f"{self.found.times(1e6).text('{:+.1f}'.format)} µs"
 
 
-def places(rows: Sequence[Row]) -> dict[Place, dict[tuple[str, str], dict[str, dict[int, Row]]]]:
-    """Rows by place, then by operation and setting, then as a ``Table``."""
-    found: dict[Place, dict[tuple[str, str], dict[str, dict[int, Row]]]] = {}
-    for row in rows:
-        s = row["settings"]
-        tables = found.setdefault(Place(s["ranks"], s["hosts"], s.get("link") or "none"), {})
-        table = tables.setdefault((s["operation"], s.get("mpi") or "defaults"), {})
-        table.setdefault(s["through"], {})[s["bytes"]] = row
-    return found
-
-
 def compare(own: Row, bare: Row) -> Verdict:
     """A size's verdict; the calls of a round, measured in turns, are drawn together."""
     nbytes = own["settings"]["bytes"]
@@ -89,12 +75,6 @@ def compare(own: Row, bare: Row) -> Verdict:
         return theirs / ours if nbytes > LONG else ours - theirs
 
     return Verdict(nbytes, paired(against, np.array(own["seconds"]), np.array(bare["seconds"])))
-
-
-def verdicts(table: Table, way: str) -> list[Verdict]:
-    """Of a way through, at every size at which mpi4py alone was measured too."""
-    own, bare = table.get(way, {}), table.get("mpi4py", {})
-    return [compare(own[size], bare[size]) for size in sorted(own) if size in bare]
 
 
 def summary(found: Sequence[Verdict]) -> str:
@@ -109,29 +89,20 @@ def summary(found: Sequence[Verdict]) -> str:
     return "; ".join(parts) or "not measured"
 
 
-def fitted(table: Table, way: str, *, least: int = 0) -> Hockney | None:
-    """Latency and bandwidth of the medians from a size on; None of less than two sizes."""
-    sizes = [size for size in sorted(table.get(way, {})) if size >= least]
-    if len(sizes) < 2:
-        return None
-    return fit(sizes, [median(table[way][size]["seconds"]) for size in sizes])
-
-
-def slowness(tables: Mapping[tuple[str, str], Table]) -> dict[str, float]:
+def slowness(cases: Sequence[Case]) -> dict[str, float]:
     """Settings by how much slower than the best they send what an outer iteration sends.
 
     That is a vector and three short messages, Allreduces: geometric mean over the vectors above
     64 KiB. Without such, and where only Bcast was measured, it is over all sizes. Averages of the
     calls, as a protocol that is sometimes slow shows in them.
 
-    Args:
-        tables: by operation and setting. A size that one setting lacks is left out for all.
+    A size that one setting lacks is left out for all.
     """
-    operation = "allreduce" if any(key[0] == "allreduce" for key in tables) else "broadcast"
+    operation = min((case.operation for case in cases), default="")  # allreduce, where it is there
     times = {
-        mpi: {size: fmean(row["seconds"]) for size, row in table["mpi4py"].items()}
-        for (name, mpi), table in tables.items()
-        if name == operation and table.get("mpi4py")
+        case.mpi: {size: fmean(row["seconds"]) for size, row in case.rows["mpi4py"].items()}
+        for case in cases
+        if case.operation == operation and case.rows.get("mpi4py")
     }
     common = set.intersection(*map(set, times.values())) if times else set()
     if not common:
@@ -176,7 +147,7 @@ class Case:
     place: Place
     operation: str
     mpi: str
-    rows: Mapping[str, Mapping[int, Row]]
+    rows: dict[str, dict[int, Row]]
 
     @property
     def name(self) -> str:
@@ -205,14 +176,25 @@ class Case:
     @property
     def verdicts(self) -> dict[str, dict[int, Verdict]]:
         """Of our layer against mpi4py alone, by way and bytes."""
-        ways = [way for way in self.ways if way != "mpi4py"]
-        return {way: {v.nbytes: v for v in verdicts(self.rows, way)} for way in ways}
+        bare = self.rows.get("mpi4py", {})
+        return {
+            way: {size: compare(own[size], bare[size]) for size in sorted(own) if size in bare}
+            for way in self.ways
+            if way != "mpi4py" and (own := self.rows[way])
+        }
+
+    def fitted(self, way: str, *, least: int = 0) -> Hockney | None:
+        """Latency and bandwidth of the medians from a size on; None of less than two sizes."""
+        own = {size: row for size, row in sorted(self.rows.get(way, {}).items()) if size >= least}
+        return (
+            fit([*own], [median(row["seconds"]) for row in own.values()]) if len(own) > 1 else None
+        )
 
     @property
     def model(self) -> tuple[str, Hockney] | None:
         """Of the barest way that was measured; None of a single size."""
         for way in BARE:
-            found = fitted(self.rows, way)
+            found = self.fitted(way)
             if found is not None:
                 return way, found
         return None
@@ -220,12 +202,17 @@ class Case:
 
 def cases(rows: Sequence[Row]) -> dict[Place, list[Case]]:
     """The rows by place, then by operation and settings."""
-    known = list(SETTINGS)
-    found = {
-        place: [Case(place, operation, mpi, table) for (operation, mpi), table in own.items()]
-        for place, own in places(rows).items()
+    found: dict[Place, dict[tuple[str, str], Case]] = {}
+    for row in rows:
+        s = row["settings"]
+        place = Place(s["ranks"], s["hosts"], s.get("link") or "none")
+        key = (s["operation"], s.get("mpi") or "defaults")
+        case = found.setdefault(place, {}).setdefault(key, Case(place, *key, {}))
+        case.rows.setdefault(s["through"], {})[s["bytes"]] = row
+    return {
+        place: sorted(
+            found[place].values(),
+            key=lambda c: (c.operation, [*SETTINGS, c.mpi].index(c.mpi), c.mpi),
+        )
+        for place in sorted(found, key=lambda place: (place.link, place.hosts, place.ranks))
     }
-    for some in found.values():
-        some.sort(key=lambda c: (c.operation, [*known, c.mpi].index(c.mpi), c.mpi))
-    order = sorted(found, key=lambda place: (place.link, place.hosts, place.ranks))
-    return {place: found[place] for place in order}

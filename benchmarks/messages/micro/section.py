@@ -58,7 +58,7 @@ def command_section(rows: Sequence[Row], plan: Plan) -> Section | None:
     if whole is not None:
         load = f"load average before a job {min(loads)} to {max(loads)}"
         whole.foot.append(tables.setup(rows, load))
-    for line in best_lines(numbers.places(rows).get(Place(plan.ranks, plan.hosts, plan.link), {})):
+    for line in best_lines(cases(rows).get(Place(plan.ranks, plan.hosts, plan.link), [])):
         print(line)
     return whole
 
@@ -71,8 +71,7 @@ def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
 
 def _parts(found: Sequence[Case]) -> list[Part]:
     """Of one place: pictures and sizes under the defaults and the best settings."""
-    own = {(case.operation, case.mpi): case.rows for case in found}
-    slower, best = numbers.slowness(own), _best(found)
+    slower, best = numbers.slowness(found), _best(found)
     shown = [case for case in found if case.mpi in (best, "defaults")]
     parts: list[Part] = [_picture(case, key=case.mpi == shown[0].mpi) for case in shown]
     goals = [
@@ -86,7 +85,7 @@ def _parts(found: Sequence[Case]) -> list[Part]:
         parts.append(Table("Our layer against mpi4py alone", header, goals, text=4))
     for operation in dict.fromkeys(case.operation for case in found):
         parts += _rivals([case for case in found if case.operation == operation], slower)
-    lines = best_lines(own)
+    lines = best_lines(found)
     if lines:
         parts.append(Finding(f"{lines[0]}. For a job script: {lines[1]}".lstrip("# ")))
     return [*parts, *map(sizes, shown), _fits(found)]
@@ -94,8 +93,7 @@ def _parts(found: Sequence[Case]) -> list[Part]:
 
 def _best(found: Sequence[Case]) -> str:
     """The best setting of a place, or any where none can be compared."""
-    slower = numbers.slowness({(case.operation, case.mpi): case.rows for case in found})
-    return numbers.best_setting(slower) or min(case.mpi for case in found)
+    return numbers.best_setting(numbers.slowness(found)) or min(case.mpi for case in found)
 
 
 def _panel(ax: Any, case: Case) -> list[Any]:
@@ -113,7 +111,7 @@ def _panel(ax: Any, case: Case) -> list[Any]:
         x = np.geomspace(min(case.sizes), max(case.sizes), 60)
         label, y = f"model of {way}", [model.seconds(nbytes) for nbytes in x]
         handles += ax.plot(x, y, color=figures.RED, lw=1.2, label=label)
-    draw.bytes_axis(ax.xaxis)
+    draw.log_axis(ax.xaxis, size)
     draw.log_axis(ax.yaxis, seconds)
     ax.set_xlabel("payload")
     ax.set_ylabel("time of a call")
@@ -247,7 +245,7 @@ def _fits(found: Sequence[Case]) -> Table:
     for case in found:
         for way in (way for way in case.ways if way in BARE):
             for text, least in (("all", 0), (f"from {LONG}", LONG)):
-                model = numbers.fitted(case.rows, way, least=least)
+                model = case.fitted(way, least=least)
                 if model is not None:
                     speed = f"{float(f'{model.bandwidth / 1e6:.4g}'):g}"
                     line = [case.operation, case.mpi, way, text, digits(1e6 * model.latency)]
@@ -256,9 +254,9 @@ def _fits(found: Sequence[Case]) -> Table:
     return Table("Latency and bandwidth, fitted", header, body, text=4, folded=True)
 
 
-def best_lines(own: Mapping[tuple[str, str], numbers.Table]) -> list[str]:
+def best_lines(found: Sequence[Case]) -> list[str]:
     """What a job script needs: the best setting of all operations; nothing of a single one."""
-    slower = numbers.slowness(own)
+    slower = numbers.slowness(found)
     best = numbers.best_setting(slower)
     if best is None or len(slower) < 2:
         return []

@@ -36,8 +36,15 @@ from benchmarks.harness.options import (
     timeout,
 )
 from benchmarks.harness.results import Row
-from benchmarks.messages.network.choice import Choice
-from benchmarks.messages.network.plan import DDP, UNLIMITED, Method, Network, Plan, read_plan
+from benchmarks.messages.network.plan import (
+    DDP,
+    UNLIMITED,
+    Choice,
+    Method,
+    Network,
+    Plan,
+    read_plan,
+)
 from benchmarks.messages.network.section import section
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -27,7 +27,7 @@ from apts_mpi.networks import named
 from apts_mpi.training.loop import Lap
 from apts_mpi.training.provenance import versions
 from apts_mpi.training.samples import task_of
-from benchmarks.harness.programs import training
+from benchmarks.harness.worker import training
 
 # Of an outer iteration; the accuracy is None where there was no evaluation.
 COLUMNS = ("iteration_seconds", "epoch", "bytes", "messages", "test_accuracy")

@@ -9,15 +9,12 @@ run again, so that it may be interrupted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from apts_mpi.errors import InputError
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import CIFAR, Shards
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.measure import Session
 from benchmarks.harness.options import JOB_OPTIONS, config, names, option
-from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING, jobs
 from benchmarks.quality.compare.plan import DataSet, Group, groups, read_plan
 from benchmarks.quality.compare.section import draw_png, section
@@ -35,7 +32,13 @@ def plan(session: Session) -> Rounds:
     options, results = session.options, session.results
     chosen = selection(read_plan(options.config), options)
     if options.fresh:  # finalists are chosen anew
-        results.forget(_everything(chosen, options.seeds))
+        results.forget(
+            {**candidate, "seed": seed}
+            for group in chosen
+            for candidate in group.candidates()
+            for seed in group.data.seeds
+            if options.seeds is None or seed in options.seeds
+        )
     shards = Shards(session.folder, mnist=options.mnist, cifar=options.cifar)
     for group in chosen:  # before long work, so that nothing is amiss after it
         if any(results.get(settings) is None for settings in group.wanted(results.get)):
@@ -75,14 +78,6 @@ def selection(plan: tuple[DataSet, ...], options: Namespace) -> list[Group]:
             or group.method.optimizer in AVERAGING  # one rank stands for all numbers of them
         )
     ]
-
-
-def _everything(chosen: list[Group], seeds: tuple[int, ...] | None) -> Iterator[Row]:
-    for group in chosen:
-        for candidate in group.candidates():
-            for seed in group.data.seeds:
-                if seeds is None or seed in seeds:
-                    yield {**candidate, "seed": seed}
 
 
 COMMAND = Command(

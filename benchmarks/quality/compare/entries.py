@@ -7,11 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, grouped, matching
 from benchmarks.harness.runs import AVERAGING
 from benchmarks.harness.statistics import Array
 from benchmarks.quality.compare.plan import MEASURES, DataSet, Get, Measure, groups
@@ -85,21 +84,18 @@ class Entry:
         Args:
             axis: "epoch", "messages", or "megabytes" handed over per rank.
         """
-        key, scale = self.measure.key, self.measure.scale
-        curves = [(_axis(row, axis), scale * np.array(row["curves"][key])) for row in self.rows]
+        curves = []
+        for row in self.rows:
+            x = np.array(row["curves"]["messages" if axis == "megabytes" else axis], dtype=float)
+            if axis == "megabytes":
+                x *= row["bytes_allreduced"] / max(row["vector_allreduces"], 1) / 1e6
+            curves.append((x, self.measure.scale * np.array(row["curves"][self.measure.key])))
         first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
         points = curves[0][0]
         inside = points[(points >= first) & (points <= last)]
         if not len(inside):
             inside = np.array([last])
         return inside, np.array([np.interp(inside, x, y) for x, y in curves])
-
-
-def _axis(row: Row, axis: str) -> Any:
-    found = np.array(row["curves"]["messages" if axis == "megabytes" else axis], dtype=float)
-    if axis == "megabytes":
-        found *= row["bytes_allreduced"] / max(row["vector_allreduces"], 1) / 1e6
-    return found
 
 
 def best(method: str, ranks: int, tried: Sequence[Sequence[Row]], measure: Measure) -> Entry | None:
@@ -120,14 +116,10 @@ def best(method: str, ranks: int, tried: Sequence[Sequence[Row]], measure: Measu
     chosen, worst = max(done, key=place), None
     settings = chosen[0]["settings"]
     if settings.get("lr") is not None:
-        same = ("batch", "seed")
-        others = [row for rows in done for row in rows]
-        scores = [
-            measure.score(row)
-            for row in others
-            if all(row["settings"].get(name) == settings.get(name) for name in same)
-        ]
-        worst = measure.sign * measure.scale * min(scores)
+        every = [row for rows in done for row in rows]
+        same = {name: settings[name] for name in ("batch", "seed") if name in settings}
+        beside = matching(every, **same)
+        worst = measure.sign * measure.scale * min(map(measure.score, beside))
     return Entry(method, ranks, chosen, measure, len(done), worst)
 
 
@@ -145,15 +137,16 @@ def planned(data: DataSet, get: Get) -> list[Entry]:
 
 def unplanned(rows: Sequence[Row]) -> list[Entry]:
     """The methods of some rows by name and ranks, each with the flags that it was given."""
-    grouped: dict[tuple[str, int], dict[str, list[Row]]] = {}
-    for row in rows:
+
+    def alike(row: Row) -> str:
+        return json.dumps({**row["settings"], "seed": None}, sort_keys=True)
+
+    def named(row: Row) -> tuple[str, int]:
         s = row["settings"]
-        method = " ".join([s["optimizer"], *map(str, s.get("arguments") or [])])
-        kept = {k: v for k, v in s.items() if k != "seed"}
-        own = grouped.setdefault((method, s["ranks"]), {})
-        own.setdefault(json.dumps(kept, sort_keys=True), []).append(row)
+        return " ".join([s["optimizer"], *map(str, s.get("arguments") or [])]), s["ranks"]
+
     found = [
-        best(method, ranks, list(tried.values()), MEASURES["accuracy"])
-        for (method, ranks), tried in sorted(grouped.items())
+        best(method, ranks, list(grouped(own, alike).values()), MEASURES["accuracy"])
+        for (method, ranks), own in sorted(grouped(rows, named).items())
     ]
     return [entry for entry in found if entry is not None]

@@ -144,19 +144,15 @@ class Group:
         candidates = self.candidates()
         if not 0 < self.method.finalists < len(candidates):
             return candidates
-        scores = []
+        scored = []
         for candidate in candidates:
             row = get({**candidate, "seed": self.data.seeds[0]})
             if row is None:
                 return None
-            scores.append(self.data.measure.score(row))
-        # Of equals the larger batch: it needs fewer messages.
-        order = sorted(
-            range(len(candidates)),
-            key=lambda i: (scores[i], candidates[i].get("batch", 0)),
-            reverse=True,
-        )
-        return [candidates[i] for i in order[: self.method.finalists]]
+            # Of equals the larger batch: it needs fewer messages.
+            scored.append((self.data.measure.score(row), candidate.get("batch", 0), candidate))
+        scored.sort(key=lambda one: one[:2], reverse=True)
+        return [candidate for _, _, candidate in scored[: self.method.finalists]]
 
     def wanted(self, get: Get, seeds: Iterable[int] | None = None) -> list[Row]:
         """The settings of all runs that are known to be needed, done or not.
@@ -240,11 +236,15 @@ def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     for method in methods:
         if only and method.name not in only:
             continue
-        given = {k: v for k, v in dataclasses.asdict(method).items() if v not in ((), 0)}
+        given = {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(method).items()
+            if value not in ((), 0)
+        }
         change = changes.get(method.name, {})
         check(isinstance(change, dict), f"{where}: methods.{method.name} is no table")
         common = {name: value for name, value in grid.items() if name in given}
-        own.append(_method(_lists({**given, **common, **change, "name": method.name})))
+        own.append(_method({**given, **common, **change, "name": method.name}))
     values = {"source": values["name"], **values, "methods": tuple(own)}
     check(bool(values["ranks"] and values["seeds"]), f"{where}: ranks or seeds are missing")
     data = DataSet(**{"shown": max(values["ranks"]), **values})
@@ -258,7 +258,3 @@ def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     check(min(data.seeds) >= 0, f"{where}: seeds are numbers from 0 up")
     check(data.shown in data.ranks, f"{where}: shown = {data.shown} is none of its ranks")
     return data
-
-
-def _lists(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}

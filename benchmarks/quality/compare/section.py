@@ -6,12 +6,13 @@ import math
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures, tables
-from benchmarks.harness.results import Row, finder
+from benchmarks.harness.results import Row, finder, grouped
 from benchmarks.harness.sections import Finding, Image, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, times
 from benchmarks.quality.compare.entries import Entry, planned, unplanned
@@ -42,6 +43,7 @@ AXES = {
     "megabytes": ("payload", "payload per rank, MB"),
     "messages": ("messages", "messages of the parameters' length"),
 }
+SCORE = attrgetter("score")
 _BELOW = 10.0  # points under the least final accuracy that are shown
 
 
@@ -64,10 +66,9 @@ def section(rows: Sequence[Row], options: Namespace) -> Section | None:
 
 def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
     """For the page of ``report``, of the rows by kind, whatever plan they are of."""
-    sets: dict[tuple[str, str], list[Row]] = {}
-    for row in rows["compare"]:
-        s = row["settings"]
-        sets.setdefault((s["data"], s["hidden"]), []).append(row)
+    sets = grouped(
+        rows["compare"], lambda row: (row["settings"]["data"], row["settings"]["hidden"])
+    )
     whole = Section(TITLE, [WHAT])
     for (data, hidden), some in sorted(sets.items()):
         found, name = unplanned(some), f"{data}, hidden layers {hidden.replace(',', '-')}"
@@ -188,12 +189,12 @@ def findings(found: Sequence[Entry], data: str, ranks: int) -> list[Finding]:
         unit = measure.unit.replace("%", "percent")
         return f"{entry.mean:{measure.form}} {unit}"
 
-    own = max((e for e in found if e.method.startswith("apts")), key=_score, default=None)
+    own = max((e for e in found if e.method.startswith("apts")), key=SCORE, default=None)
     others = [entry for entry in found if not entry.method.startswith("apts")]
     if own is None or not others:
-        best = max(found, key=_score)
+        best = max(found, key=SCORE)
         return [Finding(f"{data}: {best.method} ends at {ends(best)}.")]
-    best, at = max(others, key=_score), f"{data}, N = {ranks}"
+    best, at = max(others, key=SCORE), f"{data}, N = {ranks}"
     seeds = f"{len(own.rows)} seed{'s' if len(own.rows) > 1 else ''}"
     text = (
         f"{at}: {own.method} ends at {ends(own)}, the best tuned other ({best.method}) at "
@@ -202,7 +203,7 @@ def findings(found: Sequence[Entry], data: str, ranks: int) -> list[Finding]:
     sentences = [Finding(text, key=True)]
     averaging = [entry for entry in others if entry.averaging]
     if averaging:
-        best = max(averaging, key=_score)
+        best = max(averaging, key=SCORE)
         sent, theirs = own.average("vector_allreduces"), best.average("vector_allreduces")
         text = (
             f"{at}: {own.method} sends {sent:.0f} messages of the parameters' length, "
@@ -212,10 +213,6 @@ def findings(found: Sequence[Entry], data: str, ranks: int) -> list[Finding]:
         )
         sentences.append(Finding(text, key=True))
     return sentences
-
-
-def _score(entry: Entry) -> float:
-    return entry.score
 
 
 def table(found: Sequence[Entry]) -> Table:

@@ -18,7 +18,7 @@ from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import whole
-from benchmarks.harness.results import Row, versioned
+from benchmarks.harness.results import Row, grouped, matching, versioned
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.convex.problems import DIMENSION, METHODS, PROBLEMS, RIDGE
 
@@ -84,7 +84,7 @@ def _iterations(rows: list[Row]) -> str:
 def draw(rows: list[Row], options: Namespace, out: Path) -> None:
     """Relative gaps, and radii, by iteration."""
     for name, label in (("loss", "(f - f*) / (f0 - f*)"), ("radius", "radius")):
-        _plot(out / f"convex_{name}.png", _asked(rows, options), name, label)
+        _plot(out / f"convex_{name}.png", matching(rows, limit=options.iterations), name, label)
 
 
 def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
@@ -112,7 +112,7 @@ def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
 
 def section(rows: list[Row], options: Namespace) -> Section | None:
     """What the rows say."""
-    rows, rule = _asked(rows, options), RadiusRule()
+    rows, rule = matching(rows, limit=options.iterations), RadiusRule()
     if not rows:
         return None
     limit, first = options.iterations, rows[0]
@@ -136,18 +136,12 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
     return Section("Radius adaptation on convex problems", parts)
 
 
-def _asked(rows: list[Row], options: Namespace) -> list[Row]:
-    """The runs of at most so many iterations."""
-    return [row for row in rows if row["settings"]["limit"] == options.iterations]
-
-
 def _body(rows: list[Row]) -> list[list[Any]]:
-    lines: dict[tuple[str, str], list[Any]] = {}
-    for row in rows:
-        s, reached = row["settings"], row["iterations"]
-        cells = lines.setdefault((s["problem"], s["method"]), [])
-        cells.append(f"({row['gap']:.0e})" if reached is None else reached)
-    return [[*names, *cells] for names, cells in lines.items()]
+    def cell(row: Row) -> Any:
+        return f"({row['gap']:.0e})" if row["iterations"] is None else row["iterations"]
+
+    lines = grouped(rows, lambda row: (row["settings"]["problem"], row["settings"]["method"]))
+    return [[*names, *map(cell, own)] for names, own in lines.items()]
 
 
 COMMAND = Command(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import figures, tables
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, grouped, matching
 from benchmarks.harness.sections import Image, Part, Section, Table
 
 SOLVERS = ("first-order", "sr1")
@@ -27,24 +27,20 @@ HIDDEN = "128,128"
 
 def _groups(rows: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
     """Rows by all settings but the seed: data, solver, ranks, consistency, join."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        s = row["settings"]
-        key = (s["data"], s["local_solver"], s["ranks"], s["consistency"], s["join"])
-        groups.setdefault(key, []).append(row)
-    return groups
+    names = ("data", "local_solver", "ranks", "consistency", "join")
+    return grouped(rows, lambda row: tuple(row["settings"][name] for name in names))
 
 
 def draw(rows: list[Row], options: Namespace, out: Path) -> None:
     """A plot per local solver."""
+    rows = matching(rows, work=options.work)
     for solver in SOLVERS:
-        _plot(out / f"corrections_{solver}.png", _asked(rows, options), solver)
+        _plot(out / f"corrections_{solver}.png", matching(rows, local_solver=solver), rows)
 
 
-def _plot(path: Path, rows: list[Row], solver: str) -> None:
+def _plot(path: Path, own: list[Row], rows: list[Row]) -> None:
     """Training loss against work: a panel per kind of data and number of ranks."""
-    plt = figures.pyplot()
-    groups = {key: group for key, group in _groups(rows).items() if key[1] == solver}
+    plt, groups = figures.pyplot(), _groups(own)
     ranks = sorted({key[2] for key in groups if key[2] > 1}) or [1]
     size = (3.2 * len(ranks) + 1.0, 8.0)
     figure, axes = figures.panels(len(DATA), len(ranks), size, sharex=True, sharey=True)
@@ -79,7 +75,7 @@ def _at(curves: dict[str, list[float]], grid: Any) -> Any:
 
 def section(rows: list[Row], options: Namespace) -> Section | None:
     """A table per kind of data and solver."""
-    rows = _asked(rows, options)
+    rows = matching(rows, work=options.work)
     if not rows:
         return None
     groups = _groups(rows)
@@ -116,11 +112,6 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
     foot.append(tables.foot(rows, "corrections", run=line))
     title = "Additive correction on i.i.d., uneven and label-skewed data"
     return Section(title, parts, below, foot)
-
-
-def _asked(rows: list[Row], options: Namespace) -> list[Row]:
-    """The runs of so much work."""
-    return [row for row in rows if row["settings"]["work"] == options.work]
 
 
 def command(settings: Row, data: str) -> list[str]:

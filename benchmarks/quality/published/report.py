@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import figures, tables
-from benchmarks.harness.results import Row, in_order
+from benchmarks.harness.results import Row, in_order, matching
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.published.authors import (
     ADAM,
@@ -26,11 +26,6 @@ from benchmarks.quality.published.authors import (
 TITLES = {"first-order": "first order", "sr1": "L-SR1"}
 HIDDEN = "128,128"
 ON_THE_WAY = (1, 2, 5)  # passes shown besides the last
-
-
-def _group(rows: list[Row], ranks: int, solver: str) -> list[Row]:
-    wanted = (ranks, solver)
-    return [r for r in rows if (r["settings"]["ranks"], r["settings"]["local_solver"]) == wanted]
 
 
 def _accuracies(group: list[Row], iteration: int) -> list[float]:
@@ -53,7 +48,7 @@ def draw(rows: list[Row], options: Namespace, out: Path) -> None:
             for solver, (colour, marker) in looks.items():
                 key = ("apts_d", n, ORDERS[solver])
                 theirs[f"{TITLES[solver]}, authors"] = (key, APTS_WORK, colour, marker, "--")
-                group = _group(rows, n, solver)
+                group = matching(rows, ranks=n, local_solver=solver)
                 if group:
                     _draw_ours(ax, group, bool(by_work), colour, marker, f"{TITLES[solver]}, here")
             for label, (key, work, colour, marker, style) in theirs.items():
@@ -97,7 +92,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
     end, way = [], []
     for n in sorted({row["settings"]["ranks"] for row in rows}):
         for solver in ORDERS:
-            group = _group(rows, n, solver)
+            group = matching(rows, ranks=n, local_solver=solver)
             theirs = reference.get(("apts_d", n, ORDERS[solver]), Curve({}, {}, {}))
             if not group:
                 continue
@@ -145,5 +140,5 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
 
 def _asked(rows: list[Row], options: Namespace) -> list[Row]:
     """The runs of so many iterations, in the order of the table."""
-    chosen = (row for row in rows if row["settings"]["iterations"] == options.iterations)
+    chosen = matching(rows, iterations=options.iterations)
     return in_order(chosen, ranks=None, local_solver=ORDERS, seed=None)

@@ -22,13 +22,13 @@ def order(plan: Plan, found: Sequence[Swept]) -> list[str]:
         if item.ends is not None:
             label = item.sweep.label
             widest[label] = max(widest.get(label, 0.0), item.spread)
-    listed = []
-    for baseline in (False, True):
-        for family in plan.families:
-            if (family.batch > 0) == baseline:
-                own = {item.sweep.label for item in found if item.sweep.family == family}
-                listed += sorted(own & set(widest), key=lambda label: (-widest[label], label))
-    return listed
+    families = {item.sweep.label: item.sweep.family for item in found}
+
+    def place(label: str) -> tuple[bool, int, float, str]:
+        family = families[label]
+        return family.batch > 0, plan.families.index(family), -widest[label], label
+
+    return sorted(widest, key=place)
 
 
 def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 
@@ -15,6 +16,7 @@ from benchmarks.quality.sensitivity.figure import plot
 from benchmarks.quality.sensitivity.plan import Plan, Sweep, read_plan, wanted
 from benchmarks.quality.sensitivity.values import Swept, Value, swept
 
+LOSS = itemgetter(0)
 HEADER = ["parameter", "N", "values", "accuracy, %", "spread", "worst loss", "at"]
 
 
@@ -35,13 +37,13 @@ class Verdict:
     @property
     def worst(self) -> tuple[float, Swept, Value] | None:
         """The largest loss."""
-        return max(self.losses, key=_loss, default=None)
+        return max(self.losses, key=LOSS, default=None)
 
     @property
     def over(self) -> list[tuple[float, Swept, Value]]:
         """What costs more than it may, the worst first."""
         found = [item for item in self.losses if item[0] > self.limit + 1e-9]
-        return sorted(found, key=_loss, reverse=True)
+        return sorted(found, key=LOSS, reverse=True)
 
     def sentence(self) -> str:
         """What came out."""
@@ -80,10 +82,6 @@ def _verdict(what: str, limit: float, found: Sequence[Swept]) -> Verdict:
     return Verdict(what, limit, [loss for item in found for loss in item.losses], missing)
 
 
-def _loss(item: tuple[float, Swept, Value]) -> float:
-    return item[0]
-
-
 def spreads(found: Sequence[Swept]) -> list[str]:
     """A sentence per parameter with a goal of its own, or of a family without one."""
     lines = []
@@ -112,9 +110,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
     found = swept(plan, seeds, get)
     first = plan.families[0]
     hidden = "-".join(map(str, first.hidden))
-    lines = spreads(found)
     lost = sum(row["test_accuracy"] is None for row in rows)
-    count = f"{len(rows)} runs, of which {lost} diverged"
     # The plan's own seeds are what makes it complete.
     missing = sum(get(settings) is None for settings in wanted(plan.sweeps(), plan.seeds))
     parts: list[Part] = [
@@ -124,10 +120,11 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         "bold. Worst loss: points of accuracy against the default with the same seeds, and the "
         "value that costs them; negative where every value is better. A run that diverged counts "
         "as 10 %, chance. " + _families(plan),
-        f"{count}." + (f" **Not complete:** {missing} runs are missing." if missing else ""),
+        f"{len(rows)} runs, of which {lost} diverged."
+        + (f" **Not complete:** {missing} runs are missing." if missing else ""),
         bullets([verdict.sentence() for verdict in verdicts(plan, found)]),
     ]
-    if lines:
+    if lines := spreads(found):
         parts += ["Spread over the range:", bullets(lines)]
     parts += [
         Table("", HEADER, [_line(item) for item in found], text=1),
@@ -172,7 +169,7 @@ def _line(item: Swept) -> list[str]:
     line += [", ".join(value.point.text for value in item.values), Markdown(", ".join(cells))]
     if not item.losses:
         return [*line, "-", "-", "-"]
-    worst, _, value = max(item.losses, key=_loss)
+    worst, _, value = max(item.losses, key=LOSS)
     return [*line, f"{item.spread:.2f}", f"{worst:.2f}", value.point.text]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from apts_mpi.data import cache_directory, load_source
+from apts_mpi.data import cache_directory, load_source, write_shards
 from tests.data.helpers import X, Y, refused, saved
 
 
@@ -45,6 +46,33 @@ def test_misused_sources(tmp_path: Path) -> None:
         load_source("arrays")
     with refused("nowhere", "--from"):
         load_source("mnist", path=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("cifar", {}, "cifar: no such data set; choose digits, mnist, cifar10, arrays or image"),
+        ("digits", {"task": "ranking"}, "--task ranking: choose classification or regression"),
+        ("digits", {"task": "regression"}, "--task: it is for arrays, not for digits; drop"),
+        ("digits", {"download": True}, "--download: it is for mnist or cifar10, not for digits"),
+        ("digits", {"path": Path("x")}, "--from: it is for mnist, cifar10, arrays, imagefolder"),
+        ("digits", {"named": {"x": "x.npy"}}, "--x: it is for arrays, not for digits"),
+        ("digits", {"channels_last": False}, "--channels-last: it is for arrays"),
+        ("arrays", {"size": (2, 2)}, "--size: it is for imagefolder, not for arrays"),
+        ("arrays", {"channels": 1}, "--channels: it is for imagefolder, not for arrays"),
+        ("mnist", {"test_fraction": 0.1}, "--test-fraction: mnist has a test of its own; drop"),
+    ],
+)
+def test_what_a_source_has_no_use_for_is_refused(
+    name: str, options: dict[str, Any], line: str
+) -> None:
+    with refused(line):
+        load_source(name, **options)
+
+
+def test_a_normalization_that_is_none_is_refused(tmp_path: Path) -> None:
+    with refused("--normalize each: choose auto, feature, channel, one or off"):
+        write_shards(load_source("digits"), tmp_path / "d", shards=1, normalize="each")
 
 
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

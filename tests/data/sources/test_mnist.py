@@ -141,7 +141,7 @@ def test_download_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise URLError("no route to host")
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    with refused("https://", "no route to host", "--from"):
+    with refused("https://", "no route to host", "fetch the four files", "--from"):
         load_source("mnist", path=tmp_path / "new", download=True)
     assert not list((tmp_path / "new").iterdir())
 

@@ -139,6 +139,11 @@ def test_validation_is_the_end_before_the_test(tmp_path: Path) -> None:
         write_shards(source, tmp_path / "f", shards=2, normalize="one")
 
 
+def test_a_level_that_is_none_is_refused(tmp_path: Path) -> None:
+    with refused("--level word: choose char or byte"):
+        load_text(tmp_path, level="word")
+
+
 def test_texts_that_will_not_do(tmp_path: Path) -> None:
     with refused("nowhere", "--from"):
         load_text(tmp_path / "nowhere")

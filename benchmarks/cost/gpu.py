@@ -7,10 +7,13 @@ and gpu.jsonl; what is there is not measured again.
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.cost.cases import GPU, STEPS, verdict
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
@@ -18,42 +21,12 @@ from benchmarks.harness.options import chosen, option, several, timeout, whole
 from benchmarks.harness.results import Row, in_order, versioned
 from benchmarks.harness.sections import Section, Table, bullets
 
-# Local ones per outer iteration: eleven drawings, ten gradients and a forward evaluation.
-STEPS = 10
+if TYPE_CHECKING:
+    from apts_mpi.comm.communicator import Comm
+
 WAYS = ("fp32", "tf32", "bf16", "bf16 compiled")  # precision, torch.compile
 
 
-@dataclass(frozen=True)
-class Case:
-    """A network on random data, and the batch of a local step.
-
-    Attributes:
-        kind, shape, outputs: of the task. goal: percent of time that the method may add; None
-        where nothing is aimed at.
-    """
-
-    network: str
-    sizes: dict[str, Any]
-    kind: str
-    shape: tuple[int, ...]
-    outputs: int
-    batch: int
-    goal: float | None
-
-
-def _resnet(depth: int) -> Case:
-    sizes = {"width": 16, "normalization": "group", "depth": depth}
-    return Case("resnet", sizes, "classification", (3, 32, 32), 10, 128, 10.0)
-
-
-_TRANSFORMER = {"depth": 6, "width": 384, "heads": 6, "tied": False}
-CASES = {
-    "resnet-20": _resnet(20),
-    "resnet-56": _resnet(56),
-    "transformer-10M": Case("transformer", _TRANSFORMER, "language", (256,), 65, 32, 5.0),
-    # To try the benchmark itself, on a CPU too.
-    "mlp-small": Case("mlp", {"hidden": (32,)}, "classification", (64,), 10, 16, None),
-}
 DEFAULT = ("resnet-20", "transformer-10M")
 
 
@@ -67,7 +40,7 @@ def plan(session: Session) -> Rounds:
     unique = list(dict.fromkeys(wanted))
     yield [
         Job(
-            task="benchmarks.cost.gpu.measure:task",
+            task="benchmarks.cost.gpu:task",
             ranks=ranks,
             pieces=[_piece(*case, options) for case in unique if case[2] == ranks],
         )
@@ -91,9 +64,39 @@ def keep(outcome: Outcome) -> tuple[list[Row], str]:
     return [row], f"{1e3 * row['seconds']['own']:.1f} ms, {row['added']['own'][1]:+.1f} %"
 
 
+def task(
+    comm: Comm, folder: Path, name: str, way: str, subdomains: int, device: str, repeats: int
+) -> Row:
+    """Measure a case on every rank, and leave nothing of it for the next."""
+    import torch
+
+    from apts_mpi.training.provenance import versions
+    from benchmarks.cost.contest import added, middle, on_device
+
+    contest = on_device(GPU[name], way, subdomains, comm, device)
+    turns = list(contest.turns(repeats))
+    row = {
+        "gpu": torch.cuda.get_device_name(contest.device) if contest.gpu else "none: a CPU",
+        "parameters": contest.own.n,
+        "seconds": {each: middle(turns, each) for each in contest.ways},
+        "added": {each: added(turns, each) for each in ("own", "adam")},
+        "counts": {each: contest.counted(what) for each, what in contest.ways.items()},
+        "held": contest.held,
+        "peaks": {each: contest.peak(what) for each, what in contest.ways.items()},
+        "threads_per_rank": 1,
+        "versions": versions(),
+    }
+    del contest
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return row
+
+
 def section(rows: list[Row], options: Namespace) -> Section:
     """What the rows say."""
-    single = in_order((row for row in rows if _pair(row) == (1, 1)), network=CASES, way=WAYS)
+    single = in_order((row for row in rows if _pair(row) == (1, 1)), network=GPU, way=WAYS)
     gpus = ", ".join(sorted({row["gpu"] for row in rows}))
     return Section(
         "An outer iteration on a GPU",
@@ -127,10 +130,8 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     found = []
     for row in rows:
         name, way = row["settings"]["network"], row["settings"]["way"]
-        goal, added = CASES[name].goal, row["added"]["own"][1]
-        if goal is not None:
-            met = tables.met(added <= goal)
-            found.append(f"{name}, {way}: {added:.1f} % added, goal at most {goal:g} %: {met}.")
+        if math.isfinite(goal := GPU[name].goal):
+            found.append(verdict(f"{name}, {way}", row["added"]["own"][1], "% added", goal, " %"))
     return found or ["No goal is set for what was measured."]
 
 
@@ -149,7 +150,7 @@ def _pair(row: Row) -> tuple[int, int]:
 def _line(row: Row) -> list[Any]:
     s, seconds, counts = row["settings"], row["seconds"], row["counts"]
     return [
-        *(s["network"], s["way"], f"{row['parameters']:,}", CASES[s["network"]].batch),
+        *(s["network"], s["way"], f"{row['parameters']:,}", GPU[s["network"]].batch),
         *(f"{1e3 * seconds[each]:.1f}" for each in ("bare", "own")),
         *(tables.quartiles(row["added"][each]) for each in ("own", "adam")),
         *(counts["own"]["launches"], counts["bare"]["launches"], counts["own"]["waits"]),
@@ -166,7 +167,7 @@ def _shared(rows: Sequence[Row]) -> Section:
     for row in in_order(found, network=None, subdomains=None, ranks=None):
         ranks, subdomains = _pair(row)
         name, seconds = row["settings"]["network"], row["seconds"]["own"]
-        each = f"{ranks * subdomains * STEPS * CASES[name].batch / seconds:,.0f}"
+        each = f"{ranks * subdomains * STEPS * GPU[name].batch / seconds:,.0f}"
         lines.append([name, ranks, subdomains, f"{1e3 * seconds:.1f}", each])
     header = ["network", "ranks", "subdomains per rank", "iteration, ms", "samples per second"]
     text = (
@@ -179,7 +180,7 @@ def _shared(rows: Sequence[Row]) -> Section:
 COMMAND = Command(
     name="gpu",
     options=(
-        chosen("--networks", CASES, DEFAULT),
+        chosen("--networks", GPU, DEFAULT),
         chosen("--ways", WAYS, WAYS),
         several("--ranks", (2, 4, 8), "on one GPU"),
         option("--device", default="cuda", choices=("cuda", "cpu"), help="(default cuda)"),

@@ -7,28 +7,44 @@ streaming.jsonl; what is there is not measured again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import resource
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from apts_mpi.data import Source, write_shards
+from apts_mpi.data import Source, Stream, read_partition, write_shards
 from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import option, whole
 from benchmarks.harness.results import Row, in_order, versioned
 from benchmarks.harness.sections import Section, Table
+from benchmarks.harness.worker import resident
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from apts_mpi.comm.communicator import Comm
+    from apts_mpi.data.minibatches.ahead import Pair
+    from apts_mpi.data.minibatches.grouped import Indices
 
 SHAPE = (3, 32, 32)  # of an image, a byte per value
-NETWORKS = {"none": "drawing alone", "mlp": "MLP 128, 128", "cnn": "CNN 16, 32"}
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {  # and their sizes
+    "none": ("drawing alone", {}),
+    "mlp": ("MLP 128, 128", {"hidden": (128, 128)}),
+    "cnn": ("CNN 16, 32", {"channels": (16, 32), "hidden": ()}),
+}
 WAYS = {
     "memory": "in memory",
     "cold": "stream, from the disk",
     "warm": "stream, from the system's cache",
 }
 SHARDS = 4
+STEP = 1e-3  # of gradient descent
 SIZES = ("megabytes", "minibatches", "batch")
 
 
@@ -53,13 +69,111 @@ def _jobs(session: Session, shards: Path) -> Iterator[Job]:
                 arguments={"shards": str(shards), **asked, **case},
                 keep=keep,
             )
-            yield Job(task="benchmarks.cost.streaming.task:task", ranks=1, pieces=[piece])
+            yield Job(task="benchmarks.cost.streaming:task", ranks=1, pieces=[piece])
 
 
 def keep(outcome: Outcome) -> tuple[list[Row], str]:
     """What the loop took."""
     (row,) = outcome.values
     return [row], f"{1e3 * row['median']:.2f} ms, waited {row['waited']:.2f} s"
+
+
+def task(
+    comm: Comm, folder: Path, shards: str, way: str, network: str, batch: int, minibatches: int
+) -> Row:
+    """Time the loop, alone on its machine.
+
+    Args:
+        way: memory, cold or warm. network: none, mlp or cnn.
+    """
+    import torch
+
+    from apts_mpi.data.minibatches.batches import Batches
+    from apts_mpi.training.provenance import versions
+
+    torch.set_num_threads(1)
+    source = Path(shards)
+    step = _step(network)
+    for path in source.iterdir():
+        _cached(path, way != "cold")
+    before, start = resident(), time.perf_counter()
+    take: Callable[[Indices], Pair]
+    stream = stated = None
+    if way == "memory":
+        part = read_partition(source, "train", 0, 1)
+        whole = [torch.from_numpy(part.x), torch.from_numpy(part.y)]
+        batches = Batches(len(part.y), largest=len(part.y), batch=batch)
+
+        def take(index: Indices) -> Pair:
+            chosen = torch.from_numpy(index)
+            x, y = (each.index_select(0, chosen).numpy() for each in whole)
+            return x, y
+    else:
+        stream = Stream(source, "train", 0, 1)
+        batches = Batches(stream.samples, largest=stream.samples, batch=batch, window=stream.window)
+        stream.follow(batches)
+        take, stated = stream.take, stream.memory(batches.widest)
+    opened = time.perf_counter() - start
+    times, waits = [], []
+    own, both = time.thread_time(), time.process_time()
+    for _ in range(minibatches):
+        begin = time.perf_counter()
+        x, y = take(next(batches))
+        waits.append(time.perf_counter() - begin)
+        step(torch.from_numpy(x), torch.from_numpy(y))
+        times.append(time.perf_counter() - begin)
+    own, both = time.thread_time() - own, time.process_time() - both
+    low, middle, high = np.quantile(times, [0.25, 0.5, 0.75])
+    found = {
+        **{"median": middle, "low": low, "high": high, "seconds": sum(times)},
+        **{"first": waits[0], "waited": sum(waits[1:]), "start": opened, "stated": stated},
+        **{"cpu": own, "cpu_reader": both - own},
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before,
+        "missed": stream.missed if stream else 0,
+        "threads_per_rank": 1,
+        "versions": versions(),
+    }
+    if stream is not None:
+        stream.close()
+    return found
+
+
+def _step(network: str) -> Callable[[Tensor, Tensor], None]:
+    """A step of gradient descent, after one to warm up."""
+    import torch
+
+    from apts_mpi.networks.losses import cross_entropy
+    from apts_mpi.networks.named import build
+    from apts_mpi.networks.task import Task
+    from apts_mpi.training.flat_network import FlatNetwork
+
+    if network == "none":
+        return lambda x, y: None
+    sizes = NETWORKS[network][1]
+    flat = FlatNetwork(
+        build(network, Task("classification", SHAPE, 10), sizes, seed=0)[0], cross_entropy
+    )
+
+    def step(x: Tensor, y: Tensor) -> None:
+        flat.loss_and_gradient(x, y)
+        flat.vector.sub_(flat.gradient, alpha=STEP)
+
+    step(torch.zeros(64, *SHAPE), torch.zeros(64, dtype=torch.int64))
+    return step
+
+
+def _cached(path: Path, there: bool) -> None:
+    """Have a file in the system's cache, or not."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if there:
+            while os.read(handle, 1 << 24):
+                pass
+        else:
+            os.fsync(handle)
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(handle)
 
 
 def _write(directory: Path, megabytes: int) -> None:
@@ -97,7 +211,7 @@ def section(rows: list[Row], options: Namespace) -> Section:
 def _line(row: Row) -> list[Any]:
     settings, stated = row["settings"], row["stated"]
     return [
-        *(NETWORKS[settings["network"]], WAYS[settings["way"]], f"{settings['megabytes']:,}"),
+        *(NETWORKS[settings["network"]][0], WAYS[settings["way"]], f"{settings['megabytes']:,}"),
         f"{1e3 * row['median']:.2f}",
         " to ".join(f"{1e3 * row[name]:.2f}" for name in ("low", "high")),
         *(

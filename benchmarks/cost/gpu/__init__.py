@@ -1,1 +1,0 @@
-"""An outer iteration on a GPU."""

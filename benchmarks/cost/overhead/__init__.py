@@ -1,1 +1,0 @@
-"""What the method adds to the evaluations that it makes."""

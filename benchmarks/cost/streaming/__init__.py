@@ -1,1 +1,0 @@
-"""Whether a stream keeps a loop fed."""

@@ -1,1 +1,0 @@
-"""One vector between hosts."""
