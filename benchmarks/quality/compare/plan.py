@@ -236,15 +236,13 @@ def _data_set(table: dict[str, Any], methods: list[Method]) -> DataSet:
     for method in methods:
         if only and method.name not in only:
             continue
-        given = {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(method).items()
-            if value not in ((), 0)
-        }
+        given = {k: v for k, v in dataclasses.asdict(method).items() if v not in ((), 0)}
         change = changes.get(method.name, {})
         check(isinstance(change, dict), f"{where}: methods.{method.name} is no table")
         common = {name: value for name, value in grid.items() if name in given}
-        own.append(_method({**given, **common, **change, "name": method.name}))
+        whole = {**given, **common, **change, "name": method.name}
+        lists = {k: list(v) if isinstance(v, tuple) else v for k, v in whole.items()}
+        own.append(_method(lists))
     values = {"source": values["name"], **values, "methods": tuple(own)}
     check(bool(values["ranks"] and values["seeds"]), f"{where}: ranks or seeds are missing")
     data = DataSet(**{"shown": max(values["ranks"]), **values})
