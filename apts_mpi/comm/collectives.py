@@ -45,7 +45,7 @@ class Traffic:
     """What one rank has sent; bytes of payload, as handed over once to a joint call.
 
     Which way and how often an MPI library sends them on is its own affair; so a compressed
-    message, of two calls, counts its 16-bit numbers once, as an Allreduce does its float32 ones.
+    message, of two calls, counts its numbers once, as an Allreduce does its float32 ones.
     """
 
     vector_allreduces: int = 0
@@ -184,7 +184,7 @@ class Collectives:
         self._node.Bcast(buffer)
 
     def sum_compressed(self, message: CompressedMessage) -> None:
-        """Sum a message over all ranks in 16 bits; within hosts in float32 if hierarchical.
+        """Sum a message over all ranks in its form; within hosts in float32 if hierarchical.
 
         Between those that exchange: every one gets a piece of all vectors, by Alltoall, sums it in
         rank order and hands the sum to all, by Allgather. So all have the same bits, whatever the

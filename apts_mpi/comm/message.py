@@ -24,10 +24,8 @@ FLAGS = 2
 FRACTION_BITS = 52  # quantum 2.2e-16, magnitude below 2^68
 MOST_RANKS = 1 << (24 - DIGIT_BITS)  # so that a sum of digits stays below 2^24, exact in float32
 _LIMIT = 2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS)
-
-
-_SHIFTS = range(0, DIGITS * DIGIT_BITS, DIGIT_BITS)
-_MASK = (1 << DIGIT_BITS) - 1
+SHIFTS = range(0, DIGITS * DIGIT_BITS, DIGIT_BITS)
+MASK = (1 << DIGIT_BITS) - 1
 
 
 def encode(value: float) -> list[float]:
@@ -36,18 +34,23 @@ def encode(value: float) -> list[float]:
         return [math.nan] * DIGITS
     fixed = int(math.ldexp(abs(value), FRACTION_BITS))
     if value < 0:
-        return [-float(fixed >> shift & _MASK) for shift in _SHIFTS]
-    return [float(fixed >> shift & _MASK) for shift in _SHIFTS]
+        return [-float(fixed >> shift & MASK) for shift in SHIFTS]
+    return [float(fixed >> shift & MASK) for shift in SHIFTS]
 
 
 def decode(digits: Sequence[float]) -> float:
     """The value of (a sum of) encoded ``digits``; NaN if any summand was."""
     if not math.isfinite(sum(digits)):
         return math.nan
+    return math.ldexp(float(fixed_point(digits)), -FRACTION_BITS)
+
+
+def fixed_point(digits: Sequence[float]) -> int:
+    """The whole number with these digits, lowest first, each of any size and sign."""
     fixed = 0
     for digit in reversed(digits):
         fixed = (fixed << DIGIT_BITS) + int(digit)
-    return math.ldexp(float(fixed), -FRACTION_BITS)
+    return fixed
 
 
 class FusedMessage:

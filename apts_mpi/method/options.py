@@ -48,8 +48,9 @@ class APTSOptions:
         memory: pairs that an L-SR1 model keeps, 1 to 10; 5, as is usual (Nocedal and Wright 2006,
             section 7.2).
         rule: when steps are taken and how radii follow; by default the solver's own.
-        compress: how corrections are sent: "none", or "bf16", "fp16" (comm/compression.py), whose
-            residuals may take |s| beyond Delta by what rounding lost before.
+        compress: how corrections are sent: "none", or "bf16", "fp16", "int8", "int4"
+            (comm/compression.py), whose residuals may take |s| beyond Delta by what rounding lost
+            before.
 
     Raises:
         TypeError, ValueError: an option is outside its range, or has no effect beside the others.
@@ -124,7 +125,8 @@ class StochasticOptions:
             (1 + averaging) / (k + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
             mean, infinity the last iterate alone.
         rule: when corrections are taken and how Delta follows.
-        compress: how corrections are sent: "none", or "bf16", "fp16" (comm/compression.py).
+        compress: how corrections are sent: "none", or "bf16", "fp16", "int8", "int4"
+            (comm/compression.py).
         ahead: whether local steps are taken before their losses are looked at, for the same result
             (trust_region/scaled.py); by default on a GPU. Takes three vectors more.
 

@@ -160,9 +160,9 @@ class Ranks:
     )
     compress: str = setting(
         "none",
-        one_of("none", "bf16", "fp16"),
-        "send corrections in 16 bits, adding what that rounds off to the next one; where a host "
-        "has several ranks, with --hierarchical on",
+        one_of("none", "bf16", "fp16", "int8", "int4"),
+        "send corrections in 16, 8 or 4 bits per number, adding what that rounds off to the next "
+        "one; where a host has several ranks, with --hierarchical on",
         where=APTS,
         idle=True,
     )

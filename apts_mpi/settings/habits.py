@@ -29,6 +29,15 @@ _INSTEAD = {
     ("amp", "fp16", "bf16", "half", "mixed-precision", "autocast", "dtype", "tf32"): (
         "use --precision bf16 or tf32 for the network's products, --compress for messages"
     ),
+    (
+        "int8",
+        "int4",
+        "quantize",
+        "quantization",
+        "compression",
+        "grad-compression",
+        "fp16-allreduce",
+    ): ("use --compress bf16, fp16, int8 or int4: bits per number in messages"),
     ("gpus", "gpu", "num-gpus", "n-gpus", "ngpu", "cuda", "no-cuda", "use-cuda"): (
         "use --device cuda or cpu; a rank trains on one GPU, so start as many: mpirun -n GPUS"
     ),

@@ -1,4 +1,4 @@
-"""One vector message between hosts: flat or hierarchical, in 32 or 16 bits, with what it sends.
+"""One vector message between hosts: flat or hierarchical, in 32 bits or fewer, with what it sends.
 
 Between hosts of several ranks each that it makes on this machine, as root. Writes joining.md and
 joining.jsonl; what is in joining.jsonl is not measured again.
@@ -22,7 +22,7 @@ import torch
 from mpi4py import MPI
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.comm.compression import message_for
+from apts_mpi.comm.compression import COMPRESSIONS, message_for
 from apts_mpi.comm.message import FusedMessage
 from apts_mpi.errors import AgreedError
 from apts_mpi.training.provenance import versions
@@ -35,13 +35,16 @@ from benchmarks.harness.options import chosen, names, option, several, timeout, 
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Section, Table
 
-WAYS = tuple(
-    f"{way} {form}" for way in ("flat", "hierarchical") for form in ("none", "bf16", "fp16")
-)
+WAYS = tuple(f"{way} {form}" for way in ("flat", "hierarchical") for form in COMPRESSIONS)
 _FLAT = WAYS[0]
-_FORMS = {"none": "float32", "bf16": "bf16", "fp16": "fp16"}
 _SCALARS = (1.0, 2.0, 3.0, 4.0, 5.0)
-_CLOSE = {"none": 1e-5, "bf16": 0.05, "fp16": 0.01}  # to the sum, per rank
+_CLOSE = {
+    "none": 1e-5,
+    "bf16": 0.05,
+    "fp16": 0.01,
+    "int8": 0.1,
+    "int4": 1.0,
+}  # to the sum, per rank
 
 
 def check(options: Namespace) -> str | None:
@@ -215,7 +218,7 @@ def _table(rows: Sequence[Row]) -> Table:
             kind, form = way.split()
             body.append(
                 (
-                    *(mpi, kind, _FORMS[form]),
+                    *(mpi, kind, "float32" if form == "none" else form),
                     f"{1e3 * middle:.1f} [{1e3 * min(seconds):.1f}, {1e3 * max(seconds):.1f}]",
                     ratio,
                     f"{median(row['bytes_left']) / 1e6:.2f}",

@@ -88,6 +88,7 @@ def test_flags_that_are_not_shown_are_taken() -> None:
         ("-e 3", "-e: no such flag; use --epochs"),
         ("--weight-decay 0.1", "there is none yet"),
         ("--amp", "use --precision bf16"),
+        ("--quantize 8", "use --compress"),
         ("--gpus 2", "use --device"),
         ("--num-workers 2", "--threads sets threads per rank"),
         ("--nproc-per-node 2", "mpirun -n RANKS"),

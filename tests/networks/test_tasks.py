@@ -255,13 +255,19 @@ def test_streamed_samples_train_alike_on_any_start(launch: Launch, tmp_path: Pat
     assert "is for images" in refused.told[0]
 
 
-def test_corrections_in_16_bits_within_hosts_first(launch: Launch, tmp_path: Path) -> None:
+def test_corrections_in_few_bits_within_hosts_first(launch: Launch, tmp_path: Path) -> None:
     flags = ("--threads", "1", "--iterations", "12", "--local-steps", "5", "--batch", "60")
-    for name, more in (("plain", ()), ("half", ("--compress", "bf16"))):
+    for name, more in (
+        ("plain", ()),
+        ("half", ("--compress", "bf16")),
+        ("eighth", ("--compress", "int4")),
+    ):
         ran(launch, 2, *flags, *more, "--out", name)
-    plain, half = summary(tmp_path / "plain"), summary(tmp_path / "half")
-    assert half["bytes_allreduced"] < 0.65 * plain["bytes_allreduced"]
-    assert abs(half["test_accuracy"] - plain["test_accuracy"]) < 0.05
+    plain = summary(tmp_path / "plain")
+    for name, share in (("half", 0.65), ("eighth", 0.35)):
+        few = summary(tmp_path / name)
+        assert few["bytes_allreduced"] < share * plain["bytes_allreduced"]
+        assert abs(few["test_accuracy"] - plain["test_accuracy"]) < 0.05
     told = ran(launch, 2, *flags, "--hierarchical", "on", "--compress", "fp16", "--out", "hosts")
     assert "--compress fp16: one host has none to exchange with" in told
     assert summary(tmp_path / "hosts")["test_accuracy"] > 0.8

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from apts_mpi.cli.main import train_settings
+from apts_mpi.comm.compression import COMPRESSIONS
 from apts_mpi.errors import InputError
 from apts_mpi.method.options import AVERAGING, LOCAL, LOCAL_SOLVERS, OPTIMIZERS
 from apts_mpi.networks.sizes import SIZES
@@ -161,6 +162,10 @@ def test_a_run_repeats_from_its_settings_which_have_effect(
     written = parse_toml(to_toml(done), Path("config.toml"))
     assert TrainConfig(**written) == done
     assert not set(ELSEWHERE) & set(written) - effects(method) - set(method) - {"norm"}
+
+
+def test_messages_take_every_form_there_is() -> None:
+    assert SETTINGS["compress"].kind.choices == COMPRESSIONS
 
 
 def test_settings_an_optimizer_has_not_are_refused() -> None:

@@ -18,6 +18,7 @@ from tests.training.digit_runs import begin, go_on, rows
 
 WAYS = {
     "scaled": ["--batch", "60", "--local-steps", "7"],
+    "int4": ["--compress", "int4", "--batch", "60", "--local-steps", "7"],
     "spectral": ["--local-solver", "spectral", "--epochs", "20", "--local-steps", "7"],
     "sr1": ["--local-solver", "sr1", "--batch", "100"],
     "whole": ["--local-solver", "sr1"],
