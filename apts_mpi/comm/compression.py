@@ -60,8 +60,8 @@ class Exchange(Protocol):
 class CompressedMessage(FusedMessage):
     """A message that ``Comm.sum_message`` sums compressed among some ranks or hosts.
 
-    It costs a rank that exchanges two float32 vectors of length n more than a FusedMessage, and
-    some more of a piece's length: the residuals before and after, and what is sent and received.
+    It costs a rank that exchanges two float32 vectors of length n more than a FusedMessage, the
+    residuals before and after, twice its bytes, sent and received, and some of a piece's length.
 
     Args:
         n, scalars, device: as FusedMessage's.
