@@ -19,7 +19,7 @@ from torch import Tensor
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.joined_loss import JoinedLoss
 from apts_mpi.trust_region.local import FirstOrder
-from apts_mpi.trust_region.metric import Diagonal
+from apts_mpi.trust_region.metric import Metric
 
 log = logging.getLogger("apts_mpi")
 
@@ -181,7 +181,7 @@ def along_step(
     flat: FlatParameters,
     start: Tensor,
     direction: Tensor,
-    metric: Diagonal,
+    metric: Metric,
     loss_here: Callable[[], float],
     *,
     loss: float,
@@ -196,7 +196,7 @@ def along_step(
     Args:
         flat: the parameters. start, loss_here, loss: as ``search_along``'s.
         direction: (n,) the gradient, summed over so many samples, which becomes the step.
-        metric: of the local steps; of the diagonal one the first step is along the signs.
+        metric: of the local steps.
     """
     slope = metric.first_step(direction) / samples
     largest = max(flat.weight_scale() or 1.0, _FIRST)  # no weights: nothing to go by

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from apts_mpi.comm.clock import Clock
 from apts_mpi.method.flat import FlatParameters
+from apts_mpi.method.layers import Layer
 from apts_mpi.method.messages import CountedMessages
 from apts_mpi.method.options import APTSOptions, StochasticOptions
 from apts_mpi.trust_region.local import FirstOrder, LocalResult, LocalSolver, Model, SecondOrder
 from apts_mpi.trust_region.lsr1 import LSR1
-from apts_mpi.trust_region.metric import Composite, Diagonal
+from apts_mpi.trust_region.metric import Metric
 from apts_mpi.trust_region.objective import Batch, Objective
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
@@ -164,12 +165,11 @@ def model_of(options: APTSOptions, theta: Tensor) -> Model:
     return SecondOrder(LSR1(len(theta), memory=options.memory, device=theta.device))
 
 
-def metric_of(options: StochasticOptions, flat: FlatParameters) -> Diagonal:
-    """The metric that the options name."""
+def hidden_of(options: StochasticOptions, flat: FlatParameters) -> list[Layer]:
+    """The matrices that are bounded in the spectral norm."""
     if options.local_solver == "scaled":
-        return Diagonal(flat.vector, flat.gradient)
-    hidden = [layer for layer in flat.layers() if layer.kind == "hidden"]
-    return Composite(flat.vector, flat.gradient, hidden)
+        return []
+    return [layer for layer in flat.layers() if layer.kind == "hidden"]
 
 
 class SampledSubdomain(Subdomain):
@@ -199,7 +199,7 @@ class SampledSubdomain(Subdomain):
         self.solver = ScaledSolver(
             flat.vector,
             flat.gradient,
-            metric_of(options, flat),
+            Metric(flat.vector, flat.gradient, hidden_of(options, flat)),
             steps=options.local_steps,
             kept=kept,
             waiting=partial(clock.phase, "gradient"),

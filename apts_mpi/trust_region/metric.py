@@ -3,10 +3,10 @@
 m and v are running averages of the rank's gradients and of their squares, corrected for their start
 at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
 
-1. ``Diagonal``: the linear model <m, p> in the ball ``|p|_D <= r |m|_{1/D}``, whose radius follows
-   the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
+1. The diagonal metric: the linear model <m, p> in the ball ``|p|_D <= r |m|_{1/D}``, whose radius
+   follows the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
    ``p = -r m / (sqrt(v) + eps)``.
-2. ``Composite``: each hidden matrix has a norm of its own. <u, P> in the ball
+2. The spectral norm: each hidden matrix has a norm of its own. <u, P> in the ball
    ``|P|_2 <= r rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
    least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
    Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
@@ -49,29 +49,35 @@ class Matrix(Protocol):
         """A view (rows, columns) of a vector (n,)."""
 
 
-class Diagonal:
-    """The diagonally scaled metric of one subdomain.
+class Metric:
+    """What bounds the local steps of one subdomain, and what it has learned for that.
 
     Args:
         vector: (n,) float32, the parameters. gradient: (n,) float32, where a loss leaves its own.
+        hidden: the matrices with the spectral norm, in the order of the vector; all else has the
+            diagonal metric.
 
     Attributes:
-        m, v: (n,) float32, running averages of the gradients and of their squares.
+        m, v: (n,) float32, running averages of the gradients and of their squares; v is not used
+            of hidden matrices.
         learned: gradients that went into the averages.
     """
 
-    def __init__(self, vector: Tensor, gradient: Tensor) -> None:
+    def __init__(self, vector: Tensor, gradient: Tensor, hidden: Sequence[Matrix] = ()) -> None:
         self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
+        ends = [0, *(each.part.stop for each in hidden)]
+        starts = [*(each.part.start for each in hidden), len(vector)]
+        self._diagonal = [slice(a, b) for a, b in zip(ends, starts, strict=True) if b > a]
         self._vectors = (vector, gradient, self.m, self.v)
-        self._diagonal = self._parts()
         self._fused = _has_fused(vector.device)
         device = vector.device if self._fused else torch.device("cpu")
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
-
-    def _parts(self) -> list[slice]:
-        """What is scaled diagonally."""
-        return [slice(0, len(self.m))]
+        self._hidden = list(hidden)
+        self._scales = [SPECTRAL * math.sqrt(max(each.rows, each.columns)) for each in hidden]
+        self._theta, self._g, self._m = (
+            [each.of(of) for each in hidden] for of in self._vectors[:3]
+        )
 
     def step(self, radius: float) -> None:
         """Learn from the gradient, and move the parameters."""
@@ -79,6 +85,13 @@ class Diagonal:
         theta, g, m, v = ([vector[part] for part in self._diagonal] for vector in self._vectors)
         if theta:
             _adam_step(theta, g, m, v, self._counts, radius=radius, fused=self._fused)
+        if not self._hidden:
+            return
+        torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
+        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
+        lengths = [-radius * scale for scale in self._scales]
+        for at, p, length in zip(self._theta, polar_factors(looking), lengths, strict=True):
+            at.add_(p, alpha=length)
 
     def forget(self, learned: int) -> None:
         """So many gradients count as learned."""
@@ -86,16 +99,26 @@ class Diagonal:
         for count in self._counts:
             count.fill_(learned)
 
-    def share(self, displacement: Tensor, length: float) -> None:
-        """Make the joined displacement of all subdomains the first moment of this one.
+    def add_moments(self, total: Tensor, weight: float) -> None:
+        """Add the first moments of the hidden matrices, one behind the other, times a weight.
 
-        A step of the radius r moves by ``-r m / D``; so the mean displacement d of steps that are
-        ``length`` long together stands for the moment ``-d D / length``, which has the gradients of
-        all subdomains in it and a fraction of this one's noise. No message: d is known anyway. A
-        polar factor cannot be turned back into a moment: those of hidden matrices stay.
+        Args:
+            total: (numbers of the hidden matrices,) float32, in place.
+        """
+        sizes = [each.numel() for each in self._m]
+        for part, m in zip(total.split(sizes), self._m, strict=True):
+            part.view_as(m).add_(m, alpha=weight)
+
+    def share(self, displacement: Tensor, length: float, moments: Tensor) -> None:
+        """Make the first moment of all subdomains together this one's own.
+
+        That of hidden matrices is known as it is. As for all else, a step of the radius r moves by
+        ``-r m / D``; so the mean displacement d of steps that are ``length`` long together stands
+        for the moment ``-d D / length``, which is known anyway.
 
         Args:
             displacement: (n,) float32, joined. length: number of steps times their radius.
+            moments: their mean, as ``add_moments`` orders them.
         """
         if not self.learned:
             return
@@ -104,11 +127,23 @@ class Diagonal:
             m = self.m[part]
             torch.div(self.v[part], second, out=m).sqrt_().add_(EPSILON)
             m.mul_(displacement[part]).mul_(-first / length)
+        sizes = [each.numel() for each in self._m]
+        for mean, m in zip(moments.split(sizes), self._m, strict=True):
+            m.copy_(mean.view_as(m))
 
     def first_step(self, gradient: Tensor) -> float:
-        """The step of radius 1 uphill, in place of the first gradient (n,); the slope along it."""
-        slope = float(gradient.abs().sum(dtype=torch.float64))
-        gradient.sign_()
+        """The step of radius 1 uphill, in place of the first gradient (n,); the slope along it.
+
+        Along the signs, and the polar factors of hidden matrices.
+        """
+        slope = 0.0
+        for part in self._diagonal:
+            slope += float(gradient[part].abs().sum(dtype=torch.float64))
+            gradient[part].sign_()
+        blocks = [each.of(gradient) for each in self._hidden]
+        for block, p, scale in zip(blocks, polar_factors(blocks), self._scales, strict=True):
+            slope += scale * float((block * p).sum(dtype=torch.float64))
+            torch.mul(p, scale, out=block)
         return slope
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,53 +155,6 @@ class Diagonal:
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
         self.forget(int(state["learned"]))
-
-
-class Composite(Diagonal):
-    """The composite norm: spectral for hidden matrices, the diagonal metric for all else.
-
-    Args:
-        vector, gradient: as ``Diagonal``'s. hidden: the matrices, in the order of the vector.
-
-    Attributes:
-        m, v: as ``Diagonal``'s; v is not used of hidden matrices.
-    """
-
-    def __init__(self, vector: Tensor, gradient: Tensor, hidden: Sequence[Matrix]) -> None:
-        self._hidden = list(hidden)
-        super().__init__(vector, gradient)
-        self._scales = [SPECTRAL * math.sqrt(max(each.rows, each.columns)) for each in hidden]
-        self._theta, self._g, self._m = (
-            [each.of(of) for each in hidden] for of in self._vectors[:3]
-        )
-
-    def _parts(self) -> list[slice]:
-        """What lies between the hidden matrices."""
-        ends = [0, *(each.part.stop for each in self._hidden)]
-        starts = [*(each.part.start for each in self._hidden), len(self.m)]
-        return [slice(a, b) for a, b in zip(ends, starts, strict=True) if b > a]
-
-    def step(self, radius: float) -> None:
-        """Learn from the gradient, and move the parameters."""
-        super().step(radius)
-        if not self._hidden:
-            return
-        torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
-        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
-        lengths = [-radius * scale for scale in self._scales]
-        for theta, p, length in zip(self._theta, polar_factors(looking), lengths, strict=True):
-            theta.add_(p, alpha=length)
-
-    def first_step(self, gradient: Tensor) -> float:
-        """As ``Diagonal``'s."""
-        slope = 0.0
-        for part in self._diagonal:
-            slope += super().first_step(gradient[part])
-        blocks = [each.of(gradient) for each in self._hidden]
-        for block, p, scale in zip(blocks, polar_factors(blocks), self._scales, strict=True):
-            slope += scale * float((block * p).sum(dtype=torch.float64))
-            torch.mul(p, scale, out=block)
-        return slope
 
 
 def _adam_step(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apts_mpi.trust_region.metric import Diagonal
+from apts_mpi.trust_region.metric import Metric
 from apts_mpi.trust_region.objective import Batch, Objective, Pending
 
 WINDOW = 10  # minibatches whose largest loss a local step is judged against
@@ -75,7 +75,7 @@ class ScaledSolver:
         self,
         vector: Tensor,
         gradient: Tensor,
-        metric: Diagonal,
+        metric: Metric,
         *,
         steps: int,
         kept: Sequence[Tensor] = (),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi.method.layers import Layer
-from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Composite, Diagonal
+from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Metric
 from apts_mpi.trust_region.polar import polar_factors
 
 torch.set_num_threads(1)
@@ -18,10 +18,10 @@ N = 45  # 3 numbers, TALL, WIDE, 4 numbers
 OUTSIDE = [0, 1, 2, 41, 42, 43, 44]
 
 
-def made(hidden: list[Layer]) -> tuple[Diagonal, Tensor, Tensor]:
+def made(hidden: list[Layer]) -> tuple[Metric, Tensor, Tensor]:
     """A composite metric with its parameters, zeros, and its gradient."""
     theta, g = torch.zeros(N), torch.zeros(N)
-    return Composite(theta, g, hidden), theta, g
+    return Metric(theta, g, hidden), theta, g
 
 
 def gradients(steps: int) -> Tensor:
@@ -47,7 +47,7 @@ def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer
 def test_what_is_no_hidden_matrix_moves_as_in_the_diagonal_metric() -> None:
     metric, theta, g = made([TALL, WIDE])
     other, flat = torch.zeros(N), torch.zeros(N)
-    diagonal = Diagonal(other, flat)
+    diagonal = Metric(other, flat)
     for gradient in gradients(4):
         g.copy_(gradient), flat.copy_(gradient)
         metric.step(0.01)
@@ -59,7 +59,7 @@ def test_what_is_no_hidden_matrix_moves_as_in_the_diagonal_metric() -> None:
 def test_without_hidden_matrices_it_is_the_diagonal_metric() -> None:
     metric, theta, g = made([])
     other, flat = torch.zeros(N), torch.zeros(N)
-    diagonal = Diagonal(other, flat)
+    diagonal = Metric(other, flat)
     for gradient in gradients(3):
         g.copy_(gradient), flat.copy_(gradient)
         metric.step(0.01)
@@ -69,7 +69,7 @@ def test_without_hidden_matrices_it_is_the_diagonal_metric() -> None:
 
 def test_hidden_matrices_alone_are_enough() -> None:
     theta, g = torch.zeros(10), torch.randn(10)
-    Composite(theta, g, [Layer(0, 2, 5, "hidden")]).step(0.1)
+    Metric(theta, g, [Layer(0, 2, 5, "hidden")]).step(0.1)
     assert bool(theta.all())
 
 
@@ -82,14 +82,19 @@ def test_all_blocks_of_a_step_have_entries_of_the_size_of_the_radius() -> None:
     assert torch.allclose(theta[[0, 1, 2]].abs(), torch.full((3,), 0.01), rtol=1e-3)
 
 
-def test_a_shared_displacement_leaves_the_moments_of_hidden_matrices() -> None:
-    metric, _, g = made([TALL, WIDE])
-    g.copy_(gradients(1)[0])
-    metric.step(0.01)
-    before = metric.m.clone()
-    metric.share(torch.full((N,), 0.5), 0.05)
-    assert torch.equal(metric.m[3:41], before[3:41])
-    assert bool((metric.m[OUTSIDE] < 0).all()), "against the displacement"
+def test_the_shared_moment_of_hidden_matrices_is_the_mean() -> None:
+    metrics, total = [], torch.zeros(38)
+    for gradient, weight in zip(gradients(2), (3.0, 1.0), strict=True):
+        metric, _, g = made([TALL, WIDE])
+        g.copy_(gradient)
+        metric.step(0.01)
+        metric.add_moments(total, weight)
+        metrics.append(metric)
+    mean = (3.0 * metrics[0].m + metrics[1].m) / 4.0
+    for metric in metrics:
+        metric.share(torch.full((N,), 0.5), 0.05, total / 4.0)
+        assert torch.allclose(metric.m[3:41], mean[3:41])
+        assert bool((metric.m[OUTSIDE] < 0).all()), "against the displacement"
 
 
 @pytest.mark.parametrize("hidden", [[], [TALL], [TALL, WIDE]])

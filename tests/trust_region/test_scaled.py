@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.trust_region import metric, scaled
-from apts_mpi.trust_region.metric import Diagonal
+from apts_mpi.trust_region.metric import Metric
 from apts_mpi.trust_region.objective import Pending
 from apts_mpi.trust_region.scaled import ScaledSolver
 from tests.devices import DEVICE
@@ -34,7 +34,7 @@ class Given:
         self.flat = FlatParameters([nn.Parameter(torch.zeros(n))])
         self.start = torch.zeros(n)
         kept = [torch.zeros(n) for _ in range(3 if ahead else 0)]
-        own = Diagonal(self.flat.vector, self.flat.gradient)
+        own = Metric(self.flat.vector, self.flat.gradient)
         self.solver = ScaledSolver(
             self.flat.vector, self.flat.gradient, own, steps=steps, kept=kept
         )
