@@ -27,7 +27,9 @@ HIDDEN = 0.01  # part of a loss that rounding to 8 bits may hide
 NOISE = 1e-3  # part of a loss by which it may differ from itself
 _FIRST = 1e-5  # smallest displacement that is tried along signs
 _BLIND = 1e-3  # first radius where the loss gives none, as Adam's usual learning rate
-_STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
+# So many steps of the first radius, and of the longest that may be given, go as far as one step of
+# the search. Delta soon grows; what was too long at first is not made good later.
+_STEPS_IN_REACH, _FEWEST_IN_REACH = 20.0, 5.0
 DOUBTED = 3  # doublings up to which the loss at the start is looked at twice
 
 
@@ -158,17 +160,18 @@ class Reach:
 
     Attributes:
         step: the search. reach: length of its longest step, or how far Delta may grow where none
-            lowered the loss. longest: the largest first radius.
+            lowered the loss. first: the first radius. longest: the largest that may be given.
     """
 
     step: FirstStep
     reach: float
+    first: float
     longest: float
 
     def report(self, given: float) -> None:
         """Say that nothing was found, or that the radius given is too long; NaN: none is."""
         if self.step.why:
-            self.step.warn(self.longest)
+            self.step.warn(self.first)
         elif given > self.longest:
             log.warning(
                 "the radius %.1e is cut to %.1e: longer steps do not lower the loss at the start",
@@ -212,5 +215,7 @@ def along_step(
         largest=largest,
     )
     if not math.isnan(step.length):
-        return Reach(step, step.length, step.length / _STEPS_IN_REACH)
-    return Reach(step, largest, _BLIND if step.noisy else _FIRST / _STEPS_IN_REACH)
+        reach = step.length
+        return Reach(step, reach, reach / _STEPS_IN_REACH, reach / _FEWEST_IN_REACH)
+    blind = _BLIND if step.noisy else _FIRST / _FEWEST_IN_REACH
+    return Reach(step, largest, blind, blind)

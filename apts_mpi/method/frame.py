@@ -107,7 +107,7 @@ class Method(interface.NoTorchOptimizer):
             frozen = parameters.frozen
         self.comm = interface.communicator(comm)
         self.flat = flat = parameters
-        self._messages = CountedMessages(flat, self.comm, options.compress, self._moments())
+        self._messages = CountedMessages(flat, self.comm, options.compress)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._losses: deque[float] = deque(maxlen=options.window)
         self._signs = FailureSigns()
@@ -134,10 +134,6 @@ class Method(interface.NoTorchOptimizer):
     def averaged(self) -> AbstractContextManager[None]:
         """A context in which the network has the parameters to evaluate: the iterate itself."""
         return nullcontext()
-
-    def _moments(self) -> int:
-        """Numbers of first moments that are joined with the corrections."""
-        return 0
 
     def _require_finite(self, loss: float, *, gradient: bool = True) -> float:
         """The loss at the start of an iteration; ``gradient``: whether that is finite there."""

@@ -32,21 +32,17 @@ class CountedMessages:
     Args:
         flat: the rank's parameters. comm: the ranks.
         compress: how the vector is sent, one of COMPRESSIONS, where ``exact`` does not forbid it.
-        moments: so many numbers of first moments are sent behind the vector.
 
     Attributes:
-        vector: (n,) float32, of the vector message. moments: (moments,) float32, the rest of it.
+        vector: (n,) float32, of the vector message.
         work: per-sample gradient evaluations, summed over ranks, since it was last set to zero; a
             forward one counts a third. It rides in the messages that are sent anyway.
     """
 
-    def __init__(
-        self, flat: FlatParameters, comm: Comm, compress: str = "none", moments: int = 0
-    ) -> None:
+    def __init__(self, flat: FlatParameters, comm: Comm, compress: str = "none") -> None:
         self._comm = comm
-        device = flat.vector.device
-        self._message = message_for(compress, flat.n + moments, _SCALARS, device, comm)
-        self.vector, self.moments = self._message.vector.split([flat.n, moments])
+        self._message = message_for(compress, flat.n, _SCALARS, flat.vector.device, comm)
+        self.vector = self._message.vector
         self.work = 0.0
         self._unsent = 0.0  # this rank's, not in any message yet
 
@@ -64,7 +60,7 @@ class CountedMessages:
         (self.vector.copy_ if k == 0 else self.vector.add_)(part)
 
     def join(self, *rows: Sequence[float], exact: bool = False) -> list[float]:
-        """Sum ``vector`` with ``moments``, and each subdomain's row of scalars, over the ranks.
+        """Sum ``vector``, and each subdomain's row of scalars, over the ranks.
 
         Args:
             exact: in float32 in any case: of what is no correction, a gradient.

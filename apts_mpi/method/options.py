@@ -15,12 +15,12 @@ AVERAGING = ("adam", "adamw", "sgd", "muon", "schedule-free", "prodigy")
 LOCAL = ("local-sgd", "diloco", "muloco")
 BASELINES = (*AVERAGING, *LOCAL)
 OPTIMIZERS = ("apts", *BASELINES)
-SAMPLED, DETERMINISTIC = ("scaled", "spectral"), ("sr1", "first-order")
+SAMPLED, DETERMINISTIC = ("spectral", "scaled"), ("sr1", "first-order")
 LOCAL_SOLVERS = (*SAMPLED, *DETERMINISTIC)
 NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 MOMENTUM = 0.5  # of the family as published
-SPECTRAL_MOMENTUM = 0.6
+MOMENTA = {"scaled": 0.0, "spectral": 0.6}  # where none is given
 SGD_MOMENTUM = 0.9  # of sgd and of local-sgd's steps
 
 
@@ -111,14 +111,15 @@ class StochasticOptions:
     """Options of ``StochasticAPTS``; the defaults were measured (docs/method.md).
 
     Attributes:
-        local_solver: "scaled" (a diagonal metric) or "spectral" (hidden matrices have the spectral
-            norm), which bounds the local steps (trust_region/metric.py).
+        local_solver: "spectral" (hidden matrices have the spectral norm, all else a diagonal
+            metric) or "scaled" (all has the diagonal metric), which bounds the local steps
+            (trust_region/metric.py).
         local_steps: per subdomain and outer iteration.
         subdomains: per rank, each with minibatches of its own; as many on every rank.
         radius: initial Delta; by default searched. It is cut where that many would not lower the
             loss.
         shared: whether the joined correction becomes every subdomain's first moment.
-        momentum: largest mu, 0 to below 1.
+        momentum: mu, 0 to below 1; 0.6 with "spectral", 0 with "scaled".
         cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0; it needs
             ``done`` to be set.
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
@@ -134,12 +135,12 @@ class StochasticOptions:
         TypeError, ValueError: an option is outside its range.
     """
 
-    local_solver: str = "scaled"
+    local_solver: str = "spectral"
     local_steps: int = 20
     subdomains: int = 1
     radius: float | None = None
     shared: bool = True
-    momentum: float = 0.0
+    momentum: float | None = None
     cooldown: float = 0.0
     averaging: float = 12.0
     rule: NoisyRule | None = None
@@ -150,7 +151,7 @@ class StochasticOptions:
         if self.local_solver not in SAMPLED:
             raise ValueError(f"local_solver {self.local_solver!r} is none of {SAMPLED}")
         _count(self, "local_steps", "subdomains")
-        _check_momentum(self.momentum)
+        _check_momentum(self.mu)
         if not self.averaging >= 0.0:
             raise ValueError(f"averaging {self.averaging} is negative")
         if not 0.0 <= self.cooldown <= 1.0:
@@ -162,6 +163,11 @@ class StochasticOptions:
     def radius_rule(self) -> NoisyRule:
         """The rule given, or the usual one."""
         return self.rule or NoisyRule()
+
+    @property
+    def mu(self) -> float:
+        """The momentum given, or the usual one."""
+        return MOMENTA[self.local_solver] if self.momentum is None else self.momentum
 
     @property
     def window(self) -> int:

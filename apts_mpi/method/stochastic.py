@@ -47,7 +47,7 @@ from apts_mpi.method.momentum import add_nesterov
 from apts_mpi.method.options import StochasticOptions
 from apts_mpi.method.state import StochasticNumbers
 from apts_mpi.method.stepwise import Stepwise
-from apts_mpi.method.subdomain import SampledSubdomain, hidden_of
+from apts_mpi.method.subdomain import SampledSubdomain
 from apts_mpi.trust_region.objective import Batch
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 
@@ -82,6 +82,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
     ) -> None:
         super().__init__(parameters, comm, options)
         flat, given, clock = self.flat, self.options, self.comm.clock
+        self.shared = given.shared and self.several
         ahead = flat.vector.is_cuda if given.ahead is None else given.ahead
         kept = [torch.zeros_like(flat.vector) for _ in range(3 if ahead else 0)]
         self._subdomains = [
@@ -145,17 +146,11 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             theta.copy_(iterate)
             torch.clear_autocast_cache()
 
-    @property
-    def shared(self) -> bool:
-        """Whether subdomains share their first moments."""
-        return self.options.shared and self.several
-
     # ---- the method ------------------------------------------------------------------------
 
     def _iteration(self) -> Generator[None, Batch, Iteration]:
         """One outer iteration; each ``yield`` is a minibatch of the subdomain ``turn``."""
-        now, theta, start = self.now, self.flat.vector, self._start
-        d, moments = self._messages.vector, self._messages.moments.zero_()
+        now, theta, start, d = self.now, self.flat.vector, self._start, self._messages.vector
         self._messages.work = 0.0
         if not now.known:
             yield from self._evaluate_start()
@@ -170,8 +165,6 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             self.turn = k
             local = yield from subdomain.local_steps(start, radius)
             self._messages.add(k, theta.sub_(start).mul_(local.samples))  # theta as scratch
-            if self.shared:
-                subdomain.solver.metric.add_moments(moments, local.samples)
             theta.copy_(start)
             subdomain.use((yield))
             losses = subdomain.samples * subdomain.loss_here(False)
@@ -187,10 +180,9 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             return self._done(noisy=True, loss=before, accepted=False, steps=(0, tried))
         d.div_(seen)
         if self.shared:
-            moments.div_(seen)
             for subdomain in self._subdomains:
-                subdomain.solver.metric.share(d, subdomain.solver.steps * radius, moments)
-        s = add_nesterov(d, self._velocity, self.options.momentum)
+                subdomain.solver.metric.share(d, subdomain.solver.steps * radius)
+        s = add_nesterov(d, self._velocity, self.options.mu)
 
         # 3. the trial point, on samples that the correction has not seen
         theta.add_(s)
@@ -223,10 +215,6 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             local_reduction=promised,
             steps=(taken, tried),
         )
-
-    def _moments(self) -> int:
-        hidden = hidden_of(self.options, self.flat) if self.shared else []
-        return sum(layer.rows * layer.columns for layer in hidden)
 
     def _evaluate_start(self) -> Generator[None, Batch, None]:
         """Losses and gradients at theta_k on a minibatch each."""
@@ -272,7 +260,6 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         """
         now, direction, subdomains = self.now, self._messages.vector, self._subdomains
         direction.zero_()
-        self._messages.moments.zero_()
         for subdomain in subdomains:
             if subdomain.samples:  # the gradient, summed over samples
                 direction.add_(subdomain.gradient * subdomain.samples)
@@ -292,7 +279,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         now.reach = found.reach
         if self.comm.rank == 0:
             found.report(now.radius)
-        now.radius = found.longest if math.isnan(now.radius) else min(now.radius, found.longest)
+        now.radius = found.first if math.isnan(now.radius) else min(now.radius, found.longest)
 
     # ---- state -----------------------------------------------------------------------------
 

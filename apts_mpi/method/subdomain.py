@@ -12,7 +12,6 @@ from torch import Tensor
 
 from apts_mpi.comm.clock import Clock
 from apts_mpi.method.flat import FlatParameters
-from apts_mpi.method.layers import Layer
 from apts_mpi.method.messages import CountedMessages
 from apts_mpi.method.options import APTSOptions, StochasticOptions
 from apts_mpi.trust_region.local import FirstOrder, LocalResult, LocalSolver, Model, SecondOrder
@@ -165,11 +164,11 @@ def model_of(options: APTSOptions, theta: Tensor) -> Model:
     return SecondOrder(LSR1(len(theta), memory=options.memory, device=theta.device))
 
 
-def hidden_of(options: StochasticOptions, flat: FlatParameters) -> list[Layer]:
-    """The matrices that are bounded in the spectral norm."""
-    if options.local_solver == "scaled":
-        return []
-    return [layer for layer in flat.layers() if layer.kind == "hidden"]
+def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
+    """The metric that the options name."""
+    spectral = options.local_solver == "spectral"
+    hidden = [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
+    return Metric(flat.vector, flat.gradient, hidden)
 
 
 class SampledSubdomain(Subdomain):
@@ -199,7 +198,7 @@ class SampledSubdomain(Subdomain):
         self.solver = ScaledSolver(
             flat.vector,
             flat.gradient,
-            Metric(flat.vector, flat.gradient, hidden_of(options, flat)),
+            metric_of(options, flat),
             steps=options.local_steps,
             kept=kept,
             waiting=partial(clock.phase, "gradient"),

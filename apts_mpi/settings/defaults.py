@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from apts_mpi.method.options import BASELINES, LOCAL, MOMENTUM, SPECTRAL_MOMENTUM
+from apts_mpi.method.options import BASELINES, LOCAL, MOMENTA, MOMENTUM
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.declaration import AUTO
 
@@ -17,6 +17,7 @@ LEARNING_RATES = {
     **dict.fromkeys(("muon", "muloco"), 3e-3),
     **{"schedule-free": 2.5e-3, "prodigy": 1.0},  # their packages' own
 }
+SPECTRAL_COOLDOWN = 25.0  # percent of a run
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, **dict.fromkeys(LOCAL, 20)}
 BASELINE_BATCH = 500  # samples of all ranks together
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
@@ -96,9 +97,9 @@ def completed(
     momentum, window, cooldown = c.momentum, c.window, c.cooldown
     if c.optimizer == "apts":
         spectral = c.local_solver == "spectral"
-        usual = (MOMENTUM, 1) if c.deterministic else (SPECTRAL_MOMENTUM * spectral, 5)
+        usual = (MOMENTUM, 1) if c.deterministic else (MOMENTA[c.local_solver], 5)
         if cooldown is None and not c.deterministic:
-            cooldown = 50.0 * spectral
+            cooldown = SPECTRAL_COOLDOWN * spectral
         momentum = usual[0] if momentum is None else momentum
         window = usual[1] if window is None else window
     enough = 300.0 if c.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))

@@ -12,7 +12,6 @@ from apts_mpi.method.options import (
     MOMENTUM,
     NORMS,
     OPTIMIZERS,
-    SPECTRAL_MOMENTUM,
 )
 from apts_mpi.method.schedule import SCHEDULES
 from apts_mpi.settings import declaration as of
@@ -74,11 +73,11 @@ class Method:
         idle=True,
     )
     local_solver: str = setting(
-        "scaled",
+        "spectral",
         one_of(*LOCAL_SOLVERS),
-        "local trust regions: 'scaled' metric, every step on a fresh minibatch; 'spectral': the "
-        "same, and hidden matrices in the norm of their largest singular value; or an L-SR1 "
-        "('sr1') or linear ('first-order') model, all steps on one batch, as published",
+        "local trust regions, every step on a fresh minibatch: 'spectral': hidden matrices in the "
+        "norm of their largest singular value, all else in a 'scaled' metric, or all in that one; "
+        "or an L-SR1 ('sr1') or linear ('first-order') model, all steps on one batch, as published",
         where=APTS,
     )
     local_steps: int | None = setting(
@@ -109,14 +108,14 @@ class Method:
         number(0, 1, ")"),
         "share of the last accepted correction that is added to the next one; not the momentum of "
         "a gradient",
-        usual=f"0 (scaled), {SPECTRAL_MOMENTUM} (spectral), {MOMENTUM} (sr1, first-order)",
+        usual=f"0.6 (spectral), 0 (scaled), {MOMENTUM} (sr1, first-order)",
         where=APTS,
     )
     cooldown: float | None = _scaled(
         None,
         number(0, 100),
         "last percent of --epochs over which the length of local steps falls to 0",
-        usual="0 (scaled), 50 (spectral)",
+        usual="25 (spectral), 0 (scaled)",
     )
     shared_moment: bool = _scaled(
         True,

@@ -74,7 +74,7 @@ def optimizer(
             compress=c.compress,
             radius=c.radius,
             shared=c.shared_moment,
-            momentum=c.momentum or 0.0,
+            momentum=c.momentum,
             cooldown=(c.cooldown or 0.0) / 100.0,
             local_solver=c.local_solver,
             averaging=c.averaging,

@@ -99,26 +99,17 @@ class Metric:
         for count in self._counts:
             count.fill_(learned)
 
-    def add_moments(self, total: Tensor, weight: float) -> None:
-        """Add the first moments of the hidden matrices, one behind the other, times a weight.
+    def share(self, displacement: Tensor, length: float) -> None:
+        """Make the joined displacement of all subdomains the first moment of this one.
 
-        Args:
-            total: (numbers of the hidden matrices,) float32, in place.
-        """
-        sizes = [each.numel() for each in self._m]
-        for part, m in zip(total.split(sizes), self._m, strict=True):
-            part.view_as(m).add_(m, alpha=weight)
-
-    def share(self, displacement: Tensor, length: float, moments: Tensor) -> None:
-        """Make the first moment of all subdomains together this one's own.
-
-        That of hidden matrices is known as it is. As for all else, a step of the radius r moves by
-        ``-r m / D``; so the mean displacement d of steps that are ``length`` long together stands
-        for the moment ``-d D / length``, which is known anyway.
+        A step of the radius r moves by ``-r m / D``; so the mean displacement d of steps that are
+        ``length`` long together stands for the moment ``-d D / length``, which has the gradients of
+        all subdomains in it and a fraction of this one's noise. No message: d is known anyway. A
+        polar factor cannot be turned back into a moment: those of hidden matrices stay. Nor is it
+        worth a message: their own noise is what shortens the mean of steps of full length.
 
         Args:
             displacement: (n,) float32, joined. length: number of steps times their radius.
-            moments: their mean, as ``add_moments`` orders them.
         """
         if not self.learned:
             return
@@ -127,9 +118,6 @@ class Metric:
             m = self.m[part]
             torch.div(self.v[part], second, out=m).sqrt_().add_(EPSILON)
             m.mul_(displacement[part]).mul_(-first / length)
-        sizes = [each.numel() for each in self._m]
-        for mean, m in zip(moments.split(sizes), self._m, strict=True):
-            m.copy_(mean.view_as(m))
 
     def first_step(self, gradient: Tensor) -> float:
         """The step of radius 1 uphill, in place of the first gradient (n,); the slope along it.

@@ -59,7 +59,7 @@ def test_eight_ranks_train_the_digits_to_96_percent_with_defaults(
     evaluations = sum(row["gradient_evaluations"] for row in rows)
     assert summary["gradient_evaluations"] == pytest.approx(evaluations)
     assert summary["epochs"] == pytest.approx(evaluations / 1437)
-    assert (summary["optimizer"], summary["local_solver"]) == ("apts", "scaled")
+    assert (summary["optimizer"], summary["local_solver"]) == ("apts", "spectral")
     assert summary["accepted"] + summary["rejected"] == len(rows)
     # The first iteration has one more, to search the radius.
     assert summary["vector_allreduces"] == len(rows) + 1

@@ -30,11 +30,12 @@ from tests.conftest import Launch
 
 RECORDED = Path(__file__).with_name("recorded.json")
 ITERATIONS, SAMPLES, BATCH = 4, 60, 16
-NEAR = {"default": 1e-4, "momentum": 1e-4, "first-order": 1e-4, "sr1": 1e-3}
+NEAR = {"default": 1e-4, "scaled": 1e-4, "own moments": 1e-4, "first-order": 1e-4, "sr1": 1e-3}
 
 METHODS: dict[str, dict[str, Any]] = {
     "default": {"local_steps": 4, "ahead": False},
-    "momentum": {"local_steps": 4, "ahead": False, "shared": False, "momentum": 0.5},
+    "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False},
+    "own moments": {"local_steps": 4, "ahead": False, "shared": False, "momentum": 0.3},
     "sr1": {"local_solver": "sr1", "local_steps": 2},
     "first-order": {"local_solver": "first-order"},
 }
@@ -83,7 +84,7 @@ def record(method: str, subdomains: int, comm: Comm) -> Record:
         closures, samples = zip(*map(minibatch, range(subdomains)), strict=True)
         return optimizer.step(*closures, samples=list(samples))
 
-    kind = APTS if "local_solver" in options else StochasticAPTS
+    kind = StochasticAPTS if "ahead" in options else APTS
     optimizer = kind(net.parameters(), comm=comm, subdomains=subdomains, **options)
     done = [step() for _ in range(ITERATIONS)]
     return {
@@ -144,7 +145,7 @@ def test_two_ranks_compute_what_was_recorded(recorded: dict[str, Record], launch
     ("method", "options"),
     [
         ("default", {"rule": NoisyRule(smoothing=0.707)}),
-        ("momentum", {"momentum": 0.505}),
+        ("own moments", {"momentum": 0.303}),
         ("sr1", {"momentum": 0.505}),
         ("first-order", {"rule": replace(FIRST_ORDER_RULE, shrink=0.505)}),
     ],

@@ -71,7 +71,7 @@ def run_with(name: str, value: Any) -> dict[str, Any]:
 def configs(draw: st.DrawFn) -> TrainConfig:
     """Settings of any run, all that have effect on it."""
     method = {name: draw(values(SETTINGS[name])) for name in ("optimizer", "local_solver")}
-    method = method if method["optimizer"] == "apts" else {**method, "local_solver": "scaled"}
+    method = method if method["optimizer"] == "apts" else {**method, "local_solver": "spectral"}
     network = draw(values(SETTINGS["network"]))
     given: dict[str, Any] = {**method, "network": network, "batch": draw(st.integers(1, 2**40))}
     for item in dataclasses.fields(TrainConfig):

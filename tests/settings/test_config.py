@@ -144,7 +144,7 @@ def test_settings_without_effect_beside_others_are_refused() -> None:
 
 def test_a_flag_without_effect_is_refused_at_its_default_too() -> None:
     for flags, word in (
-        ("--join adaptive", "--join adaptive: has no effect with --local-solver scaled, only"),
+        ("--join adaptive", "--join adaptive: has no effect with --local-solver spectral, only"),
         ("--global-step on", "--global-step on: "),
         ("--optimizer adam --consistency on", "--consistency on: .*--optimizer adam"),
         ("--optimizer sgd --momentum 0", "--optimizer sgd, whose momentum is 0.9, only"),

@@ -92,7 +92,7 @@ def test_every_value_can_be_given_as_a_flag(setting: Setting, data: st.DataObjec
         ("warmup", 100.0, "must be a number of at least 0 and below 100"),
         ("warmup", -1.0, "must be a number of at least 0 and below 100"),
         ("local_solver", "sr-1", "did you mean sr1?"),
-        ("local_solver", "", "must be scaled, spectral, sr1 or first-order"),
+        ("local_solver", "", "must be spectral, scaled, sr1 or first-order"),
         ("compress", "bf-16", "did you mean bf16?"),
         ("network", "resnt", "did you mean resnet?"),
         ("network", "./net.py:make", "has no .py in it"),
@@ -140,7 +140,7 @@ def test_a_text_that_is_no_value_is_refused_as_the_value_would_be(
 
 def test_help_says_range_default_source_and_where_a_setting_has_effect() -> None:
     text = SETTINGS["averaging"].described()
-    assert text.endswith("; with --local-solver scaled or spectral; default: 12.0 (docs/method.md)")
+    assert text.endswith("; with --local-solver spectral or scaled; default: 12.0 (docs/method.md)")
     assert "; 1 to 10; default: 5" in SETTINGS["memory"].described()
 
 
