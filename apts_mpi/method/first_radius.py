@@ -27,9 +27,7 @@ HIDDEN = 0.01  # part of a loss that rounding to 8 bits may hide
 NOISE = 1e-3  # part of a loss by which it may differ from itself
 _FIRST = 1e-5  # smallest displacement that is tried along signs
 _BLIND = 1e-3  # first radius where the loss gives none, as Adam's usual learning rate
-# So many steps of the first radius, and of the longest that may be given, go as far as one step of
-# the search. Delta soon grows; what was too long at first is not made good later.
-_STEPS_IN_REACH, _FEWEST_IN_REACH = 20.0, 5.0
+_STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 DOUBTED = 3  # doublings up to which the loss at the start is looked at twice
 
 
@@ -159,8 +157,8 @@ class Reach:
     """What a search along signs found.
 
     Attributes:
-        step: the search. reach: length of its longest step, or how far Delta may grow where none
-            lowered the loss. first: the first radius. longest: the largest that may be given.
+        step: the search. reach: half of what Delta may grow to. first: the first radius.
+        longest: the largest that may be given.
     """
 
     step: FirstStep
@@ -189,19 +187,23 @@ def along_step(
     *,
     loss: float,
     samples: float,
+    steps: int,
 ) -> Reach:
     """The first radius of a stochastic run: the first local step, doubled.
 
     No further than the weights are large: at the start of a language model the loss falls along
     far longer steps, as soon as the frequent tokens are likely, and the rest is undone. Where that
-    cannot be seen, Delta may grow as far as the weights are large.
+    cannot be seen, Delta may grow as far as the weights are large. Nor do so many steps as are
+    taken between two messages ever go further than a hidden matrix is large, and a quarter of that
+    at first: what shallow networks lose by it they do not make good later.
 
     Args:
         flat: the parameters. start, loss_here, loss: as ``search_along``'s.
         direction: (n,) the gradient, summed over so many samples, which becomes the step.
-        metric: of the local steps.
+        metric: of the local steps. steps: between two messages.
     """
     slope = metric.first_step(direction) / samples
+    room = metric.extent() / steps
     largest = max(flat.weight_scale() or 1.0, _FIRST)  # no weights: nothing to go by
     step = search_along(
         flat.vector,
@@ -215,7 +217,8 @@ def along_step(
         largest=largest,
     )
     if not math.isnan(step.length):
-        reach = step.length
-        return Reach(step, reach, reach / _STEPS_IN_REACH, reach / _FEWEST_IN_REACH)
-    blind = _BLIND if step.noisy else _FIRST / _FEWEST_IN_REACH
-    return Reach(step, largest, blind, blind)
+        reach = min(step.length, room / 2.0)
+        longest = min(step.length / _STEPS_IN_REACH, room)
+        return Reach(step, reach, min(longest, room / 4.0), longest)
+    blind = min(_BLIND if step.noisy else _FIRST / _STEPS_IN_REACH, room / 4.0)
+    return Reach(step, min(largest, room / 2.0), blind, blind)

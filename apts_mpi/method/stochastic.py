@@ -182,7 +182,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         if self.shared:
             for subdomain in self._subdomains:
                 subdomain.solver.metric.share(d, subdomain.solver.steps * radius)
-        s = add_nesterov(d, self._velocity, self.options.mu)
+        s = add_nesterov(d, self._velocity, largest=self.options.mu)
 
         # 3. the trial point, on samples that the correction has not seen
         theta.add_(s)
@@ -272,9 +272,15 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             rows = [(subdomain.samples * subdomain.loss_here(False),) for subdomain in subdomains]
             return self._messages.sum(*rows)[0] / total
 
-        metric = subdomains[0].solver.metric
         found = along_step(
-            self.flat, self._start, direction, metric, loss_here, loss=loss, samples=total
+            self.flat,
+            self._start,
+            direction,
+            subdomains[0].solver.metric,
+            loss_here,
+            loss=loss,
+            samples=total,
+            steps=self.options.local_steps,
         )
         now.reach = found.reach
         if self.comm.rank == 0:

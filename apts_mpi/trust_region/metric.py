@@ -119,6 +119,14 @@ class Metric:
             torch.div(self.v[part], second, out=m).sqrt_().add_(EPSILON)
             m.mul_(displacement[part]).mul_(-first / length)
 
+    def extent(self) -> float:
+        """The radius of a step as large as the hidden matrices are; infinite without any.
+
+        In the mean square over them of their largest singular values, in which steps are bounded.
+        """
+        norms = [float(torch.linalg.matrix_norm(at, 2)) for at in self._theta]
+        return math.hypot(*norms) / math.hypot(*self._scales) if any(norms) else math.inf
+
     def first_step(self, gradient: Tensor) -> float:
         """The step of radius 1 uphill, in place of the first gradient (n,); the slope along it.
 

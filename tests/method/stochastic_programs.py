@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 from collections import deque
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.method.momentum import FULL_COSINE
 from apts_mpi.trust_region.radius import NoisyRule
 from tests.method.problem import data, load, minibatches, network, own_communicator, parameters
 from tests.method.stochastic_rank import STEPS, Rank, no_spoiling, spoiled_trial, uneven
@@ -59,6 +61,7 @@ class Simulation:
         self.adams = [torch.optim.Adam(r.parameters(), lr=radius) for r in self.replicas]
         self.moved = torch.zeros_like(self.theta)
         self.average = self.theta.clone()
+        self.shares: list[float] = []  # of the momentum, an iteration
         self.losses: deque[float] = deque(maxlen=rule.window)
         self.actual = self.promised = 0.0
         self.next = self.accepted = 0
@@ -97,7 +100,10 @@ class Simulation:
             correction += seen * (parameters(replica) - self.theta)
             total += seen
         correction /= total
-        mu = self.momentum
+        lengths = float(correction.norm() * self.moved.norm())
+        cosine = float(correction @ self.moved) / lengths if lengths else 0.0
+        mu = self.momentum * min(max(cosine / FULL_COSINE, 0.0), 1.0)
+        self.shares.append(mu)
         moved = mu * self.moved + correction
         s = correction + mu * moved
 
@@ -150,7 +156,8 @@ def simulated_ranks() -> None:
     """N ranks with uneven minibatches do what the simulation does, a rejection included."""
     comm = Comm()
     rule = NoisyRule()
-    rank = Rank(comm, uneven(comm), momentum=0.6, averaging=2.0, rule=rule, radius=0.02)
+    numbers: dict[str, Any] = {"momentum": 0.6, "averaging": 2.0, "radius": 0.02}
+    rank = Rank(comm, uneven(comm), local_solver="scaled", rule=rule, **numbers)
     rank.optimizer.now.reach = 0.5  # known, so that it is not searched
     simulation = Simulation(comm.size, rank.theta.clone(), rule, 0.02, 0.5)
     start = rank.theta.clone()
@@ -172,6 +179,7 @@ def simulated_ranks() -> None:
             assert float((ours - theirs).abs().max()) < 1e-4, (k, (ours - theirs).abs().max())
     assert float((rank.theta - start).abs().max()) > 0.05, "nothing moved"
     assert result.radius != 0.02
+    assert max(simulation.shares) > 0.1, "momentum never helped"
 
 
 def restored_ranks() -> None:

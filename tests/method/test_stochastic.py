@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 from torch import Tensor, nn
 
+from apts_mpi.method.momentum import FULL_COSINE
+from tests.devices import DEVICE
 from tests.method.sampled import STEPS, Run, no_spoiling
 
 torch.set_num_threads(1)
@@ -186,20 +188,27 @@ def test_the_average_is_lent_to_the_network_and_taken_back() -> None:
     assert torch.equal(run.theta, twin.theta), "evaluating changes nothing"
 
 
-def test_momentum_is_nesterovs() -> None:
+@pytest.mark.parametrize("cosine", [1.0, 0.9, 0.4, 0.2, 0.05, 0.0, -0.3, -1.0])
+def test_momentum_is_nesterovs_as_far_as_the_corrections_agree(cosine: float) -> None:
     run, plain = Run(momentum=0.6).warm(), Run(momentum=0.6).warm()
     theta = run.theta.double().clone()
-    u = run.optimizer.state_dict()["velocity"].double()
-    assert bool(u.any())
     plain.optimizer.options = replace(plain.optimizer.options, momentum=0.0)
     plain.step()
     d = plain.calls[-1].theta.double() - theta
+    # What was taken before, half as long as d, at a given angle to it.
+    aside = torch.randn(
+        len(d), dtype=torch.float64, generator=torch.Generator(DEVICE).manual_seed(0)
+    )
+    aside -= aside @ d / (d @ d) * d
+    u = 0.5 * (cosine * d + math.sqrt(1.0 - cosine**2) * d.norm() / aside.norm() * aside)
+    run.optimizer.load_state_dict({**run.optimizer.state_dict(), "velocity": u.float()})
     result = run.step()
     s = run.calls[-1].theta.double() - theta
-    assert torch.allclose(s, d + 0.6 * (0.6 * u + d), atol=1e-3 * float(d.abs().max()))
-    assert result.accepted
-    moved = run.optimizer.state_dict()["velocity"].double()
-    assert torch.allclose(moved, 0.6 * u + d, atol=1e-3 * float(d.abs().max()))
+    mu = 0.6 * min(max(cosine / FULL_COSINE, 0.0), 1.0)
+    assert torch.allclose(s, d + mu * (mu * u + d), atol=1e-3 * float(d.abs().max()))
+    if result.accepted:
+        moved = run.optimizer.state_dict()["velocity"].double()
+        assert torch.allclose(moved, mu * u + d, atol=1e-3 * float(d.abs().max()))
 
 
 def test_without_momentum_a_correction_is_what_joined() -> None:
