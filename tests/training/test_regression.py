@@ -44,7 +44,7 @@ def trained(folder: Path, source: Source, **more: Any) -> dict[str, Any]:
     config = TrainConfig(
         data=str(folder / "shards"),
         out=str(folder / "run"),
-        **{"hidden": (16,), "threads": 1, "epochs": 25, **more},
+        **{"hidden": (16,), "threads": 1, "epochs": 100, **more},
     )
     return Training(config, Comm()).run()
 
@@ -139,7 +139,7 @@ def test_figures_of_targets_of_large_mean_and_several_scales() -> None:
 
 def test_two_ranks_tell_the_same(launch: Launch, tmp_path: Path) -> None:
     write_shards(points(np.array([2e5, 1e-4])), tmp_path / "shards", shards=3)
-    flags = ("--data", "shards", "--hidden", "16", "--threads", "1", "--epochs", "25")
+    flags = ("--data", "shards", "--hidden", "16", "--threads", "1", "--epochs", "100")
     done = launch(2, "-m", "apts_mpi", *flags, "--out", "run")
     assert done.status == 0, done.err
     run = json.loads((tmp_path / "run/summary.json").read_text())
