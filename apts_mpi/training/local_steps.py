@@ -46,7 +46,10 @@ def paced(
     x, y = next(samples.blocks(config.batch))
     with kept(network.module):
         message, gradient = measure(
-            comm, network.vector, lambda: len(y) and network.loss_and_gradient(x, y)
+            comm,
+            network.vector,
+            lambda: len(y) and network.loss_and_gradient(x, y),
+            compress=config.compress,
         )
     steps = local_steps(
         message=message,
@@ -78,16 +81,18 @@ def local_steps(
     return min(max(round(within / together), _FEWEST_STEPS), 1000)
 
 
-def measure(comm: Comm, vector: Tensor, evaluate: Callable[[], object]) -> tuple[float, float]:
+def measure(
+    comm: Comm, vector: Tensor, evaluate: Callable[[], object], *, compress: str = "none"
+) -> tuple[float, float]:
     """Seconds of an outer iteration's messages and of a gradient evaluation, on the slowest rank.
 
     Every rank calls it, and all get the same numbers.
 
     Args:
         vector: (n,) parameters, as long and on the same device as what is sent.
-        evaluate: one gradient evaluation on this rank.
+        evaluate: one gradient evaluation on this rank. compress: how vectors are sent.
     """
-    message = message_for("none", len(vector), 6, vector.device, comm)
+    message = message_for(compress, len(vector), 6, vector.device, comm)
 
     def messages() -> None:
         comm.sum_message(message, (0.0,))

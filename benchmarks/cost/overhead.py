@@ -24,11 +24,12 @@ from benchmarks.harness.sections import Part, Section, Table, bullets
 if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm
 
-SOLVERS = ("scaled", "sr1", "first-order")
+SOLVERS = ("spectral", "scaled", "sr1", "first-order")
 METHODS = (*SOLVERS, "adam")
 VECTORS = 6.0  # besides parameters and gradient; L-SR1 two more per pair
 TITLES = {
-    "scaled": "default (scaled)",
+    "spectral": "default (spectral)",
+    "scaled": "scaled",
     "sr1": "L-SR1",
     "first-order": "first order",
     "adam": "torch's Adam, same loop",
@@ -130,7 +131,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         method, network = row["settings"]["method"], row["settings"]["network"]
         name = f"{TITLES[method]}, {network}"
-        if row["settings"]["ranks"] == 1 and method == "scaled":
+        if row["settings"]["ranks"] == 1 and method == SOLVERS[0]:
             added = row["overhead_processor"][1]
             found.append(
                 verdict(name, added, "% of processor time added", COST[network].goal, " %")
