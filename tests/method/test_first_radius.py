@@ -123,7 +123,7 @@ def test_a_loss_that_cannot_be_repeated_is_told_and_trains(
 
         return closure, 50
 
-    for _ in range(40):
+    for _ in range(80):
         optimizer.step(minibatch)
     told = [line for line in lines(heard) if "at the same parameters" in line]
     assert len(told) == 1
