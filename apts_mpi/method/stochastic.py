@@ -54,9 +54,8 @@ from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 if TYPE_CHECKING:
     from apts_mpi.comm.job import MPI
 
-_BRACKET = (
-    2.0  # Delta may grow to twice the reach: the search doubles, so the minimum may lie there
-)
+# Delta may grow to twice the reach: the search doubles, so that the minimum may lie there.
+_BRACKET = 2.0
 
 
 class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=StochasticNumbers):
@@ -272,16 +271,9 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             rows = [(subdomain.samples * subdomain.loss_here(False),) for subdomain in subdomains]
             return self._messages.sum(*rows)[0] / total
 
-        found = along_step(
-            self.flat,
-            self._start,
-            direction,
-            subdomains[0].solver.metric,
-            loss_here,
-            loss=loss,
-            samples=total,
-            steps=self.options.local_steps,
-        )
+        metric, steps = subdomains[0].solver.metric, self.options.local_steps
+        numbers: Any = {"loss": loss, "samples": total, "steps": steps}
+        found = along_step(self.flat, self._start, direction, metric, loss_here, **numbers)
         now.reach = found.reach
         if self.comm.rank == 0:
             found.report(now.radius)
