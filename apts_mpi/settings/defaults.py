@@ -21,9 +21,9 @@ SPECTRAL_COOLDOWN = 25.0  # percent of a run
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, **dict.fromkeys(LOCAL, 20)}
 BASELINE_BATCH = 500  # samples of all ranks together
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
-# The scaled solver: samples of all subdomains together in an outer iteration, the local steps it
-# has where the minibatches are in their range, and that range. Of text in tokens, as a window is
-# as many samples as it has tokens.
+# The spectral and scaled solvers: samples of all subdomains together in an outer iteration, the
+# local steps it has where the minibatches are in their range, and that range. Of text in tokens, as
+# a window is as many samples as it has tokens.
 OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
 OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
 # A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.

@@ -61,7 +61,7 @@ class Method:
         None,
         whole(1, 2**40),
         "samples of a minibatch of one subdomain: per rank, where a rank has one",
-        usual="16 to 250, of text 128 to 2,048 tokens (scaled); the whole shard (sr1, "
+        usual="16 to 250, of text 128 to 2,048 tokens (spectral, scaled); the whole shard (sr1, "
         "first-order); 500 over all ranks (baselines)",
         shown="first",
     )
@@ -84,9 +84,9 @@ class Method:
         None,
         of.STEPS,
         "local steps per outer iteration; 'auto': from the measured cost of a message and of a "
-        "gradient evaluation, with minibatches of 64 (scaled)",
-        usual="as many as take some 10,000 samples of all ranks, at least 5 (scaled); at most 5 "
-        "(sr1, first-order); 20 (local-sgd, diloco, muloco)",
+        "gradient evaluation, with minibatches of 64 (spectral, scaled)",
+        usual="as many as take some 10,000 samples of all ranks, at least 5 (spectral, scaled); "
+        "at most 5 (sr1, first-order); 20 (local-sgd, diloco, muloco)",
         where=of.STEPPING,
     )
     outer_samples: int | None = _scaled(
@@ -98,8 +98,8 @@ class Method:
     radius: float | None = setting(
         None,
         number(1e-8, 1000),
-        "initial radius, in the norm of the parameters (scaled: the change of a parameter in a "
-        "local step)",
+        "initial radius, in the norm of the parameters (spectral, scaled: the change of a parameter "
+        "in a local step)",
         usual="searched",
         where=APTS,
     )
@@ -133,7 +133,7 @@ class Method:
         None,
         whole(1, 1000),
         "accept against the largest of this many last losses",
-        usual="5 (scaled), 1: monotone (sr1, first-order)",
+        usual="5 (spectral, scaled), 1: monotone (sr1, first-order)",
         source=_METHOD,
         where=APTS,
         shown="never",
