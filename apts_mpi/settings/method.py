@@ -98,8 +98,8 @@ class Method:
     radius: float | None = setting(
         None,
         number(1e-8, 1000),
-        "initial radius, in the norm of the parameters (spectral, scaled: the change of a parameter "
-        "in a local step)",
+        "initial radius, in the norm of the parameters (spectral, scaled: the change of a "
+        "parameter in a local step)",
         usual="searched",
         where=APTS,
     )
