@@ -27,7 +27,6 @@ HIDDEN = 0.01  # part of a loss that rounding to 8 bits may hide
 NOISE = 1e-3  # part of a loss by which it may differ from itself
 _FIRST = 1e-5  # smallest displacement that is tried along signs
 _BLIND = 1e-3  # first radius where the loss gives none, as Adam's usual learning rate
-_NOISY = 3.0  # steps along gradients that are mostly noise are as long as one of full length
 _STEPS_IN_REACH = 5.0  # so many steps of the first radius go as far as one step of the search
 DOUBTED = 3  # doublings up to which the loss at the start is looked at twice
 
@@ -204,7 +203,7 @@ def along_step(
         metric: of the local steps. steps: between two messages.
     """
     slope = metric.first_step(direction) / samples
-    room = _NOISY * metric.extent() / steps
+    room = metric.extent() / steps
     largest = max(flat.weight_scale() or 1.0, _FIRST)  # no weights: nothing to go by
     step = search_along(
         flat.vector,

@@ -7,14 +7,11 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    follows the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
    ``p = -r m / (sqrt(v) + eps)``.
 2. The spectral norm: each hidden matrix has a norm of its own. <u, P> in the ball
-   ``|P|_2 <= r q rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
-   least at ``P = -r q rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
-   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
+   ``|P|_2 <= r rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
+   least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
+   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
-   ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius
-   follows the gradient: q = min(1, |m| / sqrt(w)), w the running average of |g|^2, in the
-   Frobenius norm, is 1 for a matrix whose gradients are all signal, about 0.3 where they are
-   mostly noise, and falls with them where the loss is near its minimum.
+   ``max_i |P_i|_i / rho_i <= r``, whose other blocks are as in 1.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from torch.optim.adam import adam
 from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
-SPECTRAL = 1.2  # c; measured (docs/method.md)
+SPECTRAL = 0.4  # c; measured (docs/method.md)
 
 
 class Matrix(Protocol):
@@ -61,8 +58,8 @@ class Metric:
             diagonal metric.
 
     Attributes:
-        m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
-            matrix the first number in v is w, the rest is not used.
+        m, v: (n,) float32, running averages of the gradients and of their squares; v is not used
+            of hidden matrices.
         learned: gradients that went into the averages.
     """
 
@@ -81,8 +78,6 @@ class Metric:
         self._theta, self._g, self._m = (
             [each.of(of) for each in hidden] for of in self._vectors[:3]
         )
-        self._w = [self.v[each.part.start] for each in hidden]
-        self._rho = vector.new_tensor(self._scales)
 
     def step(self, radius: float) -> None:
         """Learn from the gradient, and move the parameters."""
@@ -94,18 +89,9 @@ class Metric:
             return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
         looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
-        lengths = self._followed().mul_(-radius)
+        lengths = [-radius * scale for scale in self._scales]
         for at, p, length in zip(self._theta, polar_factors(looking), lengths, strict=True):
-            at.addcmul_(p, length)
-
-    def _followed(self) -> Tensor:
-        """q rho of every hidden matrix, with its last gradient in w."""
-        sizes = torch._foreach_norm(self._g)
-        torch._foreach_lerp_(self._w, torch._foreach_mul(sizes, sizes), 1.0 - SECOND_DECAY)
-        first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
-        roots = torch.stack(self._w).div_(second).sqrt_().add_(EPSILON)
-        parts = torch.stack(torch._foreach_norm(self._m)).div_(first).div_(roots)
-        return parts.clamp_max_(1.0).mul_(self._rho)
+            at.add_(p, alpha=length)
 
     def forget(self, learned: int) -> None:
         """So many gradients count as learned."""

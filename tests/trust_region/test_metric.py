@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi.method.layers import Layer
-from apts_mpi.trust_region.metric import FIRST_DECAY, SECOND_DECAY, SPECTRAL, Metric
+from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Metric
 from apts_mpi.trust_region.polar import polar_factors
 
 torch.set_num_threads(1)
@@ -33,30 +33,15 @@ def gradients(steps: int) -> Tensor:
 @pytest.mark.parametrize("layer", [TALL, WIDE])
 def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer) -> None:
     metric, theta, g = made([TALL, WIDE])
-    m, squares = torch.zeros(N), 0.0
-    for t, gradient in enumerate(gradients(4), 1):
+    m = torch.zeros(N)
+    for gradient in gradients(4):
         g.copy_(gradient)
         before = theta.clone()
         metric.step(0.01)
         m.lerp_(gradient, 1.0 - FIRST_DECAY)
         (p,) = polar_factors([layer.of(torch.lerp(m, gradient, 1.0 - FIRST_DECAY))])
-        squares += (1.0 - SECOND_DECAY) * (float(layer.of(gradient).norm()) ** 2 - squares)
-        size = float(layer.of(m).norm()) / (1.0 - FIRST_DECAY**t)
-        follows = min(1.0, size / math.sqrt(squares / (1.0 - SECOND_DECAY**t)))
-        length = 0.01 * follows * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
+        length = 0.01 * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
         assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
-        assert t == 1 or 0.2 < follows < 0.95, "of gradients that are all noise"
-
-
-def test_the_steps_of_a_hidden_matrix_shorten_as_its_gradients_vanish() -> None:
-    metric, theta, g = made([TALL])
-    moved = []
-    for t in range(200):
-        g.copy_(gradients(1)[0] * 0.9**t)
-        before = theta.clone()
-        metric.step(0.01)
-        moved.append(float(TALL.of(theta - before).norm()))
-    assert moved[-1] < 1e-3 * moved[0]
 
 
 def test_what_is_no_hidden_matrix_moves_as_in_the_diagonal_metric() -> None:
