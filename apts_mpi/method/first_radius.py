@@ -193,9 +193,9 @@ def along_step(
 
     No further than the weights are large: at the start of a language model the loss falls along
     far longer steps, as soon as the frequent tokens are likely, and the rest is undone. Where that
-    cannot be seen, Delta may grow as far as the weights are large. Nor do so many steps as are
-    taken between two messages ever go further than a hidden matrix is large, and a quarter of that
-    at first: what shallow networks lose by it they do not make good later.
+    cannot be seen, Delta may grow as far as the weights are large. Nor do the steps between two
+    messages together go further than the hidden matrices are large, and at first than a quarter of
+    that: a shallow network whose first iteration goes further does not recover from it.
 
     Args:
         flat: the parameters. start, loss_here, loss: as ``search_along``'s.
