@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from apts_mpi.errors import InputError, did_you_mean, either
 from apts_mpi.settings.config import SETTINGS
+from apts_mpi.settings.declaration import Setting
 from apts_mpi.settings.habits import meant
 
 _NUMBER = re.compile(r"-[\d.]")  # a value below 0, no flag
@@ -120,9 +121,14 @@ def train_parser(*, everything: bool = False) -> Parser:
         shown = each.shown == "first" or (everything and each.shown == "all")
         text = each.described().replace("%", "%%") if shown else argparse.SUPPRESS
         groups[each.group].add_argument(
-            each.flag, type=each.read, metavar=each.kind.metavar, help=text
+            each.flag, type=each.read, metavar=each.kind.metavar, help=text, **_bare(each)
         )
     return parser
+
+
+def _bare(setting: Setting) -> dict[str, Any]:
+    """A switch that is off stands for on where it is given alone."""
+    return {"nargs": "?", "const": True} if setting.default is False else {}
 
 
 def _hidden() -> str:
