@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from apts_mpi.errors import InputError, did_you_mean, either
 from apts_mpi.settings.config import SETTINGS
+from apts_mpi.settings.declaration import ON_OFF
 from apts_mpi.settings.habits import meant
 
 _NUMBER = re.compile(r"-[\d.]")  # a value below 0, no flag
@@ -119,8 +120,9 @@ def train_parser(*, everything: bool = False) -> Parser:
     for each in SETTINGS.values():
         shown = each.shown == "first" or (everything and each.shown == "all")
         text = each.described().replace("%", "%%") if shown else argparse.SUPPRESS
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if each.kind is ON_OFF else {}
         groups[each.group].add_argument(
-            each.flag, type=each.read, metavar=each.kind.metavar, help=text
+            each.flag, type=each.read, metavar=each.kind.metavar, help=text, **alone
         )
     return parser
 

@@ -143,7 +143,7 @@ def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) 
             training = Training(config, ranks, resumed=resumed, signals=signals)
             summary = training.run()
     if ranks.rank == 0:
-        print(table(summary, training.directory.path))
+        print(table(summary, training.directory.path, verbose=config.verbose))
     return 0
 
 

@@ -127,7 +127,7 @@ def _described(trained: Trained) -> str:
     task, count = trained.task, flops(trained.module, trained.task)
     sizes = [
         f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in c.sizes.items()
+        for name, value in c.arguments.items()
     ]
     rows = {
         "checkpoint": f"{checkpoint.path}, {size / 1e6:.1f} MB",
@@ -255,6 +255,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         "format": "pt",
         "network": c.network,
         **c.sizes,
+        **({} if c.network_args is None else {"network_args": c.network_args}),
         "task": trained.task.kind,
         "sample_shape": list(trained.task.sample_shape),
         "outputs": trained.task.outputs,

@@ -84,9 +84,9 @@ def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: P
     told = ran(launch, 2, *flags, "--out", "run")
     found = summary(tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    seen = [(row["val_accuracy"], row["epoch"]) for row in rows if "val_accuracy" in row]
+    seen = [(row["val_accuracy"], row["passes"]) for row in rows if "val_accuracy" in row]
     best, epoch = max(seen, key=lambda each: (each[0], -each[1]))
-    assert (found["best_val_accuracy"], found["best_epoch"]) == (best, epoch)
+    assert (found["best_val_accuracy"], found["best_passes"]) == (best, epoch)
     assert found["val_accuracy"] == seen[-1][0] > 0.9
     assert found["val_loss"] != found["test_loss"]
     assert f"{found['val_accuracy']:.4f}  (best {best:.4f}, epoch {epoch:.1f})" in told
