@@ -16,7 +16,7 @@ from apts_mpi.method.messages import CountedMessages
 from apts_mpi.method.options import APTSOptions, StochasticOptions
 from apts_mpi.trust_region.local import FirstOrder, LocalResult, LocalSolver, Model, SecondOrder
 from apts_mpi.trust_region.lsr1 import LSR1
-from apts_mpi.trust_region.metric import Metric
+from apts_mpi.trust_region.metric import Metric, Span
 from apts_mpi.trust_region.objective import Batch, Objective
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
@@ -168,7 +168,9 @@ def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     """The metric that the options name."""
     spectral = options.local_solver == "spectral"
     hidden = [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
-    return Metric(flat.vector, flat.gradient, hidden)
+    decay = options.weight_decay
+    spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])
+    return Metric(flat.vector, flat.gradient, hidden, spans)
 
 
 class SampledSubdomain(Subdomain):

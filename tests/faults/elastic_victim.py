@@ -1,9 +1,9 @@
 """``mpirun --with-ft ulfm -n N python -m tests.faults.elastic_victim FLAGS``: ranks that die.
 
 The environment's ``PLANTED`` is a JSON list of ``victim.Fault``, each of a rank of the launcher's.
-Where ``RECORDS`` names a folder, every rank leaves there which samples it has drawn in each iteration it
-has completed, and, at the end, a checksum of the parameters. Without ``PLANTED`` every rank writes
-how often it has come to each place, to ``RECORDS/counts-RANK``.
+Where ``RECORDS`` names a folder, every rank leaves there which samples it has drawn in each
+iteration it has completed, and, at the end, a checksum of the parameters. Without ``PLANTED`` every
+rank writes how often it has come to each place, to ``counts-RANK`` there.
 """
 
 from __future__ import annotations
