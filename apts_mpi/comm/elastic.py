@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from apts_mpi.comm import job
@@ -107,41 +105,6 @@ class Guarded:
         """The launcher's numbers of its ranks."""
         group = self.communicator.Get_group()
         return list(MPI.Group.Translate_ranks(group, None, MPI.COMM_WORLD.Get_group()))
-
-
-@dataclass(frozen=True)
-class Process:
-    """A rank's process, as others find it.
-
-    Attributes:
-        host, pid: where it is. born: what no other process with its number has, "" if not known.
-    """
-
-    host: str
-    pid: int
-    born: str
-
-    @classmethod
-    def of(cls, fact: str) -> Process:
-        """From the text that ``Watch`` has of every rank."""
-        host, pid, *rest = fact.split()
-        return cls(host, int(pid), rest[-1] if len(rest) > 1 else "")
-
-    def __str__(self) -> str:
-        return f"{self.host} (process {self.pid})"
-
-    def end(self) -> None:
-        """Kill it, if it is still there; called on its host."""
-        if self.born and self.born == born(self.pid):
-            os.kill(self.pid, signal.SIGKILL)
-
-
-def born(pid: int) -> str:
-    """When a process was started, in the system's ticks; "" if it is gone or that is not known."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
 
 
 def die() -> NoReturn:

@@ -62,6 +62,14 @@ class Status:
         return f"{state} for {rounded(self.age(now))} {at}"
 
 
+def born(pid: int) -> str:
+    """When a process was started, in the system's ticks; "" if it is gone or that is not known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
 def place(name: str | None, call: int) -> str:
     """A call in words."""
     return f"{name} {call}" if call < RECOVERY else f"{name}"

@@ -14,21 +14,19 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
 
 from apts_mpi.comm import job
-from apts_mpi.comm.elastic import Process, born
 from apts_mpi.comm.status_board import (
-    RECOVERY,
     Errands,
     News,
     Peers,
     Status,
     StatusBoard,
+    born,
     lines_of,
     place,
     rounded,
@@ -68,13 +66,10 @@ class Watch:
         warning: seconds of waiting after which one line on standard error says which ranks have
             not arrived; again after twice the time, and so on. 0 or infinity: never.
         abort: seconds after which the run ends with exit status 1. 0 or infinity: never.
-        lose: seconds after which ranks that have not arrived are killed, where the others can go
-            on without. 0 or infinity: never.
-        facts: of every rank its host, process and when that was started, where they are known;
-            then no message is sent.
+        facts: as the attribute, where they are known; then no message is sent.
 
     Attributes:
-        facts: as above.
+        facts: of every rank its host, process, and what no other process with its number has.
         directory: where the folder of the files is made, the same on all ranks and on a file
             system that all hosts see; may be set at any time. None: which ranks are missing is not
             known.
@@ -86,7 +81,6 @@ class Watch:
         warning: float = 60.0,
         abort: float = 600.0,
         *,
-        lose: float = 0.0,
         facts: Sequence[str] | None = None,
     ) -> None:
         if not (warning >= 0 and abort >= 0):
@@ -94,15 +88,12 @@ class Watch:
         self.directory: Path | None = None
         self._rank, self._size = ranks.rank, ranks.size
         self._abort = abort or math.inf
-        self._lose = lose or math.inf
-        self._first = min(warning or math.inf, self._abort, self._lose)  # what comes first
+        self._first = min(warning or math.inf, self._abort)  # what comes first of the two
         self.interval = min(1.0, self._first / 8)
-        own = f"{ranks.host[:64]} {os.getpid()} {time.time_ns()} {born(os.getpid())}"
-        if facts is None:
-            facts = ranks.gather_texts(own) if ranks.size > 1 else [own]
-        self.facts = facts
-        self._job = f"{facts[0]} {len(facts)}"  # ranks may be fewer later on
-        self._peers = Peers(facts)
+        own = f"{ranks.host[:64]} {os.getpid()} {born(os.getpid()) or time.time_ns()}"
+        self.facts = facts or (ranks.gather_texts(own) if ranks.size > 1 else [own])
+        self._job = f"{self.facts[0]} {len(self.facts)}"  # ranks may be fewer later on
+        self._peers = Peers(self.facts)
         self._parent = os.getppid()
         self._board: StatusBoard | None = None
         self._errands = Errands(_GRACE)
@@ -134,10 +125,6 @@ class Watch:
     def leave(self) -> None:
         """It has returned."""
         self._state = (self._state[0], None)
-
-    def recover(self) -> None:
-        """A call begins that ranks come to from different ones, as one of them has died."""
-        self._state = (RECOVERY, "recovery")
 
     def start(self) -> None:
         """Watch, from now on, the thread that calls this."""
@@ -221,8 +208,6 @@ class Watch:
         elif news.ended:
             self._end_process(_GRACE)
         else:
-            if self._lose < math.inf:
-                self._end_those(news.gone)
             self._renew = self._renew if status is None else self._age + self._pause()
             if look:
                 self._judge(news)
@@ -230,18 +215,9 @@ class Watch:
     def _exchange(self, board: StatusBoard, status: Status | None, look: bool) -> News:
         if status is not None:
             board.post(status)
-        gone = board.gone() if self._lose < math.inf else frozenset()
         if not look:
-            return News(board.ended(), False, {}, gone)
-        return replace(board.read(self._rank, self._size, time.time()), gone=gone)
-
-    def _end_those(self, ranks: Iterable[int]) -> None:
-        """Kill those of some ranks that are on this host."""
-        own = Process.of(self.facts[self._rank])
-        for rank in ranks:
-            process = Process.of(self.facts[rank])
-            if process.host == own.host:
-                process.end()
+            return News(board.ended(), False, {})
+        return board.read(self._rank, self._size, time.time())
 
     def _judge(self, news: News) -> None:
         """Report a stall if there is one, and end the run if it is too long."""
@@ -282,20 +258,9 @@ class Watch:
     def _report(self, line: str, missing: list[int]) -> None:
         """Report a stall of the length that was due, and end the run if it is the last."""
         self._reported = missing
-        if missing and self._board is not None and self._lose <= self._due < self._abort:
-            self._say(f"{line}; taken for lost (--rank-timeout)")
-            board, status = self._board, self._status()
-            self._errands.do(lambda: board.lose(missing, status))
-            self._end_those(missing)
-            self._later()
-            return
         if self._due < self._abort:
-            rest = "the run waits on"
-            if self._abort < math.inf:
-                rest = f"the run ends after {rounded(self._abort)} (--stall-abort)"
-            if self._due < self._lose < self._abort:
-                rest = f"taken for lost after {rounded(self._lose)} (--rank-timeout)"
-            self._say(f"{line}; {rest}")
+            rest = f"the run ends after {rounded(self._abort)} (--stall-abort)"
+            self._say(f"{line}; {rest if self._abort < math.inf else 'the run waits on'}")
             self._later()
             return
         self._end_process(_GRACE)  # first, as whatever follows may hang
@@ -309,8 +274,7 @@ class Watch:
     def _later(self) -> None:
         """Look again after twice the time, and when it is time for the end."""
         shift = self._look - self._due  # from the stall's length to this rank's own waiting
-        lose = self._lose if self._due < self._lose else math.inf
-        self._due = min(2 * self._due, lose, self._abort)
+        self._due = min(2 * self._due, self._abort)
         self._look = max(self._due + shift, self._age)
 
     def _status(self) -> Status:

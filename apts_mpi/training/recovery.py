@@ -23,8 +23,8 @@ from apts_mpi.checkpoints.folder import FOLDER, Checkpoint
 from apts_mpi.checkpoints.state_file import State, from_bytes, to_bytes
 from apts_mpi.comm import job
 from apts_mpi.comm.communicator import STOP, Comm
-from apts_mpi.comm.elastic import Guarded, Process, die
-from apts_mpi.comm.watch import Watch
+from apts_mpi.comm.elastic import Guarded, die
+from apts_mpi.comm.elastic_watch import ElasticWatch, Process
 from apts_mpi.errors import AgreedError, InputError, RanksLost, is_exhausted
 from apts_mpi.files.streams import write_error
 from apts_mpi.settings.config import TrainConfig
@@ -124,7 +124,7 @@ class ElasticRun:
             self._error = InputError(f"{what}; leave out --elastic")
         self._training: Training | None = None
         self._kept: Kept | None = None
-        self._watch: Watch | None = None
+        self._watch: ElasticWatch | None = None
         self._facts: Sequence[str] | None = None  # of every rank, for a watch
         self._losses: list[dict[str, Any]] = []
         self._head = ""  # of the line about the last one
@@ -209,7 +209,7 @@ class ElasticRun:
         """Watch the ranks, those that are left before they send each other anything."""
         given = self._given
         limits = (given.stall_warning, given.stall_abort)
-        self._watch = Watch(ranks, *limits, lose=given.rank_timeout, facts=self._facts)
+        self._watch = ElasticWatch(ranks, *limits, lose=given.rank_timeout, facts=self._facts)
         self._facts = self._watch.facts
         self._watch.directory = None if self._kept is None else Path(self._kept.extra["path"])
         self._watch.start()

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from apts_mpi.comm import elastic
-from apts_mpi.comm.elastic import Guarded, Process, born
+from apts_mpi.comm.elastic import Guarded
+from apts_mpi.comm.elastic_watch import Process
 from apts_mpi.comm.job import MPI
+from apts_mpi.comm.status_board import born
 from apts_mpi.errors import AgreedError, RanksLost, is_exhausted
 
 
@@ -84,8 +86,8 @@ def test_a_failed_call_without_a_death_ends_the_run(monkeypatch: pytest.MonkeyPa
 def test_only_the_very_process_is_ended() -> None:
     child = subprocess.Popen([sys.executable, "-IS", "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        fact = f"here {child.pid} 1 {born(child.pid)}"
-        Process.of(f"here {child.pid} 1 5").end()  # another one that had its number
+        fact = f"here {child.pid} {born(child.pid)}"
+        Process.of(f"here {child.pid} 5").end()  # another one that had its number
         assert child.poll() is None
         Process.of(fact).end()
         assert child.wait(10) == -9
