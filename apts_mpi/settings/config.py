@@ -129,6 +129,11 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
         return tuple(dict.fromkeys(self.augment.split(","))) if self.augment is not None else ()
 
     @property
+    def loggers(self) -> tuple[str, ...]:
+        """The tools that get the metrics, each once."""
+        return tuple(dict.fromkeys(self.log.split(","))) if self.log is not None else ()
+
+    @property
     def deterministic(self) -> bool:
         """Whether all of an outer iteration is on one batch: the family as published."""
         return self.optimizer == "apts" and self.local_solver in DETERMINISTIC

@@ -198,6 +198,13 @@ WEIGHTS = text(
     "balanced",
 )
 ARGUMENTS = text("NAME=VALUE,...", "like width=64,bias=off,act=relu", _are_arguments)
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+LOGS = text(
+    "NAME,...",
+    f"one or more of {', '.join(LOGGERS)}, with commas between",
+    lambda words: set(words.split(",")) <= set(LOGGERS),
+    *LOGGERS,
+)
 AUGMENTATIONS = ("crop", "flip")
 CHANGES = text(
     "crop|flip|crop,flip",

@@ -30,6 +30,7 @@ from apts_mpi.training.console import Console
 from apts_mpi.training.device import Placement, place
 from apts_mpi.training.evaluation import class_counts
 from apts_mpi.training.flat_network import CHUNK, FlatNetwork, flat_network
+from apts_mpi.training.loggers import require_loggers
 from apts_mpi.training.optimizer import Optimizer, optimizer
 from apts_mpi.training.provenance import facts
 from apts_mpi.training.resuming import Resumed
@@ -100,6 +101,8 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     given = config if resumed is None else resumed.ever_given(config)
     with comm.together():
         require_package(config.optimizer)
+        if comm.rank == 0:
+            require_loggers(config)
     placement = place(config, comm, console.say)
     device = placement.device
     _choose_messages(config, comm, placement, console)
