@@ -268,7 +268,7 @@ def test_a_run_directory_is_never_written_over(launch: Launch, tmp_path: Path) -
 
 
 def test_progress_without_a_terminal_is_plain_lines(launch: Launch) -> None:
-    done = train(launch, 0, "--epochs", "40")
+    done = train(launch, 0, "--epochs", "20", "--hidden", "8", "--threads", "1")
     assert done.status == 0
     lines = [line for line in done.err.splitlines() if " elapsed, " in line]
     assert lines

@@ -18,6 +18,7 @@ from apts_mpi.data import Source, write_shards
 from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.loop import Training
+from apts_mpi.training.trained import restore
 from tests.conftest import TESTS, Launch
 
 DOCS = TESTS.parent / "docs"
@@ -116,7 +117,7 @@ def test_shards_normalised_in_another_way_are_judged_alike(
     config = TrainConfig(data="channel", out="run", hidden=(8,), epochs=3.0, threads=1)
     found = Training(config, Comm()).run()
     for how in NORMALIZE:
-        network = trained.restore(newest(Path("run"), Comm(), print), Comm(), named=None)
+        network = restore(newest(Path("run"), Comm(), print), Comm(), named=None)
         told = trained.score(network, Comm(), print, data=how, split="test", device="cpu")
         (loss,) = re.findall(r"^loss +(\S+)$", told, re.MULTILINE)
         assert float(loss) == pytest.approx(found["test_loss"], abs=2e-5), how
