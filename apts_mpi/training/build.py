@@ -21,8 +21,8 @@ from apts_mpi.networks import named, zoo
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
 from apts_mpi.networks.task import Task, looks_channels_last
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import local_steps
 from apts_mpi.training.batch_norm import RunningStatistics
