@@ -53,7 +53,8 @@ class Data:
         None,
         of.CHANGES,
         "change training images at random: 'crop' pads by 4 pixels and takes a random window, "
-        "'flip' mirrors left to right",
+        "'flip' mirrors left to right; names of torchvision.transforms.v2, with arguments in "
+        "parentheses, change them one by one on the CPU",
     )
     stream: bool = setting(
         False,
