@@ -21,6 +21,7 @@ from apts_mpi.settings.defaults import FORWARD, SHARE
 from apts_mpi.training import run_state
 from apts_mpi.training.build import build
 from apts_mpi.training.evaluation import evaluate
+from apts_mpi.training.loggers import open_loggers
 from apts_mpi.training.progress import Lap, Progress
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_directory import open_run
@@ -94,6 +95,15 @@ class Training:
             done=self.progress.iterations,
             rewritten=int(before is not None and before.row is not None),
             again=before is not None,
+            say=run.console.say,
+        )
+        self._logs = open_loggers(
+            run.config,
+            comm,
+            self.directory.path,
+            run=self.checkpoints.run,
+            done=self.progress.iterations,
+            splits=list(run.judged),
             say=run.console.say,
         )
         self._statistics_at = -1  # the iteration that BatchNorm's statistics are of
@@ -185,6 +195,7 @@ class Training:
             row.update(self.progress.losses)
             last = self._done()
         self.directory.row(row)
+        self._logs.log(row)
         self.built.console.progress(row, self._part(), last=last)
         self._stopping = self.comm.wished(STOP) and not last
         writes, failed = self._due(last) or self._stopping, None
@@ -250,6 +261,7 @@ class Training:
         own = f"{caught} on rank {comm.rank} ({comm.host})" if caught else self._reason
         reason = comm.first_error(InputError(own) if own else None) or "a rank's wish"
         self.built.console.stop()
+        self._logs.close(ended=False)
         if self.built.trace is not None:
             try:
                 self.built.trace.finish()
@@ -313,6 +325,7 @@ class Training:
             results["lost_ranks"] = self._losses
         summary = summarise(run, seconds_total=self.seconds(), results=results)
         self.directory.finish(summary)
+        self._logs.close(ended=True)
         if run.trace is not None:
             run.trace.finish()  # last, so that nothing is lost where it fails
         return summary
