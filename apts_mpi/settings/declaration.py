@@ -16,7 +16,17 @@ from apts_mpi.method.options import (
     OPTIMIZERS,
     SAMPLED,
 )
-from apts_mpi.settings.texts import AUTO, arguments, class_weights, given, interval, steps, widths
+from apts_mpi.settings.texts import (
+    AUTO,
+    OURS,
+    arguments,
+    changes,
+    class_weights,
+    given,
+    interval,
+    steps,
+    widths,
+)
 
 
 @dataclass(frozen=True)
@@ -119,11 +129,19 @@ WEIGHTS = text(
     "balanced",
 )
 ARGUMENTS = text("NAME=VALUE,...", "like width=64,bias=off,act=relu", given(arguments))
-AUGMENTATIONS = ("crop", "flip")
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+LOGS = text(
+    "NAME,...",
+    f"one or more of {', '.join(LOGGERS)}, with commas between",
+    lambda words: set(words.split(",")) <= set(LOGGERS),
+    *LOGGERS,
+)
+AUGMENTATIONS = OURS
 CHANGES = text(
-    "crop|flip|crop,flip",
-    "crop, flip or crop,flip",
-    lambda words: set(words.split(",")) <= set(AUGMENTATIONS),
+    "crop,flip,NAME(...),...",
+    "crop, flip, or names of torchvision.transforms.v2 with their arguments, like "
+    "crop,RandomRotation(15)",
+    given(changes),
     *AUGMENTATIONS,
 )
 

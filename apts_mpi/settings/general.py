@@ -53,7 +53,8 @@ class Data:
         None,
         of.CHANGES,
         "change training images at random: 'crop' pads by 4 pixels and takes a random window, "
-        "'flip' mirrors left to right",
+        "'flip' mirrors left to right; names of torchvision.transforms.v2, with arguments in "
+        "parentheses, change them one by one on the CPU",
     )
     stream: bool = setting(
         False,
@@ -234,6 +235,13 @@ class Files:
         "resume from this checkpoint, or from the newest valid one of this run directory, on any "
         "number of ranks; 'auto': from that of --out, which is started if it has none",
         shown="first",
+    )
+    log: str | None = _free(
+        None,
+        of.LOGS,
+        "write the metrics for these tools too: csv (metrics.csv in the run directory), "
+        "tensorboard (in its folder tensorboard), wandb (offline without a key), mlflow (in its "
+        "folder mlruns without MLFLOW_TRACKING_URI)",
     )
     verbose: bool = _free(False, of.ON_OFF, "close with the time of every phase, and the work")
     trace: str | None = _free(

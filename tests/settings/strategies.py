@@ -21,7 +21,10 @@ _TEXTS = {
     of.INTERVAL: st.sampled_from(["off", "1", "100", "1s", "600s", "999999999s"]),
     of.WEIGHTS: st.sampled_from(["balanced", "1,2,0.5", "0,1e300"]),
     of.ARGUMENTS: st.sampled_from(["width=64", "a=1,b=off,c=relu,d=1e-3"]),
-    of.CHANGES: st.sampled_from(["crop", "flip", "crop,flip", "flip,crop"]),
+    of.LOGS: st.sampled_from(["csv", "csv,wandb,mlflow,tensorboard"]),
+    of.CHANGES: st.sampled_from(
+        ["crop", "flip", "crop,flip", "flip,crop", "flip,RandomRotation(15, fill=[1])"]
+    ),
 }
 
 
