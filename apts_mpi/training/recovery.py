@@ -141,6 +141,14 @@ class ElasticRun:
         Raises:
             AgreedError: on every rank that is left, as training raises it.
         """
+        try:
+            return self._run()
+        except Exception as error:
+            if is_exhausted(error):
+                self._die()
+            raise
+
+    def _run(self) -> dict[str, Any]:
         while True:
             outcome: dict[str, Any] | AgreedError | None = None
             try:
@@ -149,10 +157,6 @@ class ElasticRun:
                 pass
             except AgreedError as error:
                 outcome = error
-            except Exception as error:
-                if not is_exhausted(error):
-                    raise
-                self._die()
             if self._watch is not None:
                 self._watch.recover()
             # Who is done must not leave while another needs it, nor who has failed wait for it.
