@@ -284,10 +284,10 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
     def _vectors(self) -> dict[str, Tensor]:
         return {"velocity": self._velocity, "average": self.average}
 
-    def state_dict(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """As the frame's; the smoothed reductions as well."""
         self._require_idle()
-        return {**super().state_dict(), "ratio": [self._ratio.actual, self._ratio.promised]}
+        return {**super().shared_state(), "ratio": [self._ratio.actual, self._ratio.promised]}
 
     def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
         self._close()  # the parameters may be those of the state already
