@@ -208,11 +208,10 @@ class TorchOptimizer(torch.optim.Optimizer):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._patch_step_function()
+        raise TypeError(
+            f"{type(self).__name__} is neither copied nor pickled: its module's parameters are "
+            "parts of its vectors; save state_dict() and load it into another one"
+        )
 
     # ---- state -----------------------------------------------------------------------------
 

@@ -183,13 +183,12 @@ def test_a_gradient_scaler_is_refused_with_the_remedy() -> None:
     made = StochasticAPTS(net.parameters())
     scaler = torch.amp.GradScaler("cpu")
     scaler.scale(cross_entropy(net(X), Y)).backward()
-    with pytest.raises(RuntimeError, match=r"no GradScaler: .* autocast with bfloat16"):
+    with pytest.raises(RuntimeError, match=r"no GradScaler: .*autocast with bfloat16"):
         scaler.step(made)
-    assert (
-        not torch.amp.GradScaler("cpu", enabled=False)
-        .step(made, lambda: cross_entropy(net(X), Y))
-        .isnan()
+    loss: Any = torch.amp.GradScaler("cpu", enabled=False).step(
+        made, lambda: cross_entropy(net(X), Y)
     )
+    assert loss > 0.0
 
 
 @pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
@@ -264,7 +263,7 @@ def test_help_has_a_summary_and_a_body(kind: type) -> None:
     summary, _, body = (inspect.getdoc(kind) or "").partition("\n\n")
     assert summary.endswith(".")
     assert "\n" not in summary
-    assert "\nArgs:\n    params: " in body
+    assert body.startswith("Args:\n    params: ")
 
 
 @pytest.mark.parametrize("kind", [StochasticAPTS, APTS])
