@@ -88,11 +88,12 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
                 a rule; of every control batch (one in ``local_steps``) twice, of the first
                 minibatch some ten times more, always before ``step`` returns. All calls see the
                 same random numbers (dropout) from the default generators of torch, numpy, random.
-            samples: that its mean is over, of several closures one number each. By default all
-                minibatches weigh alike, as in torch. With 0 the closure is not called.
+            samples: that its mean is over, of several closures one number each: the ranks' steps
+                weigh by them. By default all minibatches weigh alike. With 0 the closure is not
+                called.
 
         Returns:
-            The minibatch's loss where the parameters were, ().
+            The minibatch's loss, (), as the closure gave it first.
 
         Raises:
             FloatingPointError: on every rank, if the loss at the iterate is not finite on a control

@@ -270,13 +270,6 @@ def test_two_runs_are_equal_bit_for_bit(method: str) -> None:
 # --- refusals ---
 
 
-def test_a_module_moved_after_the_optimizer_was_built_is_told() -> None:
-    run = Run()
-    run.net.double().float()
-    with pytest.raises(RuntimeError, match="move the module first"):
-        run.step()
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
