@@ -1,6 +1,6 @@
 """A regression whose ranks have different amounts of data.
 
-mpirun -n 3 python -m mpi4py regression.py [EPOCHS]; the targets are standardised for training, and the error is printed in their own units.
+mpirun -n 3 python -m mpi4py regression.py [EPOCHS]; targets are standardised for training.
 """
 
 import sys

@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -149,7 +150,7 @@ def _pass_on(forks: dict[int, Fork], number: int, waiting: selectors.BaseSelecto
 
 def become(request: dict[str, Any], files: list[int]) -> None:
     """Run the words as Python would, with all that the process had that they were given to."""
-    os.setsid()
+    os.setpgid(0, 0)  # in one session: a rank that waits gives way within its own alone
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -163,6 +164,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules["numpy"].random.seed()
+    tempfile.tempdir = None  # the environment may name another
     sys.executable = request["command"]
     status = 1
     try:

@@ -172,8 +172,9 @@ def test_the_lsr1_method_follows_rosenbrocks_valley_to_its_end(
     apts = Deterministic(point.parameters(), comm=Comm(), radius=radius, **options)
     for _ in range(120):
         last = apts.step(lambda: rosenbrock(point.x.double()), samples=1, same_batch=True)
-    assert float((point.x.detach() - 1.0).norm()) < 1e-2
-    assert last.loss < 1e-5
+        if last.loss < 1e-5 and float((point.x.detach() - 1.0).norm()) < 1e-2:
+            return
+    raise AssertionError(f"after 120 iterations the loss is {last.loss}")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,9 @@ def test_a_convex_quadratic_falls_to_its_minimum_from_any_first_radius(
     apts = Deterministic(point.parameters(), comm=Comm(), radius=radius, **options)
     for _ in range(iterations):
         last = apts.step(loss, samples=1, same_batch=True)
-    assert last.loss < 1e-6 * first
+        if last.loss < 1e-6 * first:
+            return
+    raise AssertionError(f"after {iterations} iterations the loss is {last.loss}")
 
 
 @pytest.mark.parametrize("curvature", [1e-3, 1.0, 30.0])
