@@ -241,9 +241,9 @@ class DeterministicMethod(Method, options=APTSOptions, numbers=APTSNumbers):
     def _vectors(self) -> dict[str, Tensor]:
         return {"gradient": self._joined.g, "step": self._step}
 
-    def state_dict(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """As the frame's; the global model as well."""
-        return {**super().state_dict(), "global_model": self._global.state_dict()}
+        return {**super().shared_state(), "global_model": self._global.state_dict()}
 
     def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
         super()._restore(state, resized=resized)

@@ -154,15 +154,23 @@ class Method:
         Every rank saves its state and loads it again; but for the entries that ``PER_RANK`` names
         it is the same on all of them.
         """
+        own = {name: v.clone() for name, v in self._vectors().items() if name in self.PER_RANK}
         return {
+            **self.shared_state(),
             "options": self.belongs(),
-            **asdict(self.now),
-            "losses": list(self._losses),
-            **{name: vector.clone() for name, vector in self._vectors().items()},
+            **own,
             "subdomains": {
                 str(k): subdomain.state_dict() for k, subdomain in enumerate(self._subdomains)
             },
             "lost": self.messages.state_dict(),
+        }
+
+    def shared_state(self) -> dict[str, Any]:
+        """The entries of ``state_dict`` that are the same on all ranks."""
+        return {
+            **asdict(self.now),
+            "losses": list(self._losses),
+            **{n: v.clone() for n, v in self._vectors().items() if n not in self.PER_RANK},
             "signs": asdict(self._signs),
         }
 

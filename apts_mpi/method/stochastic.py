@@ -256,14 +256,15 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
     def _vectors(self) -> dict[str, Tensor]:
         return {"velocity": self._velocity, "average": self.average}
 
-    def state_dict(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """As the frame's; the smoothed reductions as well.
 
-        Amid an iteration it is the state that the iteration began from, with what its minibatches
-        have taught the local steps: it begins anew where the state is taken up.
+        Amid an iteration it is the state that the iteration began from (with what its minibatches
+        have taught the local steps): it begins anew where the state is taken up.
         """
-        state = {**super().state_dict(), "ratio": [self._ratio.actual, self._ratio.promised]}
-        return state if self._running is None else {**state, "known": False}
+        known = self.now.known and self._running is None
+        ratio = [self._ratio.actual, self._ratio.promised]
+        return {**super().shared_state(), "known": known, "ratio": ratio}
 
     @property
     def iterate_vector(self) -> Tensor:

@@ -40,6 +40,9 @@ class Optimizer(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs besides the parameters."""
 
+    def shared_state(self) -> dict[str, Any]:
+        """A copy of what of it is the same on all ranks, without the entries of ``PER_RANK``."""
+
     def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
         """Restore it; ``resized``: of a run with another number of ranks, and of any of them."""
 
