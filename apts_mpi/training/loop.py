@@ -318,6 +318,7 @@ class Training:
             "train_loss": self._evaluate(train)["loss"],
             "train_loss_samples": train[0].total,
             **progress.losses,
+            "evaluate_samples": run.config.evaluate_samples,
             # What is best on the test samples would be chosen by them.
             "best_test_accuracy": None,
         }
