@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from apts_mpi import StochasticAPTS
 from tests.conftest import Launch
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -87,3 +90,74 @@ def test_the_diff_of_the_page_ends_in_a_program_that_trains() -> None:
     exec("\n".join(lines).replace("num_workers=2", "num_workers=0"), names)
     assert len(losses) == 12
     assert losses[-1] < 0.5
+
+
+# ---- with what steps by itself -------------------------------------------------------------------
+
+X = torch.randn(128, 6, generator=torch.Generator().manual_seed(0))
+DATA = TensorDataset(X, (X[:, 0] > 0).long())
+
+
+def recipe(of: str, package: Any) -> dict[str, Any]:
+    """What the page's block that uses a package defines."""
+    page = (DOCS / "python.md").read_text()
+    blocks = re.findall(r"  ```python\n(.*?)  ```", page, flags=re.DOTALL)
+    (block,) = (each for each in blocks if f"{of}." in each)
+    names = {of: package, "torch": torch, "StochasticAPTS": StochasticAPTS}
+    names["criterion"] = nn.functional.cross_entropy
+    exec(textwrap.dedent(block), names)
+    return names
+
+
+def right(model: nn.Module) -> float:
+    with torch.no_grad():
+        return float((model(X).argmax(1) == DATA.tensors[1]).float().mean())
+
+
+def test_accelerate_prepares_the_rest() -> None:
+    accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True)
+    loader = DataLoader(DATA, 16, shuffle=True)
+    model, loader = accelerator.prepare(nn.Linear(6, 2), loader)
+    optimizer = StochasticAPTS(model.parameters(), local_steps=5)
+    for _ in range(4):
+        for x, y in loader:
+            optimizer.step(lambda: nn.functional.cross_entropy(model(x), y))  # noqa: B023
+    assert right(model) > 0.9
+
+
+def test_lightning_optimizes_manually(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning")
+    module = recipe("lightning", lightning)["Module"]()
+    module.network = nn.Linear(6, 2)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    where = {"accelerator": "cpu", "devices": 1, "default_root_dir": tmp_path}
+    lightning.Trainer(max_epochs=8, **quiet, **where).fit(module, DataLoader(DATA, 16))
+    assert right(module.network) > 0.9
+
+
+class Labelled(nn.Module):
+    """As Hugging Face's trainer calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.linear(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_hugging_faces_trainer_takes_the_step(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    chosen = {"max_grad_norm": 0, "num_train_epochs": 8, "per_device_train_batch_size": 16}
+    quiet = {"report_to": [], "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    arguments = transformers.TrainingArguments(str(tmp_path), **chosen, **quiet)
+    rows = [{"x": x, "labels": int(y)} for x, y in zip(*DATA.tensors, strict=True)]
+    model = Labelled()
+    trainer = recipe("transformers", transformers)["APTSTrainer"](
+        model, arguments, train_dataset=rows
+    )
+    trainer.train()
+    assert trainer.apts.iterations == 3
+    assert right(model.linear) > 0.9
