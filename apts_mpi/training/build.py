@@ -19,7 +19,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.method.packages import require_package
 from apts_mpi.networks import named, zoo
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
-from apts_mpi.networks.task import Task, looks_channels_last
+from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import completed
 from apts_mpi.settings.texts import AUTO
@@ -234,7 +234,6 @@ def _subdomains(
     changes = None
     with comm.together():
         if config.augment is not None:
-            _require_images(config.augment, info.sample_shape)
             changes = Changes(
                 config.augmentations,
                 shape=info.sample_shape,
@@ -263,17 +262,6 @@ def _subdomains(
         )
         for k, samples in enumerate(train)
     ]
-
-
-def _require_images(augment: str, shape: tuple[int, ...]) -> None:
-    what = f"--augment {augment}: is for images (channels, height, width), "
-    if len(shape) != 3:
-        raise InputError(f"{what}not samples {shape}")
-    if looks_channels_last(shape):
-        raise InputError(
-            f"{what}and samples {shape} look like channels last; make the shards again with "
-            "`shard arrays --channels-last on`"
-        )
 
 
 def _try(

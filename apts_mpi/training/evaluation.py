@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from apts_mpi.comm import replicas
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.sources.moments import Moments, is_constant
 from apts_mpi.networks.custom import Loss
+from apts_mpi.networks.evaluating import kept
 from apts_mpi.networks.losses import Criterion
 from apts_mpi.networks.task import Task
+from apts_mpi.training.batch_norm import RunningStatistics
 from apts_mpi.training.flat_network import CHUNK, FlatNetwork
+from apts_mpi.training.optimizer import Optimizer
 from apts_mpi.training.samples import Samples
 
 
@@ -64,6 +69,63 @@ def evaluate(
     if task.kind == "regression":
         figures["r2"] = 1.0 - right if varying else None
     return figures
+
+
+class Evaluator:
+    """Evaluates the network of a run as its checkpoints have it.
+
+    Args:
+        network: of this rank. optimizer: of its parameters, of which it evaluates the average.
+        statistics: of its BatchNorm layers. comm: the ranks.
+        task: that it learns. criterion: its losses.
+    """
+
+    def __init__(
+        self,
+        network: FlatNetwork,
+        optimizer: Optimizer,
+        statistics: RunningStatistics,
+        comm: Comm,
+        task: Task,
+        criterion: Criterion,
+    ) -> None:
+        self._network, self._optimizer, self._statistics = network, optimizer, statistics
+        self._comm, self._task, self._criterion = comm, task, criterion
+        self._refreshed_at = -1  # the iteration that BatchNorm's statistics are of
+
+    def evaluate(self, parts: Sequence[Samples], iteration: int) -> dict[str, float | None]:
+        """Figures as ``evaluate`` gives them, after so many outer iterations."""
+        with self._comm.clock.phase("evaluation"):
+            self.refresh(iteration)
+            with self._optimizer.averaged(), self._as_saved():
+                return evaluate(self._network, parts, self._comm, self._task, self._criterion)
+
+    def judge(self, judged: Mapping[str, Samples], iteration: int) -> dict[str, float | None]:
+        """Figures of each of the splits: "test_loss", ..."""
+        return {
+            f"{split}_{name}": value
+            for split, samples in judged.items()
+            for name, value in self.evaluate([samples], iteration).items()
+        }
+
+    def refresh(self, iteration: int) -> None:
+        """Make BatchNorm's running statistics those of the network that is evaluated now."""
+        if self._refreshed_at != iteration:
+            self._refreshed_at = iteration
+            with self._optimizer.averaged(), self._as_saved():
+                self._statistics.refresh()
+
+    @contextmanager
+    def _as_saved(self) -> Iterator[None]:
+        """Within, the buffers are those of a checkpoint, rank 0's; afterwards each rank's own.
+
+        So that a run goes its way however often it is evaluated, and the figures are those of its
+        checkpoints. BatchNorm's statistics, made for that, stay.
+        """
+        others = self._statistics.others()
+        with kept(self._network.module, others):
+            replicas.take_rank_zeros(others, self._comm, logged=False)
+            yield
 
 
 def _left(criterion: Criterion, variance: NDArray[np.float64]) -> Loss:

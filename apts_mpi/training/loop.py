@@ -2,50 +2,31 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from apts_mpi.checkpoints.folder import Checkpoints
-from apts_mpi.comm import replicas
 from apts_mpi.comm.communicator import CHECKPOINT, STOP, Comm
 from apts_mpi.errors import AgreedError, InputError
-from apts_mpi.files.streams import write_error
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.networks.evaluating import kept
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import FORWARD, SHARE
 from apts_mpi.training import run_state
 from apts_mpi.training.build import build
-from apts_mpi.training.evaluation import evaluate
+from apts_mpi.training.evaluation import Evaluator
+from apts_mpi.training.iterating import Iterating
 from apts_mpi.training.loggers import open_loggers
 from apts_mpi.training.progress import Lap, Progress
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_directory import open_run
-from apts_mpi.training.samples import Samples, spread, task_of
+from apts_mpi.training.run_state import Before
+from apts_mpi.training.samples import spread, task_of
 from apts_mpi.training.signals import StopSignals
 from apts_mpi.training.summary import summarise
 
 REPLICA_CHECK_EVERY = 50  # outer iterations
-
-
-@dataclass(frozen=True)
-class Before:
-    """What the same run on more ranks has left, some of which have died.
-
-    Attributes:
-        row: of the metrics, the last one; None of a run that starts anew. pending: whether it is
-            still to be evaluated and written.
-        seconds: that the run has lived. losses: of ranks, for the summary.
-    """
-
-    row: dict[str, Any] | None
-    pending: bool
-    seconds: float
-    losses: list[dict[str, Any]]
+Heard = Callable[[dict[str, Any], Lap, Lap], object]
 
 
 class Training:
@@ -106,8 +87,12 @@ class Training:
             splits=list(run.judged),
             say=run.console.say,
         )
-        self._statistics_at = -1  # the iteration that BatchNorm's statistics are of
-        self._warned_strange = self._stopping = False
+        self._length = run.config, run.samples  # what it follows from
+        task = task_of(run.info)
+        self._evaluator = Evaluator(
+            run.network, run.optimizer, run.statistics, comm, task, run.criterion
+        )
+        self._iterating, self._stopping = Iterating(run), False
         self._signals, self._reason = signals, ""  # why this rank wants to stop
         self._row = before.row if before else None  # of the last iteration
         self._lap = dict.fromkeys(comm.clock.seconds, 0.0)
@@ -143,7 +128,7 @@ class Training:
 
     def _save(self, checkpoints: Checkpoints) -> str | None:
         with self.comm.clock.phase("checkpoint"):
-            self._refresh_statistics()
+            self._evaluator.refresh(self.progress.iterations)
             failed = checkpoints.save(
                 self.progress.iterations,
                 *run_state.states(self.built, self.progress, self.seconds()),
@@ -154,9 +139,7 @@ class Training:
             self.built.console.say(f"warning: no checkpoint could be written: {failed}; {kept}")
         return failed
 
-    def run(
-        self, heard: Callable[[dict[str, Any], Lap, Lap], object] = lambda row, lap, rest: None
-    ) -> dict[str, Any]:
+    def run(self, heard: Heard = lambda row, lap, rest: None) -> dict[str, Any]:
         """Train; returns the summary, the same on every rank.
 
         Args:
@@ -164,16 +147,17 @@ class Training:
                 seconds by phase, and those of what came between it and the next: evaluation,
                 checks, writing.
         """
-        self.built.console.start(self._part(), self.progress.losses)
+        self.built.console.start(self.progress.part(*self._length), self.progress.losses)
         self._checkpointed = time.monotonic()
-        while self._pending or not self._done():
+        while self._pending or not self.progress.done(*self._length):
             if not self._pending:
                 if self.comm.rank == 0:  # whose clock is everybody's
                     self._ask_in_time(self._checkpointed)
                 self.comm.clock.lap()
-                self.phase = f"iteration {self.progress.iterations + 1}"
+                number = self.progress.iterations + 1
+                self.phase = f"iteration {number}"
                 sent = self.comm.traffic.bytes_allreduced
-                result = self._iterate()
+                result = self._iterating.iterate(number, self.progress.work_done(*self._length))
                 self._lap = self.comm.clock.lap()
                 sent = self.comm.traffic.bytes_allreduced - sent
                 self._row, self._pending = self._count(result, self._lap, sent), True
@@ -183,20 +167,17 @@ class Training:
         self.built.console.stop()
         return self._finish()
 
-    def _conclude(
-        self, row: dict[str, Any], heard: Callable[[dict[str, Any], Lap, Lap], object]
-    ) -> None:
+    def _conclude(self, row: dict[str, Any], heard: Heard) -> None:
         """All that follows an iteration: evaluation, its row, checks, a checkpoint, the stop."""
         self.phase = f"evaluation or writing after iteration {self.progress.iterations}"
-        last = self._done()
+        last = self.progress.done(*self._length)
         since = row["epoch"] - self.progress.evaluated_at
         if last or since >= (self.built.config.evaluate_every or 0.0):
-            self.progress.evaluated(row, self.evaluate())
-            row.update(self.progress.losses)
-            last = self._done()
+            self._judge(row)
+            last = self.progress.done(*self._length)
         self.directory.row(row)
         self._logs.log(row)
-        self.built.console.progress(row, self._part(), last=last)
+        self.built.console.progress(row, self.progress.part(*self._length), last=last)
         self._stopping = self.comm.wished(STOP) and not last
         writes, failed = self._due(last) or self._stopping, None
         best = self.progress.evaluated_at == row["epoch"] and self.progress.unimproved == 0
@@ -214,29 +195,6 @@ class Training:
             self._stop(failed)
         self._pending = False
 
-    def _done(self) -> bool:
-        """Whether there is no outer iteration left to do; the same on every rank."""
-        config, progress = self.built.config, self.progress
-        assert config.epochs is not None, "completed settings have them"
-        enough = config.iterations is not None and progress.iterations >= config.iterations
-        enough = enough or progress.work / self.built.samples >= config.epochs
-        return progress.converged or enough or self._out_of_patience()
-
-    def _out_of_patience(self) -> bool:
-        """Whether the validation samples have shown no better network for ``--patience``."""
-        patience, since = self.built.config.patience, self.progress.unimproved
-        return patience is not None and since is not None and since >= patience
-
-    def _work_done(self) -> float:
-        """Of ``--epochs``, 0 to 1; the same on every rank."""
-        epochs = self.built.config.epochs or math.inf
-        return min(self.progress.work / self.built.samples / epochs, 1.0)
-
-    def _part(self) -> float:
-        """Of the run that is done, 0 to 1, as far as it can be known."""
-        iterations = self.built.config.iterations or math.inf
-        return min(max(self._work_done(), self.progress.iterations / iterations), 1.0)
-
     def _ask_in_time(self, checkpointed: float) -> None:
         """Ask for what the clock demands; the iteration's messages bring it to all ranks."""
         now, (_, seconds) = time.monotonic(), self.built.config.checkpoint_interval()
@@ -246,6 +204,12 @@ class Training:
         if limit is not None and now - self._born >= limit:
             self._reason = f"--max-seconds {limit:g}"
             self.comm.wish(STOP)
+
+    def _judge(self, row: dict[str, Any]) -> None:
+        """Evaluate on the test and validation samples of all ranks, after the row's iteration."""
+        figures = self._evaluator.judge(self.built.judged, self.progress.iterations)
+        self.progress.evaluated(row, figures)
+        row.update(self.progress.losses)
 
     def _due(self, last: bool) -> bool:
         """Whether to write a checkpoint after this iteration; the same on every rank."""
@@ -273,8 +237,7 @@ class Training:
         """End the run with a checkpoint, as fewer than so many ranks are left."""
         if self._pending and self._row is not None:
             if not self.progress.losses:
-                self.progress.evaluated(self._row, self.evaluate())
-                self._row.update(self.progress.losses)
+                self._judge(self._row)
             self.directory.row(self._row)
         left = f"{self.comm.size} rank{'s' * (self.comm.size > 1)}"
         self._end_early(f"{left} left, --min-ranks is {ranks}: stopped", self.checkpoint())
@@ -304,18 +267,22 @@ class Training:
     def _finish(self) -> dict[str, Any]:
         """Summary and trace of a run that has come to its end."""
         run, progress, self.phase = self.built, self.progress, "the last evaluation or the summary"
-        if self._out_of_patience():
+        if progress.out_of_patience(run.config):
             run.console.say(
                 f"ends early: no better on the validation samples in {progress.unimproved} "
                 f"evaluations (--patience {run.config.patience})"
             )
+        # As many as take a tenth of the run, and no fewer than 1000.
+        most = run.config.evaluate_samples or run.samples
         train = spread(
-            [each.samples for each in run.subdomains], self._judged_of_training(), run.comm
+            [each.samples for each in run.subdomains],
+            min(max(int(SHARE * FORWARD * progress.work), 1000), most),
+            run.comm,
         )
         results = {
             **progress.totals(run.samples),
             "passes": run.subdomains[0].batches.passes,
-            "train_loss": self._evaluate(train)["loss"],
+            "train_loss": self._evaluator.evaluate(train, progress.iterations)["loss"],
             "train_loss_samples": train[0].total,
             **progress.losses,
             "evaluate_samples": run.config.evaluate_samples,
@@ -330,77 +297,3 @@ class Training:
         if run.trace is not None:
             run.trace.finish()  # last, so that nothing is lost where it fails
         return summary
-
-    def _judged_of_training(self) -> int:
-        """Of how many training samples the loss is evaluated at the end: as many as take a tenth of
-        the run, and no fewer than 1000."""
-        most = self.built.config.evaluate_samples or self.built.samples
-        return min(max(int(SHARE * FORWARD * self.progress.work), 1000), most)
-
-    def _iterate(self) -> Iteration:
-        comm = self.comm
-        for each in self.built.subdomains:
-            each.strange = None
-        try:
-            with comm.clock.phase("algebra", f"iteration {self.progress.iterations + 1}"):
-                draws = [each.draw for each in self.built.subdomains]
-                self.built.optimizer.done = self._work_done()
-                result = self.built.optimizer.iterate(*draws)
-        except FloatingPointError as error:  # the same on every rank
-            line = str(error)
-            strange = self._strange()
-            (many,) = comm.sum_scalars([float(strange is not None)])
-            if many < comm.size:  # bad samples, rather than steps that are too long
-                own = f"a loss of rank {comm.rank} on {comm.host} is {strange}"
-                who = comm.first_error(InputError(own) if strange is not None else None)
-                line += f" ({who})" if who else ""
-            raise AgreedError(line, status=1) from error
-        strange = self._strange()
-        if strange is not None and not self._warned_strange:
-            self._warned_strange = True  # once a run
-            line = (
-                f"apts_mpi: warning: rank {comm.rank} on {comm.host}: a loss of iteration "
-                f"{self.progress.iterations + 1} is {strange} and was passed over; look for "
-                "bad samples in its part if it comes again\n"
-            )
-            write_error(line)
-        return result
-
-    def _strange(self) -> float | None:
-        """A loss of this rank's subdomains that was not finite in the last iteration."""
-        return next((s.strange for s in self.built.subdomains if s.strange is not None), None)
-
-    def _refresh_statistics(self) -> None:
-        """Make BatchNorm's running statistics those of the network that is evaluated now."""
-        if self._statistics_at != self.progress.iterations:
-            self._statistics_at = self.progress.iterations
-            with self.built.optimizer.averaged(), self._as_saved():
-                self.built.statistics.refresh()
-
-    def evaluate(self) -> dict[str, float | None]:
-        """Figures on the test and validation data, over all ranks' parts: "test_loss", ..."""
-        return {
-            f"{split}_{name}": value
-            for split, samples in self.built.judged.items()
-            for name, value in self._evaluate([samples]).items()
-        }
-
-    def _evaluate(self, parts: Sequence[Samples]) -> dict[str, float | None]:
-        """Figures over all ranks' parts; every rank evaluates its own."""
-        with self.comm.clock.phase("evaluation"):
-            self._refresh_statistics()
-        with self.comm.clock.phase("evaluation"), self.built.optimizer.averaged(), self._as_saved():
-            run = self.built
-            return evaluate(run.network, parts, run.comm, task_of(run.info), run.criterion)
-
-    @contextmanager
-    def _as_saved(self) -> Iterator[None]:
-        """Within, the buffers are those of a checkpoint, rank 0's; afterwards each rank's own.
-
-        So that a run goes its way however often it is evaluated, and the figures are those of its
-        checkpoints. BatchNorm's statistics, made for that, stay.
-        """
-        others = self.built.statistics.others()
-        with kept(self.built.module, others):
-            replicas.take_rank_zeros(others, self.comm, logged=False)
-            yield

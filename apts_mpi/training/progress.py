@@ -9,6 +9,7 @@ from typing import Any
 
 from apts_mpi.comm.clock import COMMUNICATION
 from apts_mpi.method.iteration import Iteration
+from apts_mpi.settings.config import TrainConfig
 
 Lap = dict[str, float]  # seconds by phase
 
@@ -72,6 +73,27 @@ class Progress:
         """Evaluations since the best on the validation samples; None where there are none."""
         since = self.losses.get("evaluations_since_best")
         return None if since is None else int(since)
+
+    def out_of_patience(self, config: TrainConfig) -> bool:
+        """Whether the validation samples have shown no better network for ``--patience``."""
+        patience, since = config.patience, self.unimproved
+        return patience is not None and since is not None and since >= patience
+
+    def done(self, config: TrainConfig, samples: int) -> bool:
+        """Whether there is no outer iteration left to do; ``samples``: of the training set."""
+        assert config.epochs is not None, "completed settings have them"
+        enough = config.iterations is not None and self.iterations >= config.iterations
+        enough = enough or self.work / samples >= config.epochs
+        return self.converged or enough or self.out_of_patience(config)
+
+    def work_done(self, config: TrainConfig, samples: int) -> float:
+        """Of ``--epochs``, 0 to 1."""
+        return min(self.work / samples / (config.epochs or math.inf), 1.0)
+
+    def part(self, config: TrainConfig, samples: int) -> float:
+        """Of the run that is done, 0 to 1, as far as it can be known."""
+        iterations = config.iterations or math.inf
+        return min(max(self.work_done(config, samples), self.iterations / iterations), 1.0)
 
     def totals(self, samples: int) -> dict[str, Any]:
         """What a summary says of it."""

@@ -32,8 +32,9 @@ from apts_mpi.files.streams import write_error
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training import resuming, run_state
 from apts_mpi.training.console import Console
-from apts_mpi.training.loop import Before, Training
+from apts_mpi.training.loop import Training
 from apts_mpi.training.resuming import Resumed
+from apts_mpi.training.run_state import Before
 from apts_mpi.training.signals import StopSignals
 
 _DELAY = 5.0  # seconds

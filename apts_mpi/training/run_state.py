@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,6 +70,22 @@ class Moment:
         """A copy of it."""
         place = run.subdomains[0].batches.place(run.parts)
         return cls(run.network.vector.clone(), run.optimizer.shared_state(), place)
+
+
+@dataclass(frozen=True)
+class Before:
+    """What the same run on more ranks has left, some of which have died.
+
+    Attributes:
+        row: of the metrics, the last one; None of a run that starts anew. pending: whether it is
+            still to be evaluated and written.
+        seconds: that the run has lived. losses: of ranks, for the summary.
+    """
+
+    row: dict[str, Any] | None
+    pending: bool
+    seconds: float
+    losses: list[dict[str, Any]]
 
 
 def shared(run: Run, progress: Progress, optimizer: State, place: Place) -> State:

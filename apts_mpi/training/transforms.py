@@ -13,6 +13,7 @@ from torch import Tensor
 
 from apts_mpi.errors import InputError, did_you_mean, user_code
 from apts_mpi.networks.seeding import Generators
+from apts_mpi.networks.task import looks_channels_last
 from apts_mpi.settings.declaration import AUGMENTATIONS
 from apts_mpi.training.augmentation import augment
 
@@ -32,7 +33,8 @@ class Changes:
         mean, std: that samples are normalised by; they broadcast over one.
 
     Raises:
-        InputError: torchvision is missing, has no such transform, or one does not keep the shape.
+        InputError: samples are no images, torchvision is missing or has no such transform, or one
+            does not keep the shape.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Changes:
         mean: ArrayLike,
         std: ArrayLike,
     ) -> None:
+        _require_images(",".join(names), shape)
         self._ours = [name for name in names if name in AUGMENTATIONS]
         theirs = [name for name in names if name not in AUGMENTATIONS]
         self._theirs = [_made(name) for name in theirs]
@@ -85,6 +88,17 @@ class Changes:
             yield
         finally:
             self._generators.restore(before)
+
+
+def _require_images(augment: str, shape: tuple[int, ...]) -> None:
+    what = f"--augment {augment}: is for images (channels, height, width), "
+    if len(shape) != 3:
+        raise InputError(f"{what}not samples {shape}")
+    if looks_channels_last(shape):
+        raise InputError(
+            f"{what}and samples {shape} look like channels last; make the shards again with "
+            "`shard arrays --channels-last on`"
+        )
 
 
 def _made(text: str) -> Callable[[Tensor], Tensor]:

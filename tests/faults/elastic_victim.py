@@ -22,7 +22,7 @@ from typing import Any
 from apts_mpi import __main__ as program
 from apts_mpi.comm import elastic
 from apts_mpi.comm.job import MPI
-from apts_mpi.training import loop, recovery, subdomain
+from apts_mpi.training import iterating, loop, recovery, subdomain
 from tests.faults import victim
 
 PLACES: dict[str, tuple[Any, str]] = {
@@ -72,17 +72,17 @@ def record(folder: Path, rank: int) -> None:
         remembered(self)
         kept.append(time.perf_counter() - start)
 
-    def beginning(self: Any) -> Any:
+    def beginning(self: Any, *arguments: Any) -> Any:
         drawn.clear()
-        return iterated(self)
+        return iterated(self, *arguments)
 
     kept, remembered = [0.0], loop.Training._remember
     loop.Training._remember = remembering  # type: ignore[method-assign]
-    iterated = loop.Training._iterate
+    iterated = iterating.Iterating.iterate
     subdomain.Subdomain.draw = drawing  # type: ignore[method-assign]
     loop.Training._count = counting  # type: ignore[method-assign, assignment]
     loop.Training._finish = finishing  # type: ignore[method-assign]
-    loop.Training._iterate = beginning  # type: ignore[method-assign]
+    iterating.Iterating.iterate = beginning  # type: ignore[method-assign, assignment]
 
 
 def plant(place: str, number: int, action: Callable[[], object]) -> None:
