@@ -7,11 +7,13 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    follows the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
    ``p = -r m / (sqrt(v) + eps)``.
 2. The spectral norm: each hidden matrix has a norm of its own. <u, P> in the ball
-   ``|P|_2 <= r rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
-   least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
-   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
+   ``|P|_2 <= r q rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
+   least at ``P = -r q rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
+   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
-   ``max_i |P_i|_i / rho_i <= r``, whose other blocks are as in 1.
+   ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
+   the gradient, but only where it vanishes: q = min(1, 4 |m|^2 / w), w the running average of
+   |m|^2, in the Frobenius norm. Noise, which is in both, does not shorten a step.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 SPECTRAL = 0.4  # c; measured (docs/method.md)
+VANISHING = 4.0  # q; a moment of half the usual length has a full step
 
 
 class Matrix(Protocol):
@@ -55,15 +58,17 @@ class Metric:
     Args:
         vector: (n,) float32, the parameters. gradient: (n,) float32, where a loss leaves its own.
         hidden: the matrices with the spectral norm, in the order of the vector; all else has the
-            diagonal metric.
+            diagonal metric. every: so many steps a matrix has the same polar factor.
 
     Attributes:
-        m, v: (n,) float32, running averages of the gradients and of their squares; v is not used
-            of hidden matrices.
+        m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
+            matrix v has its last ``q rho U V^T``.
         learned: gradients that went into the averages.
     """
 
-    def __init__(self, vector: Tensor, gradient: Tensor, hidden: Sequence[Matrix] = ()) -> None:
+    def __init__(
+        self, vector: Tensor, gradient: Tensor, hidden: Sequence[Matrix] = (), *, every: int = 1
+    ) -> None:
         self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
         ends = [0, *(each.part.stop for each in hidden)]
         starts = [*(each.part.start for each in hidden), len(vector)]
@@ -73,10 +78,12 @@ class Metric:
         device = vector.device if self._fused else torch.device("cpu")
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
-        self._hidden = list(hidden)
+        self._hidden, self._every = list(hidden), every
         self._scales = [SPECTRAL * math.sqrt(max(each.rows, each.columns)) for each in hidden]
-        self._theta, self._g, self._m = (
-            [each.of(of) for each in hidden] for of in self._vectors[:3]
+        self._rho = vector.new_tensor(self._scales)
+        self._usual = torch.zeros_like(self._rho)  # w, not corrected
+        self._theta, self._g, self._m, self._step = (
+            [each.of(of) for each in hidden] for of in self._vectors
         )
 
     def step(self, radius: float) -> None:
@@ -88,16 +95,32 @@ class Metric:
         if not self._hidden:
             return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
-        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
-        lengths = [-radius * scale for scale in self._scales]
-        for at, p, length in zip(self._theta, polar_factors(looking), lengths, strict=True):
-            at.add_(p, alpha=length)
+        if (self.learned - 1) % self._every == 0:
+            self._look()
+        torch._foreach_add_(self._theta, self._step, alpha=-radius)
 
-    def forget(self, learned: int) -> None:
+    def _look(self) -> None:
+        """Make q rho U V^T of each hidden matrix."""
+        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
+        first = 1.0 - FIRST_DECAY**self.learned
+        squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
+        self._usual.lerp_(squares, 1.0 - SECOND_DECAY**self._every)
+        second = 1.0 - SECOND_DECAY ** (self.learned - 1 + self._every)
+        q = (VANISHING * second * squares).div_(self._usual.clamp_min(1e-30)).clamp_max_(1.0)
+        lengths = q.mul_(self._rho).unbind()
+        for step, p, length in zip(self._step, polar_factors(looking), lengths, strict=True):
+            torch.mul(p, length, out=step)
+
+    def marked(self) -> tuple[int, Tensor]:
+        """What ``back_to`` takes, to forget steps; m and v are the caller's to restore."""
+        return self.learned, self._usual.clone()
+
+    def back_to(self, mark: tuple[int, Tensor]) -> None:
         """So many gradients count as learned."""
-        self.learned = learned
+        self.learned = mark[0]
+        self._usual.copy_(mark[1])
         for count in self._counts:
-            count.fill_(learned)
+            count.fill_(self.learned)
 
     def share(self, displacement: Tensor, length: float) -> None:
         """Make the joined displacement of all subdomains the first moment of this one.
@@ -144,13 +167,14 @@ class Metric:
 
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs."""
-        return {"m": self.m.clone(), "v": self.v.clone(), "learned": self.learned}
+        learned, usual = self.marked()
+        return {"m": self.m.clone(), "v": self.v.clone(), "learned": learned, "usual": usual}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
-        self.forget(int(state["learned"]))
+        self.back_to((int(state["learned"]), state["usual"]))
 
 
 def _adam_step(
