@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -18,6 +18,7 @@ from apts_mpi.method import interface
 from apts_mpi.method.layers import Layer, layers
 from apts_mpi.method.randomness import Repeated
 from apts_mpi.networks.seeding import Generators
+from apts_mpi.trust_region.metric import Span
 from apts_mpi.trust_region.objective import Batch, Objective, Pending
 
 log = logging.getLogger("apts_mpi")
@@ -29,6 +30,7 @@ class FlatParameters:
     Args:
         parameters: float32, on one device, as ``module.parameters()`` gives them. Their storage is
             replaced by views; values are kept. Move the module to its device before.
+        spans: with settings of their own, where not all parameters have the same ones.
 
     Attributes:
         vector: (n,) float32, the parameters. gradient: (n,) float32, their gradient.
@@ -36,8 +38,8 @@ class FlatParameters:
         idle: numbers of those that got no gradient from the last loss.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        given = list(parameters)
+    def __init__(self, parameters: Iterable[nn.Parameter], spans: Sequence[Span] = ()) -> None:
+        given, self.spans = list(parameters), list(spans)
         self._parameters = [p for p in given if p.requires_grad]
         self.frozen = {
             f"frozen parameter {k} of shape {tuple(p.shape)}": p.detach()

@@ -120,6 +120,8 @@ class StochasticOptions:
             loss.
         shared: whether the joined correction becomes every subdomain's first moment.
         momentum: mu, 0 to below 1; 0.6 with "spectral", 0 with "scaled".
+        weight_decay: w; a local step multiplies all parameters by ``1 - radius w`` before it moves
+            them. Decoupled, as AdamW's (Loshchilov and Hutter, arXiv 1711.05101); off.
         cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0; it needs
             ``done`` to be set.
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
@@ -141,6 +143,7 @@ class StochasticOptions:
     radius: float | None = None
     shared: bool = True
     momentum: float | None = None
+    weight_decay: float = 0.0
     cooldown: float = 0.0
     averaging: float = 12.0
     rule: NoisyRule | None = None
@@ -152,6 +155,8 @@ class StochasticOptions:
             raise ValueError(f"local_solver {self.local_solver!r} is none of {SAMPLED}")
         _count(self, "local_steps", "subdomains")
         _check_momentum(self.mu)
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay {self.weight_decay} is outside [0, inf)")
         if not self.averaging >= 0.0:
             raise ValueError(f"averaging {self.averaging} is negative")
         if not 0.0 <= self.cooldown <= 1.0:

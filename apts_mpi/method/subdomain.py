@@ -16,7 +16,7 @@ from apts_mpi.method.messages import CountedMessages
 from apts_mpi.method.options import APTSOptions, StochasticOptions
 from apts_mpi.trust_region.local import FirstOrder, LocalResult, LocalSolver, Model, SecondOrder
 from apts_mpi.trust_region.lsr1 import LSR1
-from apts_mpi.trust_region.metric import Metric
+from apts_mpi.trust_region.metric import Metric, Span
 from apts_mpi.trust_region.objective import Batch, Objective
 from apts_mpi.trust_region.scaled import ScaledResult, ScaledSolver
 
@@ -171,10 +171,16 @@ def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     """The metric that the options name."""
     spectral = options.local_solver == "spectral"
     hidden = [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
+<<<<<<< HEAD
     # Where a matrix is applied once to a sample its polar factor costs as much as the evaluation.
     once = not any(layer.positions for layer in hidden)
     every = min(_LAZY, math.ceil(options.local_steps / 4)) if once else 1
     return Metric(flat.vector, flat.gradient, hidden, every=every)
+=======
+    decay = options.weight_decay
+    spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])
+    return Metric(flat.vector, flat.gradient, hidden, spans)
+>>>>>>> trunk
 
 
 class SampledSubdomain(Subdomain):

@@ -111,6 +111,12 @@ class Method:
         usual=f"0.6 (spectral), 0 (scaled), {MOMENTUM} (sr1, first-order)",
         where=APTS,
     )
+    weight_decay: float = _scaled(
+        0.0,
+        number(0, 1e6),
+        "decoupled weight decay: a local step multiplies all parameters by 1 - radius times this; "
+        "part of the correction that the loss judges",
+    )
     cooldown: float | None = _scaled(
         None,
         number(0, 100),

@@ -75,6 +75,7 @@ def optimizer(
             radius=c.radius,
             shared=c.shared_moment,
             momentum=c.momentum,
+            weight_decay=c.weight_decay,
             cooldown=(c.cooldown or 0.0) / 100.0,
             local_solver=c.local_solver,
             averaging=c.averaging,

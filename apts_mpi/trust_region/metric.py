@@ -14,12 +14,17 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
    the gradient, but only where it vanishes: q = min(1, 4 |m|^2 / w), w the running average of
    |m|^2, in the Frobenius norm. Noise, which is in both, does not shorten a step.
+
+Parameters may have a factor on r of their own, and a decay w: then a step multiplies them by
+``1 - r w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -52,13 +57,29 @@ class Matrix(Protocol):
         """A view (rows, columns) of a vector (n,)."""
 
 
+@dataclass(frozen=True)
+class Span:
+    """Consecutive parameters with settings of their own.
+
+    Attributes:
+        stop: where they end in the flat vector; they begin where the span before ends.
+        scale: factor on the radius. decay: w, weight decay per unit of the radius.
+    """
+
+    stop: int
+    scale: float = 1.0
+    decay: float = 0.0
+
+
 class Metric:
     """What bounds the local steps of one subdomain, and what it has learned for that.
 
     Args:
         vector: (n,) float32, the parameters. gradient: (n,) float32, where a loss leaves its own.
         hidden: the matrices with the spectral norm, in the order of the vector; all else has the
-            diagonal metric. every: so many steps a matrix has the same polar factor.
+            diagonal metric.
+        spans: of the parameters, in order and up to the last one; by default all are alike.
+        every: so many steps a hidden matrix has the same polar factor.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
@@ -67,31 +88,65 @@ class Metric:
     """
 
     def __init__(
-        self, vector: Tensor, gradient: Tensor, hidden: Sequence[Matrix] = (), *, every: int = 1
+        self,
+        vector: Tensor,
+        gradient: Tensor,
+        hidden: Sequence[Matrix] = (),
+        spans: Sequence[Span] = (),
+        *,
+        every: int = 1,
     ) -> None:
         self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
-        ends = [0, *(each.part.stop for each in hidden)]
-        starts = [*(each.part.start for each in hidden), len(vector)]
-        self._diagonal = [slice(a, b) for a, b in zip(ends, starts, strict=True) if b > a]
+        self._hidden, borders = list(hidden), {0, len(vector), *(each.stop for each in spans)}
+        for each in hidden:
+            borders |= {each.part.start, each.part.stop}
+        inside = {each.part.start for each in hidden}
+        pieces = [slice(a, b) for a, b in pairwise(sorted(borders))]
+        self._diagonal = [piece for piece in pieces if piece.start not in inside]
         self._vectors = (vector, gradient, self.m, self.v)
         self._fused = _has_fused(vector.device)
         device = vector.device if self._fused else torch.device("cpu")
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
-        self._hidden, self._every = list(hidden), every
-        self._scales = [SPECTRAL * math.sqrt(max(each.rows, each.columns)) for each in hidden]
-        self._rho = vector.new_tensor(self._scales)
-        self._usual = torch.zeros_like(self._rho)  # w, not corrected
+        self._every = every
+        self._usual = vector.new_zeros(len(self._hidden))  # w, not corrected
         self._theta, self._g, self._m, self._step = (
             [each.of(of) for each in hidden] for of in self._vectors
         )
+        self.set_spans(spans or [Span(len(vector))])
+
+    def set_spans(self, spans: Sequence[Span]) -> None:
+        """Other factors and decays, of spans that end where those before did."""
+
+        def factor(part: slice) -> float:
+            return next(each.scale for each in spans if part.start < each.stop)
+
+        self._factors = [factor(part) for part in self._diagonal]
+        self._alike = {
+            scale: [k for k, each in enumerate(self._factors) if each == scale]
+            for scale in dict.fromkeys(self._factors)
+        }
+        self._scales = [
+            SPECTRAL * math.sqrt(max(each.rows, each.columns)) * factor(each.part)
+            for each in self._hidden
+        ]
+        self._rho = self.m.new_tensor(self._scales)
+        starts = (0, *(each.stop for each in spans))
+        self._decays = [
+            (slice(start, each.stop), each.scale * each.decay)
+            for start, each in zip(starts, spans, strict=False)
+            if each.decay
+        ]
 
     def step(self, radius: float) -> None:
         """Learn from the gradient, and move the parameters."""
         self.learned += 1
-        theta, g, m, v = ([vector[part] for part in self._diagonal] for vector in self._vectors)
-        if theta:
-            _adam_step(theta, g, m, v, self._counts, radius=radius, fused=self._fused)
+        for part, decay in self._decays:
+            self._vectors[0][part].mul_(1.0 - radius * decay)
+        for scale, which in self._alike.items():
+            theta, g, m, v = ([of[self._diagonal[k]] for k in which] for of in self._vectors)
+            counts = [self._counts[k] for k in which]
+            _adam_step(theta, g, m, v, counts, radius=radius * scale, fused=self._fused)
         if not self._hidden:
             return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
@@ -131,16 +186,26 @@ class Metric:
         polar factor cannot be turned back into a moment: those of hidden matrices stay. Nor is it
         worth a message: their own noise is what shortens the mean of steps of full length.
 
+        What of d is decay is no gradient's: some ``-length w theta``, theta being where the steps
+        began, is taken out of it.
+
         Args:
             displacement: (n,) float32, joined. length: number of steps times their radius.
         """
         if not self.learned:
             return
         first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
-        for part in self._diagonal:
+        for part, scale in zip(self._diagonal, self._factors, strict=True):
             m = self.m[part]
             torch.div(self.v[part], second, out=m).sqrt_().add_(EPSILON)
-            m.mul_(displacement[part]).mul_(-first / length)
+            m.mul_(self._without_decay(displacement, part, length)).mul_(-first / (length * scale))
+
+    def _without_decay(self, displacement: Tensor, part: slice, length: float) -> Tensor:
+        for decayed, decay in self._decays:
+            if decayed.start <= part.start < decayed.stop:
+                theta = self._vectors[0][part]
+                return torch.add(displacement[part], theta, alpha=length * decay)
+        return displacement[part]
 
     def extent(self) -> float:
         """The radius of a step as large as the hidden matrices are; infinite without any.
@@ -156,9 +221,11 @@ class Metric:
         Along the signs, and the polar factors of hidden matrices.
         """
         slope = 0.0
-        for part in self._diagonal:
-            slope += float(gradient[part].abs().sum(dtype=torch.float64))
+        for part, factor in zip(self._diagonal, self._factors, strict=True):
+            slope += factor * float(gradient[part].abs().sum(dtype=torch.float64))
             gradient[part].sign_()
+            if factor != 1.0:
+                gradient[part].mul_(factor)
         blocks = [each.of(gradient) for each in self._hidden]
         for block, p, scale in zip(blocks, polar_factors(blocks), self._scales, strict=True):
             slope += scale * float((block * p).sum(dtype=torch.float64))

@@ -50,6 +50,7 @@ ELSEWHERE: dict[str, Any] = {
     "momentum": 0.0,
     "cooldown": 20.0,
     "shared_moment": False,
+    "weight_decay": 0.1,
     "outer_samples": 1000,
     "averaging": 3.0,
     "smoothing": 0.1,
@@ -87,7 +88,7 @@ def effects(method: dict[str, str]) -> set[str]:
 def test_settings_have_effect_or_are_refused() -> None:
     of_all = {"subdomains_per_rank", "compress", "local_steps", "radius", "window", "momentum"}
     scaled = {"cooldown", "shared_moment", "outer_samples", "averaging", "smoothing"}
-    scaled |= {"grow_above", "grow", "shrink_below", "shrink"}
+    scaled |= {"weight_decay", "grow_above", "grow", "shrink_below", "shrink"}
     rated = {"lr", "schedule", "warmup", "overlap"}
     published = {"consistency", "join", "global_step", "overlap"}
     assert {json.dumps(method): effects(method) - {"local_solver"} for method in METHODS} == {

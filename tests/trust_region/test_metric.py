@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi.method.layers import Layer
-from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Metric
+from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Metric, Span
 from apts_mpi.trust_region.polar import polar_factors
 
 torch.set_num_threads(1)
@@ -114,3 +114,49 @@ def test_a_state_that_is_restored_steps_on_bit_for_bit() -> None:
     metric.step(0.01)
     other.step(0.01)
     assert torch.equal(theta, again)
+
+
+def spanned(spans: list[Span]) -> Tensor:
+    """Where three steps of 0.01 lead from ones, with these settings."""
+    theta, g = torch.ones(N), torch.zeros(N)
+    metric = Metric(theta, g, [TALL, WIDE], spans)
+    for gradient in gradients(3):
+        g.copy_(gradient)
+        metric.step(0.01)
+    return theta
+
+
+def test_a_factor_on_the_radius_scales_the_steps_of_its_parameters_alone() -> None:
+    alike, other = spanned([]), spanned([Span(31), Span(N, scale=0.5)])
+    assert torch.equal(other[:31], alike[:31])
+    assert torch.allclose(other[31:] - 1.0, 0.5 * (alike[31:] - 1.0), atol=1e-5)
+    assert torch.equal(spanned([Span(31), Span(N)]), alike)
+
+
+def test_decay_shrinks_its_parameters_in_proportion_to_their_radius_before_each_step() -> None:
+    alike, other = spanned([]), spanned([Span(31, decay=2.0), Span(N)])
+    assert torch.equal(other[31:], alike[31:])
+    assert torch.allclose(alike[:31] - other[:31], torch.full((31,), 1.0 - 0.98**3), atol=2e-3)
+    scaled = spanned([Span(N, scale=0.5, decay=2.0)]) - spanned([Span(N, scale=0.5)])
+    assert torch.allclose(scaled, torch.full((N,), 0.99**3 - 1.0), atol=1e-3)
+
+
+@pytest.mark.parametrize("decay", [0.0, 3.0])
+def test_a_shared_displacement_has_the_moment_without_decay_and_factor(decay: float) -> None:
+    theta, g = torch.ones(N), torch.full((N,), 0.3)
+    metric = Metric(theta, g, spans=[Span(N, scale=0.5, decay=decay)])
+    for _ in range(4):
+        metric.step(1e-4)
+    moment, moved = metric.m.clone(), theta - 1.0
+    theta.fill_(1.0)  # where the steps began
+    metric.share(moved, 4 * 1e-4)
+    assert torch.allclose(metric.m, moment, rtol=2e-3)
+
+
+def test_spans_change_between_steps() -> None:
+    theta, g = torch.ones(N), torch.ones(N)
+    metric = Metric(theta, g, [TALL], [Span(31), Span(N)])
+    metric.set_spans([Span(31, scale=2.0), Span(N, decay=1.0)])
+    metric.step(0.01)
+    assert torch.allclose(theta[41:], torch.full((4,), 0.98), atol=1e-5)
+    assert torch.allclose(theta[:3], torch.full((3,), 0.98), atol=1e-5)
