@@ -171,16 +171,12 @@ def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     """The metric that the options name."""
     spectral = options.local_solver == "spectral"
     hidden = [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
-<<<<<<< HEAD
     # Where a matrix is applied once to a sample its polar factor costs as much as the evaluation.
     once = not any(layer.positions for layer in hidden)
     every = min(_LAZY, math.ceil(options.local_steps / 4)) if once else 1
-    return Metric(flat.vector, flat.gradient, hidden, every=every)
-=======
     decay = options.weight_decay
     spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])
-    return Metric(flat.vector, flat.gradient, hidden, spans)
->>>>>>> trunk
+    return Metric(flat.vector, flat.gradient, hidden, spans, every=every)
 
 
 class SampledSubdomain(Subdomain):
