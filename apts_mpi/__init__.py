@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from apts_mpi.method.apts import APTS as APTS
     from apts_mpi.method.iteration import Iteration as Iteration
     from apts_mpi.method.stochastic import StochasticAPTS as StochasticAPTS
+    from apts_mpi.training.trained import load as load
 
-__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch", "broadcast_module"]
+__all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch", "broadcast_module", "load"]
 
 _HOME = {
     "APTS": "apts_mpi.method.apts",
@@ -28,6 +29,7 @@ _HOME = {
     "StochasticAPTS": "apts_mpi.method.stochastic",
     "Watch": "apts_mpi.comm.watch",
     "broadcast_module": "apts_mpi.comm.replicas",
+    "load": "apts_mpi.training.trained",
 }
 
 

@@ -2,6 +2,7 @@
 
     checkpoint/00000120/common.h5      by rank 0: what is the same on every rank
                         rank-00003.h5  by each rank: what it alone has
+    checkpoint/best/00000090/...       the one that was best on the validation samples
 
 The files are written to `.00000120.partial`, which is renamed when the last rank has its own on
 the disk: a folder with a checkpoint's name is whole.
@@ -35,6 +36,7 @@ from apts_mpi.files import sealed
 
 VERSION = 2
 FOLDER = "checkpoint"
+BEST = "best"  # folder in it, of the checkpoint that was best on the validation samples
 COMMON = "common.h5"
 _NAME = re.compile(r"\d{8,}")
 

@@ -10,17 +10,20 @@ from typing import Any, NoReturn
 
 from apts_mpi.errors import InputError, did_you_mean, either
 from apts_mpi.settings.config import SETTINGS
+from apts_mpi.settings.declaration import ON_OFF
 from apts_mpi.settings.habits import meant
 
 _NUMBER = re.compile(r"-[\d.]")  # a value below 0, no flag
-COMMANDS = ("train", "shard", "inspect", "evaluate", "export")
+COMMANDS = ("train", "shard", "inspect", "evaluate", "predict", "plot", "export")
 PROGRAM = "python -m apts_mpi"
 EPILOG = """\
 commands:
   train (the default)   train a network
   shard SOURCE          cut a data set into HDF5 shards
   inspect PATH          describe and verify a shard directory or a checkpoint
-  evaluate CHECKPOINT   loss and accuracy on a shard directory, on any number of ranks
+  evaluate CHECKPOINT   loss, accuracy and figures by class on a shard directory
+  predict CHECKPOINT DATA   predictions for a shard directory or a file of arrays
+  plot RUN...           learning curves, radius, ratio and bytes of runs, as a picture or a page
   export CHECKPOINT     the network as a plain state_dict (safetensors, or torch's)
   COMMAND --help        the command's own flags
   --help-all            all flags of train, which are the settings of its TOML file too
@@ -119,8 +122,9 @@ def train_parser(*, everything: bool = False) -> Parser:
     for each in SETTINGS.values():
         shown = each.shown == "first" or (everything and each.shown == "all")
         text = each.described().replace("%", "%%") if shown else argparse.SUPPRESS
+        alone: dict[str, Any] = {"nargs": "?", "const": True} if each.kind is ON_OFF else {}
         groups[each.group].add_argument(
-            each.flag, type=each.read, metavar=each.kind.metavar, help=text
+            each.flag, type=each.read, metavar=each.kind.metavar, help=text, **alone
         )
     return parser
 
@@ -161,13 +165,75 @@ def evaluate_parser() -> Parser:
     parser.add_argument(
         "--split", **one_of("--split", SPLITS), default="test", help="(default test)"
     )
+    _add_device(parser)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the figures to this file too, as JSON"
+    )
+    return parser
+
+
+def predict_parser() -> Parser:
+    """The flags of ``predict``."""
+    from apts_mpi.data.sources.splits import SPLITS  # which reads HDF5
+
+    parser = Parser(
+        "predict",
+        description="Write what a checkpoint's network predicts: classes with the probability of "
+        "each, or numbers in the units of the targets.",
+    )
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="shard directory; or a .npz, .npy, .h5 or .mat file with samples (array x) in the "
+        "units of the arrays that the training shards were cut from",
+    )
+    parser.add_argument(
+        "--split",
+        **one_of("--split", SPLITS),
+        default="test",
+        help="of a shard directory (default test)",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="file to write: .csv, or .h5"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    _add_device(parser)
+    return parser
+
+
+def plot_parser() -> Parser:
+    """The flags of ``plot``."""
+    parser = Parser(
+        "plot",
+        description="Draw loss, accuracy, radius, reduction ratio and bytes of runs side by side; "
+        "needs matplotlib.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="file to write: .png, .svg or .pdf, or .html, one page with figures and table "
+        "(default plot.png, in the run's directory where it is one)",
+    )
+    parser.add_argument(
+        "--x",
+        **one_of("--x", ("epoch", "work", "iteration", "seconds", "bytes")),
+        default="epoch",
+        help="horizontal axis: passes over the data, sample gradients per training sample, outer "
+        "iterations, seconds, or megabytes sent per rank (default epoch)",
+    )
+    return parser
+
+
+def _add_device(parser: Parser) -> None:
     parser.add_argument(
         "--device",
         **one_of("--device", ("auto", "cpu", "cuda")),
         default="auto",
         help="'auto': a GPU where there is one (default auto)",
     )
-    return parser
 
 
 def export_parser() -> Parser:
@@ -196,6 +262,11 @@ def _add_checkpoint(parser: Parser) -> None:
         metavar="CHECKPOINT",
         help="a checkpoint's folder, or a run directory, for its newest valid one",
     )
+    parser.add_argument(
+        "--best",
+        action="store_true",
+        help="of a run directory the checkpoint that was best on the validation samples",
+    )
     _add_network(parser)
 
 
@@ -208,4 +279,10 @@ def _add_network(parser: Parser) -> None:
     )
 
 
-PARSERS = {"inspect": inspect_parser, "evaluate": evaluate_parser, "export": export_parser}
+PARSERS = {
+    "inspect": inspect_parser,
+    "evaluate": evaluate_parser,
+    "predict": predict_parser,
+    "plot": plot_parser,
+    "export": export_parser,
+}

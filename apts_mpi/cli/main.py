@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apts_mpi.checkpoints.weights import require_suffix
+from apts_mpi.checkpoints import weights
 from apts_mpi.cli.flags import COMMANDS, PARSERS, PROGRAM, Parser, train_parser
 from apts_mpi.comm import job
 from apts_mpi.errors import AgreedError, InputError, did_you_mean
@@ -44,6 +44,10 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
         if command == "train":
             values = _values(parsed)
         elif command == "export":
+            weights.require_suffix(parsed.out)
+        elif command == "predict":
+            from apts_mpi.cli.predict import require_suffix
+
             require_suffix(parsed.out)
     except InputError as caught:
         error = caught
@@ -58,6 +62,10 @@ def main(arguments: Sequence[str], comm: Comm | None = None) -> int:
         from apts_mpi.cli.shard import shard
 
         report = _alone(lambda: shard(parsed), comm)
+    elif command == "plot":
+        from apts_mpi.cli.plot import plot
+
+        report = _alone(lambda: plot(parsed.runs, parsed.out, parsed.x), comm)
     else:
         report = _look(command, parsed, comm)
     if comm.rank == 0:
@@ -143,7 +151,7 @@ def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) 
             training = Training(config, ranks, resumed=resumed, signals=signals)
             summary = training.run()
     if ranks.rank == 0:
-        print(table(summary, training.directory.path))
+        print(table(summary, training.directory.path, verbose=config.verbose))
     return 0
 
 
@@ -159,24 +167,30 @@ def _console(comm: Comm) -> Console:
 
 
 def _look(command: str, parsed: argparse.Namespace, comm: Comm) -> str:
-    """What `inspect`, `evaluate` and `export` report; every rank calls it."""
+    """What `inspect`, `evaluate`, `predict` and `export` report; every rank calls it."""
     from apts_mpi.checkpoints.folder import holds, newest
     from apts_mpi.cli import trained
     from apts_mpi.data import describe
+    from apts_mpi.training.trained import chosen, restore
 
-    path = parsed.path if command == "inspect" else parsed.checkpoint
+    p = parsed
+    path = p.path if command == "inspect" else chosen(p.checkpoint, best=p.best)
     if command == "inspect" and not holds(path, comm):
         return _alone(lambda: describe(path), comm)
     say = _console(comm).say
     checkpoint = newest(path, comm, say)
     if command == "inspect":
         return trained.describe(checkpoint, comm, named=parsed.network)
-    network = trained.restore(checkpoint, comm, named=parsed.network)
+    network = restore(checkpoint, comm, named=p.network)
     if command == "evaluate":
-        return trained.score(
-            network, comm, say, data=parsed.data, split=parsed.split, device=parsed.device
-        )
-    return _alone(lambda: trained.export(network, parsed.out, overwrite=parsed.overwrite), comm)
+        how = {"data": p.data, "split": p.split, "device": p.device, "out": p.out}
+        return trained.score(network, comm, say, **how)
+    if command == "predict":
+        from apts_mpi.cli.predict import predict
+
+        more = {"split": p.split, "device": p.device, "out": p.out, "overwrite": p.overwrite}
+        return _alone(lambda: predict(network, say, data=p.data, **more), comm)
+    return _alone(lambda: trained.export(network, p.out, overwrite=p.overwrite), comm)
 
 
 def _alone(work: Callable[[], str], comm: Comm) -> str:

@@ -1,8 +1,8 @@
-"""The network that a checkpoint holds: what it is, how good it is on any shards, and as a file."""
+"""What is said of a trained network: what it is, how good it is on any shards, and as a file."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,94 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import nn
 
 from apts_mpi.checkpoints.folder import Checkpoint
 from apts_mpi.checkpoints.weights import packed
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data import DatasetInfo
-from apts_mpi.data.shards.info import all_moments
 from apts_mpi.errors import InputError, writing
 from apts_mpi.files import sealed
 from apts_mpi.method.options import BASELINES
-from apts_mpi.method.packages import require_package
 from apts_mpi.networks.cost import flops
 from apts_mpi.networks.losses import Criterion, criterion
-from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.training import saved_network
+from apts_mpi.training.confusion import TOP, tallied
 from apts_mpi.training.console import JUDGED, aligned, judged, shown_loss
 from apts_mpi.training.device import place
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.flat_network import FlatNetwork, flat_network
-from apts_mpi.training.optimizer import optimizer
-from apts_mpi.training.resuming import Resumed, verify
-from apts_mpi.training.run_state import fitting, optimizer_state
+from apts_mpi.training.run_state import fitting
 from apts_mpi.training.samples import Held, load, task_of
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A network with the parameters that are evaluated: of APTS, the iterates' average.
-
-    Attributes:
-        checkpoint: it is from. config: complete. module: the network.
-        parameters: flat, of the module. task: what it does. criterion: what it is judged by.
-        classes: names of what it distinguishes.
-        mean, std: float64, () or a sample's shape; it takes (x - mean) / std.
-    """
-
-    checkpoint: Checkpoint
-    config: TrainConfig
-    module: nn.Module
-    parameters: FlatNetwork
-    task: Task
-    criterion: Criterion
-    classes: tuple[str, ...]
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-
-def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained:
-    """The network of a checkpoint, on the CPU; every rank calls it.
-
-    Args:
-        named: the network that the user names, which one of the user's own needs.
-
-    Raises:
-        AgreedError: on every rank, where the checkpoint does not fit itself.
-    """
-    with comm.together(), fitting(checkpoint):
-        trained = _built(checkpoint, named)
-    with comm.together():
-        require_package(trained.config.optimizer)
-    network = trained.parameters
-    alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
-    method = optimizer(alone, network, comm)
-    with comm.together(), fitting(checkpoint):
-        method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
-        with method.averaged():
-            evaluated = network.vector.clone()
-        network.vector.copy_(evaluated)
-    return trained
-
-
-def _built(checkpoint: Checkpoint, named: str | None) -> Trained:
-    verify(checkpoint)
-    data, config = checkpoint.common["data"], Resumed.of(checkpoint).config
-    task, classes = saved_network.task_of(checkpoint), tuple(data["classes"])
-    module, loss = saved_network.outline(checkpoint, config, named=named)
-    # In place where there is memory: what a module shares among its parts stays shared.
-    outlined = any(p.is_meta for p in module.parameters())
-    module.load_state_dict(checkpoint.common["network"], assign=outlined)
-    saved_network.load_buffers(module, checkpoint.common["unsaved"])
-    mean, std = (data[name].numpy().astype(np.float64) for name in ("mean", "std"))
-    if mean.shape != std.shape or mean.shape not in all_moments(task.sample_shape):
-        raise ValueError(f"mean and std of shapes {mean.shape} and {std.shape}")
-    judge = criterion(task, own=loss, units=saved_network.units_of(checkpoint))
-    network = flat_network(module, judge, task, config)
-    return Trained(checkpoint, config, module, network, task, judge, classes, mean, std)
+from apts_mpi.training.trained import Trained, restore
 
 
 def describe(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> str:
@@ -127,7 +58,7 @@ def _described(trained: Trained) -> str:
     task, count = trained.task, flops(trained.module, trained.task)
     sizes = [
         f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-        for name, value in c.sizes.items()
+        for name, value in c.arguments.items()
     ]
     rows = {
         "checkpoint": f"{checkpoint.path}, {size / 1e6:.1f} MB",
@@ -157,12 +88,57 @@ def score(
     data: str | None,
     split: str,
     device: str,
+    out: Path | None = None,
 ) -> str:
-    """Loss and accuracy on a split of any shards that fit, in text; every rank calls it.
+    """How good it is on a split of any shards that fit, in text; every rank calls it.
 
     Args:
         data: shard directory, or "digits"; default the run's own. Shards that were cut from other
             data have another mean and std: the run's own are applied, as the network wants them.
+        out: a file for the same figures as JSON.
+
+    Raises:
+        AgreedError: on every rank, where the shards are damaged or do not fit the network.
+    """
+    samples, network = fitted(trained, comm, say, data=data, split=split, device=device)
+    classes = trained.classes if trained.task.kind == "classification" else ()
+    judge, tally = tallied(network.criterion, classes)
+    figures: dict[str, Any] = evaluate(network.flat, [samples], comm, trained.task, judge)
+    if tally is not None:
+        tally.join(comm)
+        figures |= tally.figures()
+    with comm.together():
+        if out is not None and comm.rank == 0:
+            more = {} if tally is None else tally.details()
+            content = {"split": split, "samples": samples.total, **figures, **more}
+            with writing(f"--out {out}"):
+                sealed.write(out, f"{json.dumps(content, indent=1)}\n".encode())
+    rows = {f"{split} samples": str(samples.total)}
+    rows["loss"] = shown_loss(figures, "loss")
+    others = {name: value for name, value in figures.items() if name != "loss"}
+    names = {f"top{TOP}_accuracy": f"top-{TOP} accuracy"}
+    rows |= {names.get(k, k): f"{value:.4f}" for k, value in others.items() if value is not None}
+    return "\n".join((aligned(rows.items()), *(() if tally is None else ("", tally.table()))))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained network on a device: flat, and what it is judged by there."""
+
+    flat: FlatNetwork
+    criterion: Criterion
+
+
+def fitted(
+    trained: Trained,
+    comm: Comm,
+    say: Callable[[str], object],
+    *,
+    data: str | None,
+    split: str,
+    device: str,
+) -> tuple[Held, Fitted]:
+    """This rank's samples of a split as a network takes them, and it, on a device.
 
     Raises:
         AgreedError: on every rank, where the shards are damaged or do not fit the network.
@@ -170,7 +146,6 @@ def score(
     placement = place(TrainConfig(device=device, precision=trained.config.precision), comm, say)
     name = data or trained.config.data
     shards = int(trained.checkpoint.common["data"]["shards"]) if data is None else None
-    context = trained.config.context
     info, parts = load(
         name,
         comm,
@@ -178,31 +153,29 @@ def score(
         device=placement.device,
         shards=shards,
         splits=[split],
-        context=context,
+        context=trained.config.context,
     )
-    task = trained.task
     with comm.together():
-        if task_of(info) != task or info.classes != trained.classes:
+        if split not in parts or task_of(info) != trained.task or info.classes != trained.classes:
             raise _unlike(name, info, trained)
         if not parts[split][0].total:
             what = f"--data {name}: has no {split} samples; give --split or other shards"
             raise InputError(what)
-    for part in parts[split]:
-        assert isinstance(part, Held), "nothing is streamed here"
-        _renormalise(part, info, trained)
-    trained.module.to(placement.device)
+    (part,) = parts[split]
+    assert isinstance(part, Held), "nothing is streamed here"
+    _renormalise(part, info, trained)
+    return part, on_device(trained, placement.device)
+
+
+def on_device(trained: Trained, device: torch.device) -> Fitted:
+    """The network moved to a device, with its criterion."""
+    trained.module.to(device)
     judge = trained.criterion
     if judge.module is not None:
-        judge.module.to(placement.device)
+        judge.module.to(device)
     if judge.units is not None:
-        judge = criterion(task, units=judge.units.to(placement.device))
-    network = flat_network(trained.module, judge, task, trained.config)
-    figures = evaluate(network, parts[split], comm, task, judge)
-    rows = {f"{split} samples": str(parts[split][0].total)}
-    rows["loss"] = shown_loss(figures, "loss")
-    others = {name: value for name, value in figures.items() if name != "loss"}
-    rows |= {name: f"{value:.4f}" for name, value in others.items() if value is not None}
-    return aligned(rows.items())
+        judge = criterion(trained.task, units=judge.units.to(device))
+    return Fitted(flat_network(trained.module, judge, trained.task, trained.config), judge)
 
 
 def _unlike(name: str, info: DatasetInfo, trained: Trained) -> InputError:
@@ -255,6 +228,7 @@ def export(trained: Trained, path: Path, *, overwrite: bool) -> str:
         "format": "pt",
         "network": c.network,
         **c.sizes,
+        **({} if c.network_args is None else {"network_args": c.network_args}),
         "task": trained.task.kind,
         "sample_shape": list(trained.task.sample_shape),
         "outputs": trained.task.outputs,

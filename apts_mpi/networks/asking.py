@@ -1,21 +1,18 @@
 """Whether a function that the user names is one that makes a network for a task.
 
 A function of a library of networks, called with a task, may take it for anything: the first
-argument of many is whether to download parameters. So none is called that does not take a task.
+argument of many is whether to download parameters. So the task is only given to a parameter called
+``task``, and a function without one is not called.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-import re
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
-from apts_mpi.errors import InputError
-from apts_mpi.networks.task import Task
+from apts_mpi.errors import InputError, did_you_mean
 
 # Libraries whose functions take no task, and many of them download.
 LIBRARIES = frozenset(
@@ -24,22 +21,6 @@ LIBRARIES = frozenset(
         *("pretrainedmodels", "pytorchcv", "segmentation_models_pytorch", "sentence_transformers"),
         *("tensorflow", "timm", "torch", "torchaudio", "torchtext", "torchvision"),
         *("transformers", "ultralytics"),
-    )
-)
-# First parameters that say what else is wanted.
-_OTHERS = frozenset(
-    (
-        *("checkpoint", "encoder_name", "in_channels", "in_features", "model", "model_id"),
-        *("model_name", "name", "num_classes", "path", "pretrained", "progress", "repo"),
-        *("repo_id", "repo_or_dir", "url", "weights"),
-    )
-)
-# All that an annotation may be made of for certain to be no task's.
-_PLAIN = frozenset(
-    (
-        *("None", "NoneType", "Optional", "Path", "PathLike", "Sequence", "Tensor", "Union"),
-        *("bool", "bytes", "class", "dict", "float", "int", "list", "pathlib", "str", "torch"),
-        *("tuple", "typing"),
     )
 )
 
@@ -51,28 +32,37 @@ def refuse_library(name: str) -> None:
         _refuse(name, library)
 
 
-def refuse_other(name: str, made: Callable[..., Any], task: Task) -> None:
-    """InputError where a function, which is not called, does not take a task alone."""
+def refuse_other(name: str, made: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """InputError where a function, which is not called, does not take a task and the arguments."""
     inner = made.func if isinstance(made, functools.partial) else made
-    home = str(getattr(inner, "__module__", None) or "")
-    library = home.partition(".")[0]
+    library = str(getattr(inner, "__module__", None) or "").partition(".")[0]
     if library in LIBRARIES:  # imported into a module of the user's own
         _refuse(name, library)
     try:
         signature = inspect.signature(made)
     except (TypeError, ValueError):  # of code in C
-        return
+        raise InputError(f"--network {name}: hides its parameters{_remedy(name)}") from None
+    known = [each for each in signature.parameters.values() if each.kind not in _GATHERING]
+    if not any(each.name == "task" and each.kind in _NAMED for each in known):
+        raise InputError(f"--network {name}: takes {signature}, no `task`{_remedy(name)}")
+    gathers = inspect.Parameter.VAR_KEYWORD in {e.kind for e in signature.parameters.values()}
+    names = [each.name for each in known if each.name != "task" and each.kind in _NAMED]
+    for given in arguments:
+        if given == "task" or (given not in names and not gathers):
+            takes = f"it takes {', '.join(names) or 'none besides the task'}"
+            what = f"{name} has no argument {given}{did_you_mean(given, names)}; {takes}"
+            raise InputError(f"--network-args {given}: {what}")
     try:
-        first = next(iter(signature.bind(task).arguments))
-    except (StopIteration, TypeError) as error:
-        what = f"takes {signature}, and not a task alone ({error})"
-        raise InputError(f"--network {name}: {what}{_remedy(name)}") from None
-    parameter = signature.parameters[first]
-    annotation = parameter.annotation
-    words = set() if annotation is parameter.empty else _words(annotation)
-    foreign = _is_installed(home) and first != "task" and "Task" not in words
-    if foreign or first in _OTHERS or (words and words <= _PLAIN):
-        raise InputError(f"--network {name}: its first argument is {parameter}{_remedy(name)}")
+        signature.bind(task=None, **arguments)
+    except TypeError as error:
+        raise InputError(
+            f"--network {name}: takes {signature} ({error}); give what it needs: "
+            "--network-args NAME=VALUE,..."
+        ) from None
+
+
+_GATHERING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _refuse(name: str, library: str) -> NoReturn:
@@ -80,22 +70,12 @@ def _refuse(name: str, library: str) -> NoReturn:
     raise InputError(f"--network {name}: {what}{_remedy(name)}")
 
 
-def _words(annotation: Any) -> set[str]:
-    text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    return set(re.findall(r"\w+", text))
-
-
-def _is_installed(module: str) -> bool:
-    """Whether a module is of Python or of an installed package, and not of the user's own files."""
-    if module.partition(".")[0] in sys.stdlib_module_names:
-        return True
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return bool({"site-packages", "dist-packages"} & set(Path(file).parts))
-
-
 def _remedy(name: str) -> str:
     module, _, function = name.partition(":")
+    zoo = module.partition(".")[0]
+    named = f"; name it {zoo}:NAME, or" if zoo in ("timm", "torchvision") else ";"
     return (
-        "; write a function that takes a task and calls it, and name that one: def network(task): "
-        f"return {module}.{function}(..., num_classes=task.outputs) (docs/networks.md)"
+        f"{named} write a function that takes a task and calls it, and name that one: def "
+        f"network(task): return {module}.{function}(..., num_classes=task.outputs) "
+        "(docs/networks.md)"
     )

@@ -1,15 +1,15 @@
 """The user's own network: ``--network package.module:function``.
 
-The function takes a ``Task`` and gives a module, or a module and its loss, which maps (outputs,
-targets) to (b,) losses, one per sample. Without a loss the outputs must be those that the task's
-own takes. docs/networks.md has an example.
+The function takes a ``Task`` as its parameter ``task``, and gives a module, or a module and its
+loss, which maps (outputs, targets) to (b,) losses, one per sample. Without a loss the outputs must
+be those that the task's own takes. docs/networks.md has an example.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from apts_mpi.networks.task import Task
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def function(name: str) -> Callable[[Task], Any]:
+def function(name: str) -> Callable[..., Any]:
     """The function of that name, its module imported from the path or the working directory.
 
     Raises:
@@ -59,17 +59,20 @@ class OwnLoss:
     answers: bool
 
 
-def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
+def build(name: str, task: Task, arguments: Mapping[str, Any]) -> tuple[nn.Module, OwnLoss | None]:
     """The user's module and loss; None where it brings none.
+
+    Args:
+        arguments: of the function, by name, besides ``task``.
 
     Raises:
         InputError: the function fails, or gives something else.
     """
     refuse_library(name)
     made = function(name)
-    refuse_other(name, made, task)
+    refuse_other(name, made, arguments)
     with user_code(f"--network {name}: fails on {task}"):
-        given = made(task)
+        given = made(task=task, **arguments)
     module, loss = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
     if not isinstance(module, nn.Module) or not (loss is None or callable(loss)):
         raise InputError(
@@ -83,6 +86,16 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
                 f"--network {name}: its loss has a parameter {trained[:80]!r}, which nothing "
                 "trains; make it one of the network's, and hand it to the loss with the outputs"
             )
+    answers = check(name, module, task, loss)
+    return module, None if loss is None else OwnLoss(loss, answers)
+
+
+def check(name: str, module: nn.Module, task: Task, loss: Loss | None) -> bool:
+    """See that a module can be trained for a task; whether its outputs are of the task's shape.
+
+    Raises:
+        InputError: it cannot.
+    """
     if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
         with _user_code(name, task), evaluating(module):
             outputs_of(module, task)  # which makes them
@@ -94,7 +107,7 @@ def build(name: str, task: Task) -> tuple[nn.Module, OwnLoss | None]:
             f"--network {name}: gave {outputs} for {TRIED} samples of shape {task.sample_shape}; "
             f"the loss of a {task.kind} takes {wanted}: mend the network, or give a loss with it"
         )
-    return module, None if loss is None else OwnLoss(loss, outputs == wanted)
+    return outputs == wanted
 
 
 def _check_tensors(name: str, module: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from apts_mpi.errors import InputError
-from apts_mpi.networks import custom
+from apts_mpi.networks import custom, zoo
 from apts_mpi.networks.cnn import cnn
 from apts_mpi.networks.custom import OwnLoss
 from apts_mpi.networks.mlp import of_task
@@ -28,20 +28,25 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
 
 
 def build(
-    name: str, task: Task, sizes: Mapping[str, Any], *, seed: int
+    name: str, task: Task, sizes: Mapping[str, Any], *, seed: int, pretrained: bool = False
 ) -> tuple[nn.Module, OwnLoss | None]:
     """A network for a task, and the loss that it brings, if any.
 
     Args:
-        name: of ``NETWORKS``, or the user's own, ``package.module:function``.
+        name: of ``NETWORKS``, of a zoo, or the user's own, ``package.module:function``.
         sizes: what the network takes besides the task. seed: of the initial parameters.
+        pretrained: whether a zoo's network has the parameters that it is published with.
 
     Raises:
         InputError: there is no such network for that task; the line says why.
     """
     with Generators(torch.device("cpu")).seeded(seed):
+        if zoo.of_library(name):
+            module = zoo.build(name, task, sizes, pretrained=pretrained)
+            custom.check(name, module, task, None)
+            return module, None
         if name not in NETWORKS:
-            return custom.build(name, task)
+            return custom.build(name, task, sizes)
         try:
             return NETWORKS[name](task, **sizes), None
         except ValueError as error:

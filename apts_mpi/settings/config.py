@@ -10,8 +10,15 @@ from typing import Any, NoReturn
 from apts_mpi.errors import either
 from apts_mpi.method.options import DETERMINISTIC, MOMENTUM, SGD_MOMENTUM
 from apts_mpi.networks.sizes import SIZES
-from apts_mpi.settings.declaration import AUTO, SCALED, Setting, class_weights, interval
-from apts_mpi.settings.general import Data, Files, Length, Network, Ranks
+from apts_mpi.settings.declaration import (
+    AUTO,
+    SCALED,
+    Setting,
+    arguments,
+    class_weights,
+    interval,
+)
+from apts_mpi.settings.general import ZOO_NETWORK, Data, Files, Length, Network, Ranks
 from apts_mpi.settings.method import Method, Published
 
 # In the order of --help and of the TOML: headings, and what stands under them.
@@ -56,6 +63,12 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
         for name, each in SETTINGS.items():
             if getattr(self, name) != each.default:
                 self._require_effect(name)
+        if self.network_args is not None and self.network in SIZES:
+            sizes = ", ".join(f"--{each}" for each in self.sizes)
+            self._refuse("network_args", f"is not for {self.network}, whose sizes are {sizes}")
+        if self.pretrained and not ZOO_NETWORK.fullmatch(self.network):
+            what = f"needs --network timm:NAME or torchvision:NAME, not {self.network}"
+            self._refuse("pretrained", what)
         if self.local_steps == AUTO and self._missed(SCALED.missed):
             self._refuse("local_steps", f"auto is for {SCALED}")
         auto, both = self.local_steps == AUTO, None not in (self.batch, self.local_steps)
@@ -101,9 +114,14 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """What the network takes besides the task, with every default."""
+        """The settings that the network takes besides the task, with every default."""
         known = SIZES.get(self.network, {}).items()
         return {k: v if getattr(self, k) is None else getattr(self, k) for k, v in known}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All that the network takes besides the task, by name."""
+        return self.sizes | arguments(self.network_args or "")
 
     @property
     def augmentations(self) -> tuple[str, ...]:

@@ -124,6 +124,41 @@ def interval(words: str) -> tuple[int | None, float | None]:
     return (None, float(parts[1])) if parts[2] else (int(parts[1]), None)
 
 
+def arguments(words: str) -> dict[str, Any]:
+    """The values of arguments like width=64,bias=off,act=relu by name.
+
+    Raises:
+        ValueError: they are none.
+    """
+    found: dict[str, Any] = {}
+    for each in words.split(",") if words else ():
+        name, equals, value = (part.strip() for part in each.partition("="))
+        if not (equals and name.isidentifier() and value) or name in found:
+            raise ValueError(each)
+        found[name] = _WORDS[value] if value in _WORDS else _number_or_text(value)
+    return found
+
+
+_WORDS = {"on": True, "off": False, "true": True, "false": False, "none": None}
+_WORDS |= {word.capitalize(): value for word, value in _WORDS.items()}
+
+
+def _number_or_text(word: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            continue
+    return word
+
+
+def _are_arguments(words: str) -> bool:
+    try:
+        return bool(arguments(words))
+    except ValueError:
+        return False
+
+
 def _is_interval(words: str) -> bool:
     try:
         interval(words)
@@ -162,6 +197,7 @@ WEIGHTS = text(
     lambda words: words == "balanced" or bool(class_weights(words)),
     "balanced",
 )
+ARGUMENTS = text("NAME=VALUE,...", "like width=64,bias=off,act=relu", _are_arguments)
 AUGMENTATIONS = ("crop", "flip")
 CHANGES = text(
     "crop|flip|crop,flip",

@@ -21,6 +21,8 @@ SPECTRAL_COOLDOWN = 25.0  # percent of a run
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, **dict.fromkeys(LOCAL, 20)}
 BASELINE_BATCH = 500  # samples of all ranks together
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
+# Evaluation takes at most this share of a run's work; a forward evaluation is 1/3 of a gradient.
+SHARE, FORWARD = 0.1, 3
 # The spectral and scaled solvers: samples of all subdomains together in an outer iteration, the
 # local steps it has where the minibatches are in their range, and that range. Of text in tokens, as
 # a window is as many samples as it has tokens.
@@ -67,12 +69,18 @@ def plan(
 
 
 def completed(
-    config: TrainConfig, ranks: int, samples: int, *, task: str = "classification"
+    config: TrainConfig,
+    ranks: int,
+    samples: int,
+    *,
+    task: str = "classification",
+    judged: int = 0,
 ) -> TrainConfig:
     """The settings of a run on so many ranks and training samples, with every default.
 
     Args:
         ranks: how many. samples: of the training set. task: what it is for.
+        judged: validation and test samples of an evaluation.
 
     Raises:
         InputError: a setting has no effect on such a task.
@@ -102,6 +110,9 @@ def completed(
             cooldown = SPECTRAL_COOLDOWN * spectral
         momentum = usual[0] if momentum is None else momentum
         window = usual[1] if window is None else window
+    every = c.evaluate_every
+    if every is None:
+        every = max(judged / (SHARE * FORWARD * samples), 1.0)
     enough = 300.0 if c.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
     return dataclasses.replace(
         c,
@@ -115,4 +126,5 @@ def completed(
         window=window,
         cooldown=cooldown,
         epochs=enough if c.epochs is None else c.epochs,
+        evaluate_every=every,
     )

@@ -13,11 +13,14 @@ from apts_mpi.settings import declaration as of
 from apts_mpi.settings.declaration import APTS, Where, number, one_of, setting, whole
 
 OWN_NETWORK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")  # package.module:function
+ZOO_NETWORK = re.compile(r"(timm|torchvision):[A-Za-z0-9_]\w*(\.\w+)*")
 _NETWORK = of.text(
     "NAME",
-    f"{', '.join(SIZES)}, or your own: package.module:function, which has no .py in it (start "
-    "where the file lies, or set PYTHONPATH)",
-    lambda words: words in SIZES or bool(OWN_NETWORK.fullmatch(words)),
+    f"{', '.join(SIZES)}, timm:NAME, torchvision:NAME, or your own: package.module:function, which "
+    "has no .py in it (start where the file lies, or set PYTHONPATH)",
+    lambda words: (
+        words in SIZES or any(each.fullmatch(words) for each in (OWN_NETWORK, ZOO_NETWORK))
+    ),
     *SIZES,
 )
 _free = partial(setting, free=True)
@@ -67,9 +70,20 @@ class Network:
     network: str = setting(
         "mlp",
         _NETWORK,
-        "mlp, cnn, resnet (small images, GroupNorm), transformer (decoder only, for text), or your "
-        "own: package.module:function (docs/networks.md)",
+        "mlp, cnn, resnet (small images, GroupNorm), transformer (decoder only, for text), "
+        "timm:NAME, torchvision:NAME, or your own: package.module:function (docs/networks.md)",
         shown="first",
+    )
+    network_args: str | None = setting(
+        None,
+        of.ARGUMENTS,
+        "arguments of a network of timm, torchvision or your own, by name, like width=64,bias=off",
+    )
+    pretrained: bool = setting(
+        False,
+        of.ON_OFF,
+        "start from the parameters that timm or torchvision have for the network, which are "
+        "downloaded once; its last layer is new",
     )
     hidden: tuple[int, ...] | None = _size(
         of.WIDTHS, "hidden", "widths of the fully connected layers", "128,128 (mlp), 64 (cnn)"
@@ -124,7 +138,8 @@ class Length:
     epochs: float | None = _free(
         None,
         number(0, math.inf, "()"),
-        "work to do, in gradient evaluations per training sample; a forward evaluation counts 1/3",
+        "length of the run, in gradient evaluations per training sample (about one per pass over "
+        "the data; five or more with sr1 and first-order); a forward evaluation counts 1/3",
         usual="10, or what makes 300,000 evaluations of few samples; 300 (sr1, first-order)",
         shown="first",
     )
@@ -135,8 +150,23 @@ class Length:
     seed: int = setting(
         0, whole(0, 2**62), "seed of the initial parameters and of the minibatches", shown="first"
     )
-    evaluate_every: float = _free(
-        1.0, number(0, math.inf), "epochs of work between evaluations on the test data"
+    evaluate_every: float | None = _free(
+        None,
+        number(0, math.inf),
+        "evaluate test and validation samples after X sample gradients per training sample",
+        usual="1, or as many as keep evaluation below a tenth of the work",
+    )
+    evaluate_samples: int | None = _free(
+        None,
+        whole(1, 2**40),
+        "of each split evaluate only N samples, the same each time, evenly spaced",
+        usual="all",
+    )
+    patience: int | None = _free(
+        None,
+        whole(1, 2**40),
+        "end the run after N evaluations without a better result on the validation samples",
+        usual="never",
     )
 
 
@@ -205,6 +235,7 @@ class Files:
         "number of ranks; 'auto': from that of --out, which is started if it has none",
         shown="first",
     )
+    verbose: bool = _free(False, of.ON_OFF, "close with the time of every phase, and the work")
     trace: str | None = _free(
         None,
         of.FILE,

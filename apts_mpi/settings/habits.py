@@ -55,6 +55,10 @@ _INSTEAD = {
     ("dataset", "data-dir", "data-path", "train-data"): "use --data",
     ("output-dir", "output", "save-dir", "log-dir", "logdir", "o"): "use --out",
     ("checkpoint", "ckpt", "load", "resume-from", "resume-from-checkpoint"): "use --resume",
+    ("early-stopping", "early-stop", "early-stopping-patience"): "use --patience",
+    ("eval-every", "eval-steps", "eval-interval", "validate-every", "val-check-interval"): (
+        "use --evaluate-every"
+    ),
     ("save-every", "save-interval", "save-steps", "save-freq"): "use --checkpoint-every",
     ("random-seed", "manual-seed"): "use --seed",
     ("cfg", "config-file", "c"): "use --config",

@@ -17,7 +17,7 @@ from apts_mpi.data import DatasetInfo
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.errors import InputError
 from apts_mpi.method.packages import require_package
-from apts_mpi.networks import named
+from apts_mpi.networks import named, zoo
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
 from apts_mpi.networks.task import Task, looks_channels_last
 from apts_mpi.settings.config import TrainConfig
@@ -33,7 +33,7 @@ from apts_mpi.training.flat_network import CHUNK, FlatNetwork, flat_network
 from apts_mpi.training.optimizer import Optimizer, optimizer
 from apts_mpi.training.provenance import facts
 from apts_mpi.training.resuming import Resumed
-from apts_mpi.training.samples import Samples, Streamed, load, task_of, units_of
+from apts_mpi.training.samples import Samples, Streamed, load, spread, task_of, units_of
 from apts_mpi.training.subdomain import Subdomain
 from apts_mpi.training.trial import try_out
 
@@ -117,11 +117,21 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
             stream=config.stream,
         )
     train = samples.pop("train")
+    # Each of the other splits is held as one part.
+    some = config.evaluate_samples or max(each[0].total for each in samples.values())
+    judged = {name: spread(each, some, comm)[0] for name, each in samples.items()}
     task = task_of(info)
     with comm.together():
-        config = completed(config, comm.size, train[0].total, task=task.kind)
+        if config.patience is not None and not ("val" in judged and judged["val"].total):
+            raise InputError(
+                f"--patience {config.patience}: the data have no validation samples to judge by; "
+                "cut shards with some: shard ... --val-fraction 0.1"
+            )
+        count = sum(each.total for each in judged.values())
+        config = completed(config, comm.size, train[0].total, task=task.kind, judged=count)
     units = units_of(info, device)
-    module, judge = _network(config, comm, task, train, units, placement)
+    fresh = resumed is None  # else the checkpoint has the parameters
+    module, judge = _network(config, comm, task, train, units, placement, fresh=fresh)
     if judge.own and units is not None:
         console.say(
             "the network's own loss is given the targets in their own units, not standardised: "
@@ -132,8 +142,6 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     subdomains = _subdomains(config, comm, task, network, train)
     batch = config.batch or CHUNK
     statistics = RunningStatistics(network, train, batch=batch, comm=comm)
-    # Each of the other splits is held as one part.
-    judged = {name: each[0] for name, each in samples.items()}
     _try(config, comm, console, network, judge, subdomains, list(judged.values()))
     start = time.perf_counter()
     if config.local_steps == AUTO:
@@ -182,10 +190,17 @@ def _network(
     train: Sequence[Samples],
     units: Units | None,
     placement: Placement,
+    *,
+    fresh: bool,
 ) -> tuple[nn.Module, Criterion]:
-    """The network, on this rank's device, and its criterion."""
+    """The network, on this rank's device, and its criterion; ``fresh``: nothing is resumed."""
+    pretrained = config.pretrained and fresh
+    name, given, seed = config.network, config.arguments, config.seed
     with comm.together():
-        module, own = named.build(config.network, task, config.sizes, seed=config.seed)
+        if pretrained and comm.local_rank == 0:  # one of each host downloads, the others find it
+            zoo.build(name, task, given, pretrained=True)
+    with comm.together():
+        module, own = named.build(name, task, given, seed=seed, pretrained=pretrained)
         weights: Sequence[float] | None = config.weights_given()
         if config.class_weights == "balanced" and task.kind != "classification":
             raise InputError(f"--class-weights balanced: {task.kind} has no classes to weigh")

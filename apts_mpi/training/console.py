@@ -1,69 +1,106 @@
-"""What a run shows to people: progress and warnings, from rank 0 alone."""
+"""What a run shows to people as it goes: a progress line and warnings, from rank 0 alone."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from tqdm import tqdm
 
 from apts_mpi.comm.communicator import Comm
 
 JUDGED = {"val": "validation", "test": "test"}  # what splits are called for people
+_REDRAW = 0.1  # seconds between two drawings of the line on a terminal
+_FIRST, _GROWTH, _LONGEST = 1.0, 1.5, 60.0  # seconds between whole lines elsewhere
+_OVER = "\r\033[K"  # to the start of a terminal's line, which is erased
 
 
 class Console:
-    """Lines for people, from rank 0 alone: a progress bar on a terminal, plain lines elsewhere."""
+    """Lines for people, from rank 0 alone.
 
-    LINES = 20  # plain progress lines of a whole run, about
+    On a terminal the progress line is rewritten in place. In batch files and under mpirun, which
+    shows no terminal to the ranks, it is a whole line every so often: a second at first, then
+    ever longer, at most a minute.
 
-    def __init__(self, comm: Comm) -> None:
-        self._speaks = comm.rank == 0
-        self._bar: tqdm[Any] | None = None
-        self._total = self._next = 0.0
+    Args:
+        comm: the ranks. now: seconds of a clock.
+    """
+
+    def __init__(self, comm: Comm, now: Callable[[], float] = time.monotonic) -> None:
+        self._speaks, self._now = comm.rank == 0, now
+        self._terminal = self._speaks and sys.stderr.isatty()
+        self._shown = ""  # the line on the terminal
+        self._last: dict[str, Any] = {}  # what the evaluations gave, for rows that have none
+        self._begun = self._next = self._samples = 0.0
+        self._interval, self._part = _FIRST, 0.0  # the part that was done before
 
     def say(self, line: str) -> None:
-        """One line on standard error, beside the bar if there is one."""
+        """One line on standard error, above the progress line of a terminal."""
         if self._speaks:
-            tqdm.write(line, file=sys.stderr)
+            _write(f"{_OVER if self._shown else ''}{line}\n{self._shown}")
 
-    def start(self, epochs: float) -> None:
-        """Progress towards ``epochs`` begins."""
-        self._total, self._next = epochs, 0.0
-        if self._speaks and sys.stderr.isatty():
-            form = "{l_bar}{bar}| {n:.1f}/{total:.0f} epochs [{elapsed}<{remaining}]{postfix}"
-            self._bar = tqdm(total=epochs, bar_format=form, file=sys.stderr)
+    def start(self, part: float, known: Mapping[str, Any]) -> None:
+        """Progress begins, with that part of the run done, 0 to 1, and those last figures."""
+        self._last = {**known}
+        self._begun, self._part, self._samples = self._now(), part, 0.0
+        self._next, self._interval = self._begun, _FIRST  # the first line at once
 
-    def progress(self, row: dict[str, Any]) -> None:
-        """Show a row of the metrics."""
-        if not self._speaks:
+    def progress(self, row: dict[str, Any], part: float, *, last: bool = False) -> None:
+        """Show a row of the metrics, if it is time to.
+
+        Args:
+            part: of the run that is done, 0 to 1. last: whether the run ends here.
+        """
+        self._samples += row["gradient_evaluations"]
+        known = {name: value for name, value in row.items() if name.startswith(tuple(JUDGED))}
+        self._last = known or self._last
+        now = self._now()
+        if not self._speaks or (now < self._next and not last):
             return
-        epoch, accuracy = row["epoch"], row.get("test_accuracy")
-        if self._bar is not None:
-            self._bar.update(min(epoch, self._total) - self._bar.n)
-            if row.get("val_accuracy") is not None:
-                accuracy = row["val_accuracy"]
-            if accuracy is not None:
-                self._bar.set_postfix(loss=f"{row['loss']:.4f}", accuracy=f"{accuracy:.4f}")
-            elif row.get("test_loss") is not None:
-                self._bar.set_postfix(loss=f"{row['loss']:.4f}", test=f"{row['test_loss']:.4f}")
-        elif row.get("test_loss") is not None and (epoch >= self._next or epoch >= self._total):
-            self._next = epoch + self._total / self.LINES
-            radius = row.get("radius")
-            self.say(
-                f"epoch {epoch:6.1f}  iteration {row['iteration']:4d}  "
-                f"loss {shown_loss(row, 'loss')}  "
-                + "  ".join(_judged(row, split) for split in JUDGED if f"{split}_loss" in row)
-                + (f"  radius {radius:.2e}" if radius is not None else "")
-            )
+        line = self._line({**row, **self._last}, part, now - self._begun)
+        if self._terminal:
+            self._next = now + _REDRAW
+            self._shown = line[: shutil.get_terminal_size().columns - 1]
+            _write(_OVER + self._shown)
+        else:
+            self._next = now + self._interval
+            self._interval = min(self._interval * _GROWTH, _LONGEST)
+            _write(f"{line}\n")
+
+    def _line(self, row: dict[str, Any], part: float, elapsed: float) -> str:
+        done = part - self._part
+        left = elapsed * (1.0 - part) / done if done > 0.0 else 0.0
+        radius = row.get("radius")
+        parts = [
+            f"{100 * part:3.0f} %",
+            f"epoch {row['passes']:.1f}",
+            f"{_clock(elapsed)} elapsed, {_clock(left)} left",
+            f"{self._samples / elapsed if elapsed else 0.0:,.0f} samples/s",
+            f"loss {shown_loss(row, 'loss')}",
+            *(_judged(row, split) for split in JUDGED if f"{split}_loss" in row),
+            *([f"radius {radius:.1e}"] if radius is not None else []),
+        ]
+        return "  ".join(parts)
 
     def stop(self) -> None:
-        """Progress ends."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Progress ends; the line on a terminal stays."""
+        if self._shown:
+            _write("\n")
+            self._shown = ""
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+
+
+def _clock(seconds: float) -> str:
+    """A time as 0:05, 12:34 or 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def shown_loss(figures: dict[str, Any], name: str) -> str:
@@ -79,8 +116,7 @@ def _judged(row: dict[str, Any], split: str) -> str:
     """What a row says of a split."""
     name, loss = JUDGED[split], shown_loss(row, f"{split}_loss")
     if row.get(f"{split}_perplexity") is not None:
-        perplexity = row[f"{split}_perplexity"]
-        return f"{name} loss {row[f'{split}_loss']:.4f}  perplexity {perplexity:.2f}"
+        return f"{name} loss {loss}  perplexity {row[f'{split}_perplexity']:.2f}"
     if row.get(f"{split}_accuracy") is not None:
         return f"{name} accuracy {row[f'{split}_accuracy']:.4f}"
     r2 = row.get(f"{split}_r2")
@@ -93,7 +129,7 @@ def judged(figures: dict[str, Any]) -> list[tuple[str, str]]:
     What is best is only reported for the validation samples: chosen by the test samples it would be
     better than the network is on others.
     """
-    rows, epoch = [], figures.get("best_epoch")
+    rows, epoch = [], figures.get("best_passes")
     for split, name in JUDGED.items():
         for kind, text, digits in (
             ("accuracy", "accuracy", 4),

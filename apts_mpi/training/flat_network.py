@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,14 +126,24 @@ class FlatNetwork(FlatParameters):
         A network that draws random numbers there too draws the same ones each time.
         """
         total = right = 0.0
-        self.generators.seed(())
-        with evaluating(self.module, *self._drawing), torch.no_grad():
-            for x, y in blocks:
-                outputs = self.outputs(x)
+        with closing(self.evaluated(blocks)) as found:  # at once, also where a loss fails
+            for outputs, y in found:
                 total += float(criterion.plain(outputs, y).sum(dtype=torch.float64))
                 if criterion.right is not None:
                     right += float(criterion.right(outputs, y).sum(dtype=torch.float64))
         return total, right
+
+    def evaluated(
+        self, blocks: Iterable[tuple[Tensor, Tensor]]
+    ) -> Generator[tuple[Any, Tensor], None, None]:
+        """The outputs for each block of samples in the module's eval mode, beside its targets.
+
+        To be closed by whoever does not take all of them: until then the module stays in that mode.
+        """
+        self.generators.seed(())
+        with evaluating(self.module, *self._drawing), torch.no_grad():
+            for x, y in blocks:
+                yield self.outputs(x), y
 
 
 def flat_network(

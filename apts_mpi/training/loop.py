@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from apts_mpi.checkpoints.folder import Checkpoints
 from apts_mpi.comm import replicas
 from apts_mpi.comm.communicator import CHECKPOINT, STOP, Comm
 from apts_mpi.errors import AgreedError, InputError
@@ -15,13 +16,14 @@ from apts_mpi.files.streams import write_error
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import FORWARD, SHARE
 from apts_mpi.training import run_state
 from apts_mpi.training.build import build
 from apts_mpi.training.evaluation import evaluate
 from apts_mpi.training.progress import Lap, Progress
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_directory import open_run
-from apts_mpi.training.samples import Samples, task_of
+from apts_mpi.training.samples import Samples, spread, task_of
 from apts_mpi.training.signals import StopSignals
 from apts_mpi.training.summary import summarise
 
@@ -39,7 +41,8 @@ class Training:
 
     Attributes:
         built: what the run is made of. progress: how far it is.
-        directory: what it leaves behind. checkpoints: in it.
+        directory: what it leaves behind. checkpoints: in it. best: of them, the one that is best
+            on the validation samples.
 
     Raises:
         AgreedError: on every rank, for bad input on any of them.
@@ -63,7 +66,7 @@ class Training:
         run_state.rehearse(run, self.progress)
         for each in run.subdomains:
             each.follow()
-        self.directory, self.checkpoints = open_run(
+        self.directory, self.checkpoints, self.best = open_run(
             run.config,
             comm,
             resumed,
@@ -81,14 +84,18 @@ class Training:
     def checkpoint(self) -> str | None:
         """Write one; every rank calls it. None, or on every rank the line of what failed."""
         with self.comm.clock.phase("checkpoint"):
-            self._refresh_statistics()
             self.directory.sync()  # so that the rows reach as far as the checkpoint
-            failed = self.checkpoints.save(
+        return self._save(self.checkpoints)
+
+    def _save(self, checkpoints: Checkpoints) -> str | None:
+        with self.comm.clock.phase("checkpoint"):
+            self._refresh_statistics()
+            failed = checkpoints.save(
                 self.progress.iterations,
                 *run_state.states(self.built, self.progress, self._seconds()),
             )
         if failed is not None:
-            last = self.checkpoints.last
+            last = checkpoints.last
             kept = f"the last one is {last}" if last else "there is none yet"
             self.built.console.say(f"warning: no checkpoint could be written: {failed}; {kept}")
         return failed
@@ -103,30 +110,35 @@ class Training:
                 seconds by phase, and those of what came between it and the next: evaluation,
                 checks, writing.
         """
-        self.built.console.start(self.built.config.epochs or 0.0)
+        self.built.console.start(self._part(), self.progress.losses)
         checkpointed = time.monotonic()
         while not self._done():
             if self.comm.rank == 0:  # whose clock is everybody's
                 self._ask_in_time(checkpointed)
             self.comm.clock.lap()
+            sent = self.comm.traffic.bytes_allreduced
             result = self._iterate()
             lap = self.comm.clock.lap()
-            row = self._count(result, lap)
+            row = self._count(result, lap, self.comm.traffic.bytes_allreduced - sent)
             last = self._done()
-            since = row["epoch"] - self.progress.evaluated_at
-            if last or since >= self.built.config.evaluate_every:
-                self.progress.evaluated(row["epoch"], self.evaluate())
+            since, best = row["epoch"] - self.progress.evaluated_at, False
+            if last or since >= (self.built.config.evaluate_every or 0.0):
+                self.progress.evaluated(row, self.evaluate())
                 row.update(self.progress.losses)
+                last, best = self._done(), self.progress.unimproved == 0
             self.directory.row(row)
-            self.built.console.progress(row)
+            self.built.console.progress(row, self._part(), last=last)
             stop, failed = self.comm.wished(STOP) and not last, None
             writes = self._due(last) or stop
+            best = best and any(self.built.config.checkpoint_interval())
             # Before every checkpoint, so that none has parameters that are not every rank's.
-            if writes or last or self.progress.iterations % REPLICA_CHECK_EVERY == 0:
+            if writes or best or last or self.progress.iterations % REPLICA_CHECK_EVERY == 0:
                 self.comm.check_replicas(self.built.network.vector)
             if writes:
                 failed = self.checkpoint()
                 checkpointed = time.monotonic()
+            if best:
+                self._save(self.best)
             heard(row, lap, self.comm.clock.lap())
             if stop:
                 self._stop(failed)
@@ -138,12 +150,23 @@ class Training:
         config, progress = self.built.config, self.progress
         assert config.epochs is not None, "completed settings have them"
         enough = config.iterations is not None and progress.iterations >= config.iterations
-        return progress.converged or enough or progress.work / self.built.samples >= config.epochs
+        enough = enough or progress.work / self.built.samples >= config.epochs
+        return progress.converged or enough or self._out_of_patience()
 
-    def _part(self) -> float:
-        """Of ``--epochs`` that is done, 0 to 1; the same on every rank."""
+    def _out_of_patience(self) -> bool:
+        """Whether the validation samples have shown no better network for ``--patience``."""
+        patience, since = self.built.config.patience, self.progress.unimproved
+        return patience is not None and since is not None and since >= patience
+
+    def _work_done(self) -> float:
+        """Of ``--epochs``, 0 to 1; the same on every rank."""
         epochs = self.built.config.epochs or math.inf
         return min(self.progress.work / self.built.samples / epochs, 1.0)
+
+    def _part(self) -> float:
+        """Of the run that is done, 0 to 1, as far as it can be known."""
+        iterations = self.built.config.iterations or math.inf
+        return min(max(self._work_done(), self.progress.iterations / iterations), 1.0)
 
     def _ask_in_time(self, checkpointed: float) -> None:
         """Ask for what the clock demands; the iteration's messages bring it to all ranks."""
@@ -180,11 +203,17 @@ class Training:
         how = f"resume with --resume {self.directory.path}"
         raise AgreedError(f"{line}, checkpoint {self.checkpoints.last}; {how}", status=3)
 
-    def _count(self, result: Iteration, lap: Lap) -> dict[str, Any]:
+    def _count(self, result: Iteration, lap: Lap, nbytes: int) -> dict[str, Any]:
         """Take note of what an iteration did; its row of the metrics."""
-        units = self.built.criterion.units
-        square = None if units is None else units.square
-        row = self.progress.count(result, lap, samples=self.built.samples, square=square)
+        run, units = self.built, self.built.criterion.units
+        row = self.progress.count(
+            result,
+            lap,
+            samples=run.samples,
+            passes=run.subdomains[0].batches.passes,
+            nbytes=nbytes,
+            square=None if units is None else units.square,
+        )
         if self.progress.converged:
             self.built.console.say("the gradient is zero: training has converged")
         return row
@@ -192,10 +221,19 @@ class Training:
     def _finish(self) -> dict[str, Any]:
         """Summary and trace of a run that has come to its end."""
         run, progress = self.built, self.progress
-        train_loss = self._evaluate([each.samples for each in run.subdomains])["loss"]
+        if self._out_of_patience():
+            run.console.say(
+                f"ends early: no better on the validation samples in {progress.unimproved} "
+                f"evaluations (--patience {run.config.patience})"
+            )
+        train = spread(
+            [each.samples for each in run.subdomains], self._judged_of_training(), run.comm
+        )
         results = {
             **progress.totals(run.samples),
-            "train_loss": train_loss,
+            "passes": run.subdomains[0].batches.passes,
+            "train_loss": self._evaluate(train)["loss"],
+            "train_loss_samples": train[0].total,
             **progress.losses,
             # What is best on the test samples would be chosen by them.
             "best_test_accuracy": None,
@@ -206,6 +244,12 @@ class Training:
             run.trace.finish()  # last, so that nothing is lost where it fails
         return summary
 
+    def _judged_of_training(self) -> int:
+        """Of how many training samples the loss is evaluated at the end: as many as take a tenth of
+        the run, and no fewer than 1000."""
+        most = self.built.config.evaluate_samples or self.built.samples
+        return min(max(int(SHARE * FORWARD * self.progress.work), 1000), most)
+
     def _iterate(self) -> Iteration:
         comm = self.comm
         for each in self.built.subdomains:
@@ -213,7 +257,7 @@ class Training:
         try:
             with comm.clock.phase("algebra", f"iteration {self.progress.iterations + 1}"):
                 draws = [each.draw for each in self.built.subdomains]
-                self.built.optimizer.done = self._part()
+                self.built.optimizer.done = self._work_done()
                 result = self.built.optimizer.iterate(*draws)
         except FloatingPointError as error:  # the same on every rank
             line = str(error)

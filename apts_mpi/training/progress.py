@@ -32,17 +32,26 @@ class Progress:
     converged: bool = False
 
     def count(
-        self, result: Iteration, lap: Lap, *, samples: int, square: float | None
+        self,
+        result: Iteration,
+        lap: Lap,
+        *,
+        samples: int,
+        passes: float,
+        nbytes: int,
+        square: float | None,
     ) -> dict[str, Any]:
         """Take note of what an iteration did; its row of the metrics.
 
         Args:
-            samples: of the training set. square: what makes losses those of the targets' units.
+            samples: of the training set. passes: over it, so far. nbytes: that each rank sent in
+                the iteration. square: what makes losses those of the targets' units.
         """
         self.iterations += 1
         self.accepted += result.accepted
         self.work += result.gradient_evaluations
         row = _row(self.iterations, self.work / samples, result)
+        row["passes"], row["bytes"] = passes, nbytes
         if square is not None:  # what is minimised, in the units of the targets
             for name in {"loss", "local_reduction"} & set(row):
                 row[name] *= square
@@ -53,10 +62,16 @@ class Progress:
         self.converged = result.gradient_evaluations == 0.0
         return row
 
-    def evaluated(self, epoch: float, figures: dict[str, float | None]) -> None:
-        """Take note of an evaluation."""
-        self.evaluated_at = epoch
-        self.losses = {**figures, **_best(self.losses, figures, epoch)}
+    def evaluated(self, row: dict[str, Any], figures: dict[str, float | None]) -> None:
+        """Take note of an evaluation after the iteration with that row."""
+        self.evaluated_at = row["epoch"]
+        self.losses = {**figures, **_best(self.losses, figures, row)}
+
+    @property
+    def unimproved(self) -> int | None:
+        """Evaluations since the best on the validation samples; None where there are none."""
+        since = self.losses.get("evaluations_since_best")
+        return None if since is None else int(since)
 
     def totals(self, samples: int) -> dict[str, Any]:
         """What a summary says of it."""
@@ -70,9 +85,9 @@ class Progress:
 
 
 def _best(
-    before: dict[str, float | None], figures: dict[str, float | None], epoch: float
+    before: dict[str, float | None], figures: dict[str, float | None], row: dict[str, Any]
 ) -> dict[str, float | None]:
-    """The best on the validation samples so far, and its epoch; nothing where there are none.
+    """The best on the validation samples so far, and when; nothing where there are none.
 
     That is the highest accuracy of classes, the lowest loss of anything else.
     """
@@ -89,8 +104,10 @@ def _best(
     else:
         better = value > best if by == "val_accuracy" else value < best
     if better:
-        return {f"best_{by}": value, "best_epoch": epoch}
-    return {name: before.get(name) for name in (f"best_{by}", "best_epoch")}
+        found = {"best_epoch": row["epoch"], "best_passes": row["passes"]}
+        return {f"best_{by}": value, **found, "evaluations_since_best": 0}
+    kept = {name: before.get(name) for name in (f"best_{by}", "best_epoch", "best_passes")}
+    return {**kept, "evaluations_since_best": (before.get("evaluations_since_best") or 0) + 1}
 
 
 def _row(iteration: int, epochs: float, result: Iteration) -> dict[str, Any]:

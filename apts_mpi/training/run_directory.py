@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.checkpoints.folder import FOLDER, Checkpoints, set_aside
+from apts_mpi.checkpoints.folder import BEST, FOLDER, Checkpoints, set_aside
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files import sealed
@@ -229,8 +229,8 @@ def open_run(
     threads: int,
     done: int,
     say: Callable[[str], object],
-) -> tuple[RunDirectory, Checkpoints]:
-    """The directory of a run, and the checkpoints in it; every rank calls it.
+) -> tuple[RunDirectory, Checkpoints, Checkpoints]:
+    """The directory of a run, its checkpoints, and those that were best; every rank calls it.
 
     Args:
         config: completed. threads: of a rank. done: iterations that the run has behind it.
@@ -249,10 +249,11 @@ def open_run(
     complete = dataclasses.replace(config, out=None, resume=None, trace=None, threads=threads)
     shared = config.resume == "auto"
     directory = RunDirectory(path, complete, comm, warn=say, shared=shared, begun=begun, rows=done)
-    folder = path / FOLDER
-    if resumed is not None:
-        with comm.together(), writing(str(folder)):
-            names = [] if comm.rank else set_aside(folder, done)
+    folder, best = path / FOLDER, path / FOLDER / BEST
+    for each in (folder, best) if resumed is not None else ():
+        with comm.together(), writing(str(each)):
+            names = [] if comm.rank else set_aside(each, done)
         for name in names:
-            say(f"{folder / name}: set aside, as the run resumes before it")
-    return directory, Checkpoints(folder, comm, keep=config.keep, run=run)
+            say(f"{each / name}: set aside, as the run resumes before it")
+    checkpoints = Checkpoints(folder, comm, keep=config.keep, run=run)
+    return directory, checkpoints, Checkpoints(best, comm, keep=1, run=run)

@@ -91,6 +91,31 @@ class Streamed:
             yield torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
 
 
+class _Some(Streamed):
+    """Some of streamed samples, to be evaluated: all are read, these are given.
+
+    Args:
+        numbers: of the samples in the part, ascending. total: of all parts together.
+    """
+
+    def __init__(self, all_of_them: Streamed, numbers: NDArray[np.int64], total: int) -> None:
+        super().__init__(all_of_them.stream, all_of_them._device)
+        self._numbers, self.total = numbers, total
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def blocks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Those samples, at most so many at a time."""
+        start = 0
+        for x, y in super().blocks(size):
+            ends = np.searchsorted(self._numbers, (start, start + len(y)))
+            own = torch.from_numpy(self._numbers[ends[0] : ends[1]] - start).to(y.device)
+            start += len(y)
+            if len(own):
+                yield x.index_select(0, own), y.index_select(0, own)
+
+
 def _on(tensor: Tensor, device: torch.device) -> Tensor:
     """On a device, for whose work of before the host does not wait."""
     if device.type == "cpu":
@@ -99,6 +124,26 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 Samples = Held | Streamed  # of a part of a split
+
+
+def spread(parts: Sequence[Samples], wanted: int, comm: Comm) -> list[Samples]:
+    """So many samples of all ranks' parts, evenly spaced in their order; every rank calls it.
+
+    They are the same on any number of ranks; all samples where there are no more.
+    """
+    total, many = parts[0].total, len(parts)
+    if wanted >= total:
+        return list(parts)
+    sizes = np.zeros(comm.size * many)
+    sizes[comm.rank * many :][:many] = [len(each) for each in parts]
+    comm.allreduce(sizes)
+    starts = np.cumsum(sizes).astype(np.int64) - sizes.astype(np.int64)
+    numbers, found = np.arange(wanted) * total // wanted, list[Samples]()
+    for each, start in zip(parts, starts[comm.rank * many :], strict=False):
+        own = numbers[(numbers >= start) & (numbers < start + len(each))] - start
+        chosen = _Some(each, own, wanted) if isinstance(each, Streamed) else None
+        found.append(chosen or Held(*each.take(own), wanted))
+    return found
 
 
 def load(

@@ -12,6 +12,7 @@ from apts_mpi.checkpoints.folder import Checkpoint
 from apts_mpi.checkpoints.state_file import REMEDY
 from apts_mpi.errors import InputError, fault
 from apts_mpi.files.forms import is_finite
+from apts_mpi.networks import zoo
 from apts_mpi.networks.custom import OwnLoss
 from apts_mpi.networks.losses import Units
 from apts_mpi.networks.named import NETWORKS, build
@@ -24,7 +25,8 @@ def outline(
 ) -> tuple[nn.Module, OwnLoss | None]:
     """The network of the settings, and the loss it brings, if any.
 
-    It has no memory for its parameters, which the checkpoint has; but for one of the user's own.
+    It has no memory for its parameters, which the checkpoint has; but for one of the user's own,
+    or of a zoo.
 
     Args:
         named: the network that the user names. Code of the user's own is only run where the user
@@ -34,22 +36,23 @@ def outline(
         InputError: the checkpoint has the parameters of another network, or has a network of the
             user's own that is not named.
     """
-    tensors, own = checkpoint.common["network"], config.network not in NETWORKS
+    tensors, ours = checkpoint.common["network"], config.network in NETWORKS
+    own = not ours and not zoo.of_library(config.network)
     if own and named != config.network:
         raise InputError(
             f"{checkpoint.path}: its network is no part of this program; name it, if its code "
             f"is to be run: --network {config.network}"
         )
     layers = [*(config.hidden or ()), *(config.channels or ())]
-    if len(layers) + (config.depth or 0) >= len(tensors) and not own:  # before as many are made
+    if len(layers) + (config.depth or 0) >= len(tensors) and ours:  # before as many are made
         raise fault(checkpoint.path, f"has no network of {len(layers)} layers", REMEDY)
     try:
-        with torch.device("cpu" if own else "meta"):
+        with torch.device("meta" if ours else "cpu"):
             module, loss = build(
-                config.network, task_of(checkpoint), config.sizes, seed=config.seed
+                config.network, task_of(checkpoint), config.arguments, seed=config.seed
             )
     except (InputError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-        if own:
+        if not ours:
             raise
         what = f"has no network of its settings ({error})"
         raise fault(checkpoint.path, what, REMEDY) from error

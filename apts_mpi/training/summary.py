@@ -71,27 +71,40 @@ def _over_ranks(seconds: dict[str, float], comm: Comm) -> dict[str, float]:
     return result
 
 
-def table(summary: dict[str, Any], path: Path) -> str:
-    """The closing table for people."""
+def table(summary: dict[str, Any], path: Path, *, verbose: bool = False) -> str:
+    """The closing table for people: results, then what they took; ``verbose``: time by phase."""
     s = summary
-    iterations = str(s["outer_iterations"])
+    iterations = f"{s['outer_iterations']} iterations"
     if s["optimizer"] not in BASELINES:
-        iterations += f"  ({s['accepted']} corrections accepted, {s['rejected']} rejected)"
+        iterations += f": {s['accepted']} corrections accepted, {s['rejected']} rejected"
     losses = {"train": "train"} | {key: name for key, name in JUDGED.items() if f"{key}_loss" in s}
     rows = judged(s)
     rows += [
         ("loss", ", ".join(f"{losses[key]} {shown_loss(s, f'{key}_loss')}" for key in losses)),
-        ("outer iterations", iterations),
-        ("work", f"{s['epochs']:.1f} epochs ({s['gradient_evaluations']:.0f} sample gradients)"),
+        ("epochs", f"{s['passes']:.1f}  ({iterations})"),
     ]
     total = s["seconds_total_mean"]
-    between = ("evaluation", "checkpoint", "other")
-    for name in ("gradient", "algebra", "communication", "wait", "data", *between):
-        mean, most = s[f"seconds_{name}_mean"], s[f"seconds_{name}"]
-        share = 100 * mean / total if total else 0.0
-        rows.append((name, f"{mean:.2f} s  {share:4.1f} %  (slowest rank {most:.2f} s)"))
+
+    def took(seconds: float) -> str:
+        return f"{seconds:.2f} s  {100 * seconds / total if total else 0.0:4.1f} %"
+
+    computing, waiting = s["seconds_compute_mean"], s["seconds_wait_mean"]
+    sending = s["seconds_communication_mean"] + waiting
+    rest = max(total - computing - sending, 0.0)
     rows += [
+        ("computing", took(computing)),
+        ("communication", f"{took(sending)}  (of it waiting for others {waiting:.2f} s)"),
+        ("the rest", f"{took(rest)}  (data, evaluation, checkpoints, start)"),
         ("total", f"{s['seconds_total']:.2f} s"),
+    ]
+    if verbose:
+        phases = ("gradient", "algebra", "communication", "wait", "data", "evaluation")
+        for name in (*phases, "checkpoint", "other"):
+            slowest = f"  (slowest rank {s[f'seconds_{name}']:.2f} s)"
+            rows.append((name, took(s[f"seconds_{name}_mean"]) + slowest))
+        work = f"{s['gradient_evaluations']:.0f} sample gradients"
+        rows.append(("work", f"{work}, {s['epochs']:.1f} per training sample"))
+    rows += [
         (
             "messages",
             f"{s['vector_allreduces']} of {s['parameters']:,} parameters, "

@@ -190,12 +190,13 @@ def _trained(folder: Path) -> str:
 
     from apts_mpi.checkpoints.folder import newest
     from apts_mpi.cli import trained
+    from apts_mpi.training.trained import restore
 
     path, comm = folder / "network.safetensors", _comm()
     try:
         found = newest(folder / "run", comm, _mute)
         told = trained.describe(found, comm, named=None)
-        network = trained.restore(found, comm, named=None)
+        network = restore(found, comm, named=None)
         score = trained.score(network, comm, _mute, data=None, split="test", device="cpu")
         trained.export(network, path, overwrite=True)
     except AgreedError as error:

@@ -13,6 +13,7 @@ import torch
 
 from apts_mpi.errors import InputError
 from apts_mpi.networks import named
+from apts_mpi.settings.config import TrainConfig
 from tests.networks.test_networks import IMAGES, TEXT
 
 OWN = """
@@ -103,6 +104,12 @@ def by_several(first, second):
 class Built:
     def __init__(self, num_classes=1000):
         CALLS.append(num_classes)
+
+def by_position(t):
+    CALLS.append(t)
+
+def by_any(*tasks, **others):
+    CALLS.append(tasks)
 """
 
 
@@ -121,9 +128,12 @@ def test_a_function_that_takes_no_task_is_never_called(
     (packages / "zoo_installed.py").write_text(installed, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(packages)
-    functions = ("by_weights", "by_flag", "by_name", "by_text", "by_several", "Built")
+    functions = (
+        *("by_weights", "by_flag", "by_name", "by_text", "by_several", "Built"),
+        *("by_position", "by_any"),
+    )
     for name in (
-        *("torchvision.models:resnet18", "timm:create_model", "transformers:AutoModel"),
+        *("torchvision.models:resnet18", "timm.models:create", "transformers:AutoModel"),
         *("torch.hub:load", "torch.nn:Linear", "zoo_of_ones_own:network", "json:loads"),
         *("zoo_of_ones_own:by_flag", "zoo_installed:network"),
         *(f"zoo_of_others:{function}" for function in functions),
@@ -131,6 +141,37 @@ def test_a_function_that_takes_no_task_is_never_called(
         with pytest.raises(InputError, match=r"takes a task and calls it.*def network\(task\)"):
             named.build(name, IMAGES, {}, seed=0)
     assert sys.modules["zoo_of_others"].CALLS == []
+
+
+WITH_ARGUMENTS = """
+from torch import nn
+
+def network(task, width, *, bias=True, act="ReLU", slope: float = 0.1):
+    network.seen = (width, bias, act, slope)
+    return nn.Sequential(nn.Flatten(), nn.Linear(768, task.outputs))
+
+def any_of(task, **others):
+    return network(task, **others)
+"""
+
+
+def test_a_function_gets_the_arguments_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_with_arguments.py").write_text(WITH_ARGUMENTS, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    name, given = "own_with_arguments:network", "width=5,bias=off,act=GELU,slope=1e-3"
+    config = TrainConfig(network=name, network_args=given)
+    for function in (name, "own_with_arguments:any_of"):
+        named.build(function, IMAGES, config.arguments, seed=0)
+        assert sys.modules["own_with_arguments"].network.seen == (5, False, "GELU", 1e-3)
+    for arguments, told in (
+        ({}, "missing a required argument: 'width'.*give what it needs: --network-args"),
+        ({"width": 1, "slop": 2}, "--network-args slop: .* did you mean slope"),
+        ({"width": 1, "task": 2}, "--network-args task: "),
+    ):
+        with pytest.raises(InputError, match=told):
+            named.build(name, IMAGES, arguments, seed=0)
 
 
 SEVERAL = """
@@ -152,13 +193,13 @@ class Own(nn.Module):
         self.calls += 1
         return self.head(self.tokens(x))
 
-def in_training(t: "Task"):
+def in_training(task: "Task"):
     class Failing(Own):
         def forward(self, x):
             if self.training:
                 raise ValueError("only here")
             return super().forward(x)
-    return Failing(t)
+    return Failing(task)
 
 def too_small(task):
     module = Own(task)

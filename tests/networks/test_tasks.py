@@ -18,6 +18,7 @@ from apts_mpi.data import Source, write_shards
 from apts_mpi.data.sources.moments import NORMALIZE
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.loop import Training
+from apts_mpi.training.trained import restore
 from tests.conftest import TESTS, Launch
 
 DOCS = TESTS.parent / "docs"
@@ -84,9 +85,9 @@ def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: P
     told = ran(launch, 2, *flags, "--out", "run")
     found = summary(tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    seen = [(row["val_accuracy"], row["epoch"]) for row in rows if "val_accuracy" in row]
+    seen = [(row["val_accuracy"], row["passes"]) for row in rows if "val_accuracy" in row]
     best, epoch = max(seen, key=lambda each: (each[0], -each[1]))
-    assert (found["best_val_accuracy"], found["best_epoch"]) == (best, epoch)
+    assert (found["best_val_accuracy"], found["best_passes"]) == (best, epoch)
     assert found["val_accuracy"] == seen[-1][0] > 0.9
     assert found["val_loss"] != found["test_loss"]
     assert f"{found['val_accuracy']:.4f}  (best {best:.4f}, epoch {epoch:.1f})" in told
@@ -116,7 +117,7 @@ def test_shards_normalised_in_another_way_are_judged_alike(
     config = TrainConfig(data="channel", out="run", hidden=(8,), epochs=3.0, threads=1)
     found = Training(config, Comm()).run()
     for how in NORMALIZE:
-        network = trained.restore(newest(Path("run"), Comm(), print), Comm(), named=None)
+        network = restore(newest(Path("run"), Comm(), print), Comm(), named=None)
         told = trained.score(network, Comm(), print, data=how, split="test", device="cpu")
         (loss,) = re.findall(r"^loss +(\S+)$", told, re.MULTILINE)
         assert float(loss) == pytest.approx(found["test_loss"], abs=2e-5), how

@@ -19,6 +19,7 @@ _TEXTS = {
     of.FILE: names,
     of.INTERVAL: st.sampled_from(["off", "1", "100", "1s", "600s", "999999999s"]),
     of.WEIGHTS: st.sampled_from(["balanced", "1,2,0.5", "0,1e300"]),
+    of.ARGUMENTS: st.sampled_from(["width=64", "a=1,b=off,c=relu,d=1e-3"]),
     of.CHANGES: st.sampled_from(["crop", "flip", "crop,flip", "flip,crop"]),
 }
 
@@ -27,7 +28,7 @@ def values(setting: of.Setting) -> st.SearchStrategy[Any]:
     """All values of a setting but None."""
     kind = setting.kind
     if setting.name == "network":
-        return st.sampled_from([*kind.choices, "a.b_1:make"])
+        return st.sampled_from([*kind.choices, "a.b_1:make", "timm:resnet18.a1_in1k"])
     if kind in _TEXTS:
         return _TEXTS[kind]
     if kind.choices:
@@ -59,6 +60,8 @@ def run_with(name: str, value: Any) -> dict[str, Any]:
     beside: dict[tuple[str, Any], dict[str, Any]] = {
         ("norm", "inf"): {"local_solver": "first-order"},
         ("overlap", value): {"batch": 10},
+        ("network_args", value): {"network": "a.b:make"},
+        ("pretrained", True): {"network": "timm:resnet18"},
         ("resume", "auto"): {"out": "run"},
         ("grow_above", value): {"shrink_below": -1.7e308},
         ("shrink_below", value): {"grow_above": 1 - 2**-53},
@@ -72,12 +75,16 @@ def configs(draw: st.DrawFn) -> TrainConfig:
     """Settings of any run, all that have effect on it."""
     method = {name: draw(values(SETTINGS[name])) for name in ("optimizer", "local_solver")}
     method = method if method["optimizer"] == "apts" else {**method, "local_solver": "spectral"}
-    network = draw(values(SETTINGS["network"]))
+    network, of_ours = draw(values(SETTINGS["network"])), SETTINGS["network"].kind.choices
     given: dict[str, Any] = {**method, "network": network, "batch": draw(st.integers(1, 2**40))}
     for item in dataclasses.fields(TrainConfig):
         each = SETTINGS[item.name]
         aside = {*given, "outer_samples", "resume", "grow_above", "shrink_below", "momentum"}
         if item.name in aside or each.where.missed(**method, network=network):
+            continue
+        if (item.name == "network_args" and network in of_ours) or (
+            item.name == "pretrained" and not network.startswith("timm")
+        ):
             continue
         if each.where.tasks or (item.name == "norm" and method["local_solver"] == "sr1"):
             continue

@@ -156,6 +156,15 @@ class Batches:
         """Pass, leg and number in it of the minibatch that comes next."""
         return self._number, len(self._earlier), self._taken
 
+    @property
+    def passes(self) -> float:
+        """Passes over the data so far, the one that was begun by its part."""
+        left = 1.0
+        if self._rest is not None:
+            here = Leg(1, len(self._rest), self._taken)
+            left = math.prod(1.0 - leg.taken / leg.batches for leg in (*self._earlier, here))
+        return self._number + 1.0 - left
+
     # ---- the place in the data -------------------------------------------------------------
 
     def place(self, ranks: int) -> Place:
