@@ -12,8 +12,8 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
    ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
-   the gradient, but only where it vanishes: q = min(1, 4 |m|^2 / w), w the running average of
-   |m|^2, in the Frobenius norm. Noise, which is in both, does not shorten a step.
+   the gradient: q = min(1, |m| / sqrt(w)), w the running average of |m|^2, in the Frobenius
+   norm. Noise, which is in both, does not shorten a step.
 
 Parameters may have a factor on r of their own, and a decay w: then a step multiplies them by
 ``1 - r w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
@@ -35,7 +35,6 @@ from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 SPECTRAL = 0.4  # c; measured (docs/method.md)
-VANISHING = 4.0  # q; a moment of half the usual length has a full step
 
 
 class Matrix(Protocol):
@@ -161,7 +160,7 @@ class Metric:
         squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
         self._usual.lerp_(squares, 1.0 - SECOND_DECAY**self._every)
         second = 1.0 - SECOND_DECAY ** (self.learned - 1 + self._every)
-        q = (VANISHING * second * squares).div_(self._usual.clamp_min(1e-30)).clamp_max_(1.0)
+        q = (second * squares).div_(self._usual.clamp_min(1e-30)).sqrt_().clamp_max_(1.0)
         lengths = q.mul_(self._rho).unbind()
         for step, p, length in zip(self._step, polar_factors(looking), lengths, strict=True):
             torch.mul(p, length, out=step)
