@@ -10,16 +10,10 @@ from typing import Any, NoReturn
 from apts_mpi.errors import either
 from apts_mpi.method.options import DETERMINISTIC, MOMENTUM, SGD_MOMENTUM
 from apts_mpi.networks.sizes import SIZES
-from apts_mpi.settings.declaration import (
-    AUTO,
-    SCALED,
-    Setting,
-    arguments,
-    class_weights,
-    interval,
-)
+from apts_mpi.settings.declaration import SCALED, Setting
 from apts_mpi.settings.general import ZOO_NETWORK, Data, Files, Length, Network, Ranks
 from apts_mpi.settings.method import Method, Published
+from apts_mpi.settings.texts import AUTO, arguments, class_weights, interval
 
 # In the order of --help and of the TOML: headings, and what stands under them.
 GROUPS: dict[str, type] = {
@@ -127,6 +121,11 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
     def augmentations(self) -> tuple[str, ...]:
         """The changes made to images, in order, each once."""
         return tuple(dict.fromkeys(self.augment.split(","))) if self.augment is not None else ()
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The tools that get the metrics, each once."""
+        return tuple(dict.fromkeys(self.log.split(","))) if self.log is not None else ()
 
     @property
     def deterministic(self) -> bool:

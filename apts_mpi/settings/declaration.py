@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +16,7 @@ from apts_mpi.method.options import (
     OPTIMIZERS,
     SAMPLED,
 )
-
-AUTO = -1  # local steps that the program measures before it trains
-_INTERVAL = re.compile(r"(\d{1,9})(s?)")
+from apts_mpi.settings.texts import AUTO, arguments, class_weights, given, interval, steps, widths
 
 
 @dataclass(frozen=True)
@@ -91,82 +88,6 @@ def text(metavar: str, must: str, holds: Callable[[str], bool], *choices: str) -
     return Kind(str, metavar, f"must be {must}", holds=holds, choices=choices)
 
 
-def _widths(words: str) -> tuple[int, ...]:
-    return tuple(int(width) for width in words.split(",") if width)
-
-
-def _steps(words: str) -> int:
-    if words.strip().startswith("-"):  # as AUTO does
-        raise ValueError(words)
-    return AUTO if words == "auto" else int(words)
-
-
-def class_weights(words: str) -> tuple[float, ...]:
-    """The numbers of weights like 1,2,0.5; none where they are not weights."""
-    try:
-        weights = tuple(float(each) for each in words.split(","))
-    except ValueError:
-        return ()
-    return weights if any(weights) and all(0 <= each < math.inf for each in weights) else ()
-
-
-def interval(words: str) -> tuple[int | None, float | None]:
-    """Iterations and seconds of an interval like 100, 600s or off (neither).
-
-    Raises:
-        ValueError: it is no interval.
-    """
-    parts = _INTERVAL.fullmatch(words)
-    if words == "off":
-        return None, None
-    if parts is None or int(parts[1]) < 1:
-        raise ValueError(words)
-    return (None, float(parts[1])) if parts[2] else (int(parts[1]), None)
-
-
-def arguments(words: str) -> dict[str, Any]:
-    """The values of arguments like width=64,bias=off,act=relu by name.
-
-    Raises:
-        ValueError: they are none.
-    """
-    found: dict[str, Any] = {}
-    for each in words.split(",") if words else ():
-        name, equals, value = (part.strip() for part in each.partition("="))
-        if not (equals and name.isidentifier() and value) or name in found:
-            raise ValueError(each)
-        found[name] = _WORDS[value] if value in _WORDS else _number_or_text(value)
-    return found
-
-
-_WORDS = {"on": True, "off": False, "true": True, "false": False, "none": None}
-_WORDS |= {word.capitalize(): value for word, value in _WORDS.items()}
-
-
-def _number_or_text(word: str) -> int | float | str:
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            continue
-    return word
-
-
-def _are_arguments(words: str) -> bool:
-    try:
-        return bool(arguments(words))
-    except ValueError:
-        return False
-
-
-def _is_interval(words: str) -> bool:
-    try:
-        interval(words)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_name(words: str) -> bool:
     return words != "" and not any(0xD800 <= ord(c) < 0xE000 for c in words)
 
@@ -176,7 +97,7 @@ WIDTHS = Kind(
     tuple,
     "N,N,...",
     "must be widths from 1 to 1048576, like 128,128",
-    _widths,
+    widths,
     lambda value: all(1 <= width <= 2**20 for width in value),
 )
 _STEPS = Range(1, 1000)
@@ -184,20 +105,27 @@ STEPS = Kind(
     int,
     "N|auto",
     f"must be a whole number {_STEPS}, or auto",
-    _steps,
+    steps,
     lambda value: value in _STEPS or value == AUTO,
     _STEPS,
 )
 FOLDER = text("DIR", "the name of a folder, in UTF-8", _is_name)
 FILE = text("FILE", "the name of a file, in UTF-8", _is_name)
-INTERVAL = text("N|Ns|off", "like 100 (iterations), 600s (seconds) or off", _is_interval)
+INTERVAL = text("N|Ns|off", "like 100 (iterations), 600s (seconds) or off", given(interval))
 WEIGHTS = text(
     "X,X,...|balanced",
     "numbers from 0 up, like 1,2,0.5, or balanced",
-    lambda words: words == "balanced" or bool(class_weights(words)),
+    lambda words: words == "balanced" or given(class_weights)(words),
     "balanced",
 )
-ARGUMENTS = text("NAME=VALUE,...", "like width=64,bias=off,act=relu", _are_arguments)
+ARGUMENTS = text("NAME=VALUE,...", "like width=64,bias=off,act=relu", given(arguments))
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+LOGS = text(
+    "NAME,...",
+    f"one or more of {', '.join(LOGGERS)}, with commas between",
+    lambda words: set(words.split(",")) <= set(LOGGERS),
+    *LOGGERS,
+)
 AUGMENTATIONS = ("crop", "flip")
 CHANGES = text(
     "crop|flip|crop,flip",

@@ -7,7 +7,7 @@ import math
 
 from apts_mpi.method.options import BASELINES, LOCAL, MOMENTA, MOMENTUM
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.texts import AUTO
 
 CONTEXT = 64  # tokens of a window of text
 # An optimizer or local solver not named here has none.

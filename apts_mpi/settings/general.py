@@ -235,6 +235,13 @@ class Files:
         "number of ranks; 'auto': from that of --out, which is started if it has none",
         shown="first",
     )
+    log: str | None = _free(
+        None,
+        of.LOGS,
+        "write the metrics for these tools too: csv (metrics.csv in the run directory), "
+        "tensorboard (in its folder tensorboard), wandb (offline without a key), mlflow (in its "
+        "folder mlruns without MLFLOW_TRACKING_URI)",
+    )
     verbose: bool = _free(False, of.ON_OFF, "close with the time of every phase, and the work")
     trace: str | None = _free(
         None,

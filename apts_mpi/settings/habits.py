@@ -55,6 +55,9 @@ _INSTEAD = {
     ("dataset", "data-dir", "data-path", "train-data"): "use --data",
     ("output-dir", "output", "save-dir", "log-dir", "logdir", "o"): "use --out",
     ("checkpoint", "ckpt", "load", "resume-from", "resume-from-checkpoint"): "use --resume",
+    ("logger", "report-to", "tensorboard", "wandb", "mlflow", "loggers"): (
+        "use --log csv,tensorboard,wandb,mlflow"
+    ),
     ("early-stopping", "early-stop", "early-stopping-patience"): "use --patience",
     ("eval-every", "eval-steps", "eval-interval", "validate-every", "val-check-interval"): (
         "use --evaluate-every"

@@ -11,8 +11,9 @@ from typing import Any
 
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import SETTINGS, TrainConfig
-from apts_mpi.settings.declaration import AUTO, STEPS, Setting
+from apts_mpi.settings.declaration import STEPS, Setting
 from apts_mpi.settings.habits import meant
+from apts_mpi.settings.texts import AUTO
 
 if sys.version_info >= (3, 11):
     import tomllib

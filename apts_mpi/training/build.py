@@ -21,8 +21,8 @@ from apts_mpi.networks import named, zoo
 from apts_mpi.networks.losses import Criterion, Units, balanced, criterion
 from apts_mpi.networks.task import Task, looks_channels_last
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training import local_steps
 from apts_mpi.training.batch_norm import RunningStatistics
@@ -30,6 +30,7 @@ from apts_mpi.training.console import Console
 from apts_mpi.training.device import Placement, place
 from apts_mpi.training.evaluation import class_counts
 from apts_mpi.training.flat_network import CHUNK, FlatNetwork, flat_network
+from apts_mpi.training.loggers import require_loggers
 from apts_mpi.training.optimizer import Optimizer, optimizer
 from apts_mpi.training.provenance import facts
 from apts_mpi.training.resuming import Resumed
@@ -100,6 +101,8 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     given = config if resumed is None else resumed.ever_given(config)
     with comm.together():
         require_package(config.optimizer)
+        if comm.rank == 0:
+            require_loggers(config)
     placement = place(config, comm, console.say)
     device = placement.device
     _choose_messages(config, comm, placement, console)

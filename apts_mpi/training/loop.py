@@ -20,6 +20,7 @@ from apts_mpi.settings.defaults import FORWARD, SHARE
 from apts_mpi.training import run_state
 from apts_mpi.training.build import build
 from apts_mpi.training.evaluation import evaluate
+from apts_mpi.training.loggers import open_loggers
 from apts_mpi.training.progress import Lap, Progress
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_directory import open_run
@@ -72,6 +73,15 @@ class Training:
             resumed,
             threads=run.placement.threads,
             done=self.progress.iterations,
+            say=run.console.say,
+        )
+        self._logs = open_loggers(
+            run.config,
+            comm,
+            self.directory.path,
+            run=self.checkpoints.run,
+            done=self.progress.iterations,
+            splits=list(run.judged),
             say=run.console.say,
         )
         self._statistics_at = -1  # the iteration that BatchNorm's statistics are of
@@ -127,6 +137,7 @@ class Training:
                 row.update(self.progress.losses)
                 last, best = self._done(), self.progress.unimproved == 0
             self.directory.row(row)
+            self._logs.log(row)
             self.built.console.progress(row, self._part(), last=last)
             stop, failed = self.comm.wished(STOP) and not last, None
             writes = self._due(last) or stop
@@ -192,6 +203,7 @@ class Training:
         own = f"{caught} on rank {comm.rank} ({comm.host})" if caught else self._reason
         reason = comm.first_error(InputError(own) if own else None) or "a rank's wish"
         self.built.console.stop()
+        self._logs.close(ended=False)
         if self.built.trace is not None:
             try:
                 self.built.trace.finish()
@@ -240,6 +252,7 @@ class Training:
         }
         summary = summarise(run, seconds_total=self._seconds(), results=results)
         self.directory.finish(summary)
+        self._logs.close(ended=True)
         if run.trace is not None:
             run.trace.finish()  # last, so that nothing is lost where it fails
         return summary

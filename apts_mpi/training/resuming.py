@@ -26,7 +26,7 @@ from apts_mpi.files.forms import (
 from apts_mpi.method.options import BASELINES
 from apts_mpi.networks.task import TASKS
 from apts_mpi.settings.config import SETTINGS, TrainConfig
-from apts_mpi.settings.declaration import AUTO
+from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import parse_toml
 from apts_mpi.training.saved_network import outline
 

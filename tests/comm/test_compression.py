@@ -13,12 +13,10 @@ from hypothesis import strategies as st
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import COMPRESSIONS, CompressedMessage, message_for
 from apts_mpi.comm.message import DIGITS, FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.comm.quantisers import QUANTISERS
+from tests.comm.few_bits import BLOCKS, FORMS, LOST, rounded
 
 torch.set_num_threads(1)
 repeatable = settings(max_examples=60, deadline=None, derandomize=True)
-LOST = {"bf16": 2.0**-9, "fp16": 2.0**-11, "int8": 1 / 253, "int4": 1 / 7.8}  # of the largest
-FORMS, BLOCKS = tuple(LOST), ("int8", "int4")
 SCALARS = 3
 
 
@@ -51,31 +49,6 @@ def summed(messages: list[CompressedMessage], vectors: np.ndarray) -> np.ndarray
     for message in messages:
         assert np.array_equal(message.host.view(np.uint32), messages[0].host.view(np.uint32))
     return messages[0].payload.numpy().copy()
-
-
-def rounded(values: np.ndarray, form: str) -> np.ndarray:
-    """Float32 values in few bits and back, by integers, or by NumPy's own float16."""
-    if form in BLOCKS:
-        blocks = [values[i : i + 64] for i in range(0, len(values), 64)]
-        return np.concatenate([values[:0], *(rounded_block(block, form) for block in blocks)])
-    if form == "bf16":
-        bits = values.view(np.uint32)
-        even = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
-        return (even & np.uint32(0xFFFF0000)).view(np.float32)
-    largest = np.abs(values).max(initial=0.0)
-    exponent = min(15 - math.frexp(largest)[1], 126) if largest else 0
-    scale = np.float32(2.0**exponent)
-    return (values * scale).astype(np.float16).astype(np.float32) / scale
-
-
-def rounded_block(block: np.ndarray, form: str) -> np.ndarray:
-    """Whole multiples of a scale in bfloat16."""
-    lowest, highest = (-8, 7) if form == "int4" else (-127, 127)
-    extreme = block.max() if block.max() > -block.min() else block.min()
-    scale = rounded(np.array([extreme / np.float32(lowest)], dtype=np.float32), "bf16")
-    if abs(scale) < 2.0**-126:
-        return np.zeros_like(block)
-    return np.clip(np.rint(block * (1 / scale)), lowest, highest) * scale
 
 
 class Reference:
@@ -179,30 +152,6 @@ def test_residuals_of_random_corrections_stay_bounded_in_every_block() -> None:
             joined = np.maximum(joined, np.abs((sent - e).sum(axis=0)).reshape(-1, 64).max(axis=1))
             assert (np.abs(e).reshape(parts, -1, 64).max(axis=(0, 2)) <= worst * most).all()
             assert (np.abs(d).reshape(-1, 64).max(axis=1) <= worst * joined).all()
-
-
-@repeatable
-@given(
-    block=st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=64),
-    form=st.sampled_from(BLOCKS),
-)
-def test_a_rounding_loses_little_of_its_blocks_largest_number(
-    block: list[float], form: str
-) -> None:
-    quantiser = QUANTISERS[form]
-    values = torch.zeros(2, 2 * quantiser.unit)
-    values[1, quantiser.unit : quantiser.unit + len(block)] = torch.tensor(block)
-    exact = values.clone()
-    coded = torch.zeros((2, quantiser.words(values.shape[1])), dtype=torch.int16)
-    quantiser.encode(values, coded)
-    back = torch.full_like(values[1], 5.0)
-    quantiser.decode(coded[1], back)
-    assert torch.equal(exact[1] - back, values[1])
-    quantiser.decode(coded[1], back, add=True)
-    assert torch.equal(exact[1] - back / 2, values[1])
-    assert not values[0].any()
-    smallest = 2.0**-126 * 127
-    assert float(values.abs().max()) <= max(LOST[form] * float(exact.abs().max()), smallest)
 
 
 def test_a_small_layer_is_rounded_by_its_own_measure() -> None:

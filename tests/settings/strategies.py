@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from apts_mpi.method.options import DETERMINISTIC
 from apts_mpi.settings import declaration as of
 from apts_mpi.settings.config import SETTINGS, TrainConfig
+from apts_mpi.settings.texts import AUTO
 
 # No surrogates: they have no UTF-8.
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -20,6 +21,7 @@ _TEXTS = {
     of.INTERVAL: st.sampled_from(["off", "1", "100", "1s", "600s", "999999999s"]),
     of.WEIGHTS: st.sampled_from(["balanced", "1,2,0.5", "0,1e300"]),
     of.ARGUMENTS: st.sampled_from(["width=64", "a=1,b=off,c=relu,d=1e-3"]),
+    of.LOGS: st.sampled_from(["csv", "csv,wandb,mlflow,tensorboard"]),
     of.CHANGES: st.sampled_from(["crop", "flip", "crop,flip", "flip,crop"]),
 }
 
@@ -40,7 +42,7 @@ def values(setting: of.Setting) -> st.SearchStrategy[Any]:
     low, high = kind.range.low, kind.range.high
     if kind.type is int:
         drawn = st.integers(int(low), int(high))
-        return drawn | st.just(of.AUTO) if kind is of.STEPS else drawn
+        return drawn | st.just(AUTO) if kind is of.STEPS else drawn
     return st.floats(
         max(low, -1e300),
         None if high == math.inf and ")" in kind.range.open else high,
@@ -89,8 +91,8 @@ def configs(draw: st.DrawFn) -> TrainConfig:
         if each.where.tasks or (item.name == "norm" and method["local_solver"] == "sr1"):
             continue
         drawn = draw(st.none() | values(each) if each.default is None else values(each))
-        if not (drawn == of.AUTO and method["local_solver"] in DETERMINISTIC):
+        if not (drawn == AUTO and method["local_solver"] in DETERMINISTIC):
             given[item.name] = drawn
-    if given.get("local_steps") == of.AUTO and method["optimizer"] != "apts":
+    if given.get("local_steps") == AUTO and method["optimizer"] != "apts":
         del given["local_steps"]
     return TrainConfig(**given)

@@ -14,8 +14,8 @@ from apts_mpi.errors import InputError
 from apts_mpi.method.options import AVERAGING, LOCAL, LOCAL_SOLVERS, OPTIMIZERS
 from apts_mpi.networks.sizes import SIZES
 from apts_mpi.settings.config import SETTINGS, TrainConfig
-from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import parse_toml, to_toml
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import SETTINGS, TrainConfig
-from apts_mpi.settings.declaration import AUTO, Setting, written
+from apts_mpi.settings.declaration import Setting, written
+from apts_mpi.settings.texts import AUTO
 from tests.settings.strategies import values
 
 RANGED = [each for each in SETTINGS.values() if each.kind.range is not None]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.declaration import AUTO
 from apts_mpi.settings.defaults import completed
+from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training.local_steps import local_steps, measure
 
