@@ -17,7 +17,7 @@ export OMPI_MCA_btl ?= ^ofi
 export OMPI_ALLOW_RUN_AS_ROOT ?= 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM ?= 1
 
-.PHONY: help venv run test test-faults lint bench clean
+.PHONY: help venv run run-elastic test test-faults lint bench clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
@@ -35,12 +35,17 @@ $(VENV)/.complete: setup.py constraints.txt
 run: venv  ## train on the embedded digits with 8 ranks (RANKS=N, ARGS='--epochs 100')
 	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun -n $(RANKS) python -m apts_mpi $(ARGS)
 
+run-elastic: export PLANTED = [{"action": "kill", "place": "after an iteration", "rank": 1, "number": 3}]
+run-elastic: venv  ## the same, and rank 1 is killed after three iterations: the others go on
+	PATH="$(CURDIR)/$(BIN):$$PATH" mpirun --with-ft ulfm -n $(RANKS) python -m tests.faults.elastic_victim --elastic $(ARGS)
+
 test: venv  ## all tests, 5 to 7 minutes on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-faults: venv  ## faults at random places of runs and damaged files, at length: an hour or two on 2 cores
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.fuzz --inputs 10000
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.inject --injections 230
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m tests.faults.inject --elastic --injections 300
 	PATH="$(CURDIR)/$(BIN):$$PATH" python -m pytest tests/faults tests/slurm tests/comm/test_watch.py tests/training/test_resume.py
 
 lint: venv  ## ruff and mypy

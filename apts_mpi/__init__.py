@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from apts_mpi.comm.communicator import Comm as Comm
     from apts_mpi.comm.replicas import broadcast_module as broadcast_module
     from apts_mpi.comm.watch import Watch as Watch
-    from apts_mpi.method.apts import APTS as APTS
     from apts_mpi.method.iteration import Iteration as Iteration
-    from apts_mpi.method.stochastic import StochasticAPTS as StochasticAPTS
+    from apts_mpi.method.optimizers import APTS as APTS
+    from apts_mpi.method.optimizers import StochasticAPTS as StochasticAPTS
     from apts_mpi.training.trained import load as load
 
 __all__ = ["APTS", "Comm", "Iteration", "StochasticAPTS", "Watch", "broadcast_module", "load"]
 
 _HOME = {
-    "APTS": "apts_mpi.method.apts",
+    "APTS": "apts_mpi.method.optimizers",
     "Comm": "apts_mpi.comm.communicator",
     "Iteration": "apts_mpi.method.iteration",
-    "StochasticAPTS": "apts_mpi.method.stochastic",
+    "StochasticAPTS": "apts_mpi.method.optimizers",
     "Watch": "apts_mpi.comm.watch",
     "broadcast_module": "apts_mpi.comm.replicas",
     "load": "apts_mpi.training.trained",

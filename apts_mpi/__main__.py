@@ -63,13 +63,16 @@ def _summary(error: BaseException) -> str:
 
 def main() -> int:
     """Entry point of ``python -m apts_mpi``; returns the exit status."""
+    from apts_mpi.comm import job
 
     def program() -> int:
         from apts_mpi.cli import main as cli
 
         return cli.main(sys.argv[1:])
 
-    return guarded(program)
+    status = guarded(program)
+    job.leave(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ class AgreedError(Exception):
         self.status, self.reported = status, reported
 
 
+class RanksLost(Exception):
+    """A message failed because a rank is gone; those that are left may go on without it."""
+
+
 class Origin(IntEnum):
     """What an error comes from: of the program's own a traceback is wanted, of others a line."""
 
@@ -51,6 +55,13 @@ def origin_of(error: BaseException | None) -> Origin:
     # An OSError without a number is not the system's.
     numbered = isinstance(error, OSError) and error.errno is not None
     return Origin.MACHINE if numbered or isinstance(error, MemoryError) else Origin.PROGRAM
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether memory has run out, also by the words of torch, which has no type for it."""
+    words = str(error).lower()
+    short = "out of memory" in words or "not enough memory" in words or "can't allocate" in words
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and short)
 
 
 def in_one_line(error: BaseException) -> str:

@@ -64,6 +64,10 @@ train() {
             echo "$word: a job resumes the run in its folder, which RUN=DIR sbatch ... names"
             exit 2
         fi
+        if [[ $word == --elastic* && $LAUNCH == mpirun* ]]; then # ranks die, and the others go on
+            [[ $LAUNCH == *--with-ft* ]] || launch+=(--with-ft ulfm)
+            export SLURM_NO_KILL=1 SLURM_KILL_BAD_EXIT=0 # of the srun that starts mpirun's daemons
+        fi
     done
     claim
     stage "${@:2}"

@@ -75,12 +75,13 @@ ON_DEVICE |= {f"test_stochastic_{part}" for part in ("luck", "radius", "state")}
 # Files that take ten seconds or more, the longest of ranks and of one process in turns: they are
 # begun first, so that none is left alone at the end.
 LONG_FILES = (
-    *("training/test_on_ranks", "benchmarks/test_benchmarks", "faults/test_fuzz"),
-    *("training/test_resume", "trust_region/test_radius", "data/shards/test_spooling"),
-    *("faults/test_inject", "data/shards/test_reading", "method/test_baselines"),
-    *("cli/test_cli", "training/test_samples", "training/test_random_networks"),
-    *("networks/test_tasks", "method/test_stochastic", "files/test_streams", "comm/test_alone"),
-    *("training/test_subdomains", "faults/test_forged_checkpoints", "benchmarks/test_network"),
+    *("training/test_on_ranks", "faults/test_fuzz", "training/test_resume"),
+    *("data/shards/test_spooling", "faults/test_inject", "trust_region/test_radius"),
+    *("benchmarks/test_benchmarks", "data/shards/test_reading", "cli/test_cli"),
+    *("method/test_baselines", "networks/test_tasks", "training/test_samples"),
+    *("benchmarks/test_network", "training/test_random_networks", "files/test_streams"),
+    *("faults/test_forged_checkpoints", "training/test_subdomains", "method/test_stochastic"),
+    *("comm/test_watch_on_ranks", "comm/test_alone", "comm/test_joining", "comm/test_compression"),
 )
 
 

@@ -66,6 +66,19 @@ def write_state(path: Path, state: State) -> int:
     return sealed.SIZE + len(content)
 
 
+def to_bytes(state: State) -> bytes:
+    """A state as bytes, to be sent; ``from_bytes`` gives it back."""
+    image = io.BytesIO()
+    _put_together(image, state, lambda tensor: tensor)
+    return image.getvalue()
+
+
+def from_bytes(data: bytes) -> State:
+    """The state that ``to_bytes`` made these bytes of."""
+    with h5py.File(io.BytesIO(data)) as file:
+        return _Reading(file, Path("a state"), len(data)).state()
+
+
 def rehearsed(state: State) -> State:
     """What reading gives of what writing makes of a state, in memory; of tensors the first numbers.
 

@@ -69,7 +69,7 @@ def _described(trained: Trained) -> str:
         "data set": f"{data['name']} in {data['shards']} shards, digest {data['digest'][:12]}",
         "optimizer": f"{method}, batch {c.batch or 'all'} per rank",
         "progress": f"iteration {checkpoint.iteration} ({progress['accepted']} accepted), "
-        f"{progress['work']:.0f} sample gradients of {c.epochs:g} epochs",
+        f"{progress['work']:.0f} sample gradients of --epochs {c.epochs:g}",
     }
     rows |= dict(judged(losses))
     for split, name in JUDGED.items():

@@ -15,7 +15,7 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from apts_mpi.comm import job
 from apts_mpi.comm.clock import Clock
 from apts_mpi.comm.compression import CompressedMessage
+from apts_mpi.comm.elastic import Guarded
 from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import MOST_RANKS
 from apts_mpi.errors import InputError
@@ -64,7 +65,7 @@ class Collectives:
 
     Args:
         communicator: default ``MPI.COMM_WORLD``, which has to have every process that a launcher
-            has started.
+            has started. One that is guarded raises RanksLost where a rank has died.
         timed: False leaves out the barriers and clocks, to measure what they cost.
         hierarchical: sums go within hosts, then between them; on all ranks alike.
         host_number: ranks that give the same are taken for one host's, to try hosts out on one
@@ -81,11 +82,12 @@ class Collectives:
         parts: how many exchange vectors with each other: the ranks, or the hosts if hierarchical.
         takes_part: whether this rank is one of those that do.
         gpu_aware: whether MPI takes buffers from a GPU's memory; gpu_aware.py finds out.
+        elastic: whether ranks that are left may go on where others die.
     """
 
     def __init__(
         self,
-        communicator: MPI.Comm | None = None,
+        communicator: MPI.Comm | Guarded | None = None,
         *,
         timed: bool = True,
         hierarchical: bool = False,
@@ -104,7 +106,8 @@ class Collectives:
                 raise ValueError("comm is MPI.COMM_NULL or between groups: give one of all ranks")
             if communicator == MPI.COMM_WORLD:
                 job.check(communicator.Get_size(), job.library_version())
-        self._mpi: MPI.Comm = communicator
+        self.elastic = isinstance(communicator, Guarded)
+        self._mpi = cast("MPI.Comm", communicator)
         self.rank: int = self._mpi.Get_rank()
         self.size: int = self._mpi.Get_size()
         if self.size > MOST_RANKS:

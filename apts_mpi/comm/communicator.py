@@ -18,9 +18,10 @@ from torch import Tensor
 
 from apts_mpi.comm.collectives import Collectives
 from apts_mpi.comm.compression import CompressedMessage
+from apts_mpi.comm.elastic import Guarded
 from apts_mpi.comm.job import MPI
 from apts_mpi.comm.message import FLAGS, MOST_RANKS, FusedMessage
-from apts_mpi.errors import AgreedError, InputError, Origin, in_one_line, origin_of
+from apts_mpi.errors import AgreedError, InputError, Origin, in_one_line, is_exhausted, origin_of
 
 STOP, CHECKPOINT = range(FLAGS)  # what a rank can ask all ranks for
 
@@ -46,7 +47,7 @@ class Comm(Collectives):
 
     def __init__(
         self,
-        communicator: MPI.Comm | None = None,
+        communicator: MPI.Comm | Guarded | None = None,
         *,
         timed: bool = True,
         hierarchical: bool = False,
@@ -233,7 +234,12 @@ class Comm(Collectives):
         self.agree(error, status)
 
     def agree(self, error: Exception | None, status: int = 2) -> None:
-        """The end of such a step, where the error of this rank is at hand."""
+        """The end of such a step, where the error of this rank is at hand.
+
+        Where ranks may die alone, one whose memory has run out raises its own error.
+        """
+        if self.elastic and error is not None and is_exhausted(error):
+            raise error
         line, origin = str(error), int(origin_of(error))
         if error is not None and origin != Origin.INPUT:
             line = f"{in_one_line(error)} (rank {self.rank} on {self.host})"

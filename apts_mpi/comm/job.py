@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,11 +70,36 @@ def library_version() -> str:
     return MPI.Get_library_version().split("\n")[0].split(", package")[0].strip("\x00 ")
 
 
+_left: list[tuple[int, int]] = []  # rank and size, once ranks have died
+
+
 def world() -> tuple[int, int]:
-    """This process's rank in the job and the job's number of ranks; 0 and 1 without MPI."""
+    """This process's rank in the job and the job's number of ranks; 0 and 1 without MPI.
+
+    Where ranks have died and others go on, among those that are left.
+    """
     if not is_loaded() or not MPI.Is_initialized() or MPI.Is_finalized():
         return 0, 1
+    if _left:
+        return _left[-1]
     return int(MPI.COMM_WORLD.Get_rank()), int(MPI.COMM_WORLD.Get_size())
+
+
+def shrunk(rank: int, size: int) -> None:
+    """From now on this process is one of those that are left."""
+    _left.append((rank, size))
+
+
+def leave(status: int) -> None:
+    """End this process where others have died: MPI's own end may wait for these for ever.
+
+    Every rank that is left has no call to come when it calls this.
+    """
+    if _left:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
 
 
 def abort(status: int) -> None:

@@ -9,12 +9,14 @@ import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 _END = "end"  # a file that says that the run is over
+_GONE = "gone-"  # one that says that a rank is taken for lost
+RECOVERY = 1 << 40  # the number of a call that is after all others
 _MOST_NAMED = 8  # ranks in a line
 
 T = TypeVar("T")
@@ -53,11 +55,24 @@ class Status:
 
     def describe(self, now: float) -> str:
         """What the rank does and for how long, in words."""
-        at = f"at {self.name} {self.call}" if self.waiting else f"in {self.where}"
+        at = f"at {place(self.name, self.call)}" if self.waiting else f"in {self.where}"
         state = "waiting" if self.waiting else "computing"
         if self.late(now):
             return f"no sign of life for {rounded(now - self.written)}, then {state} {at}"
         return f"{state} for {rounded(self.age(now))} {at}"
+
+
+def born(pid: int) -> str:
+    """When a process was started, in the system's ticks; "" if it is gone or that is not known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def place(name: str | None, call: int) -> str:
+    """A call in words."""
+    return f"{name} {call}" if call < RECOVERY else f"{name}"
 
 
 def rounded(seconds: float) -> str:
@@ -107,11 +122,13 @@ class News:
     Attributes:
         ended: the run is over. reports: this rank is the one to report what it sees.
         others: what other ranks do, as far as there are files and this rank has read them.
+        gone: ranks that are taken for lost.
     """
 
     ended: bool
     reports: bool
     others: dict[int, Status]
+    gone: frozenset[int] = frozenset()
 
 
 class StatusBoard:
@@ -154,6 +171,16 @@ class StatusBoard:
     def end(self, status: Status) -> None:
         """Leave word that the run is over, with the status of the rank that ends it."""
         self._write(self.folder / _END, status)
+
+    def lose(self, ranks: Iterable[int], status: Status) -> None:
+        """Leave word that some are taken for lost, with the status of the one that says so."""
+        for rank in ranks:
+            self._write(self.folder / f"{_GONE}{rank:05d}.json", status)
+
+    def gone(self) -> frozenset[int]:
+        """Ranks that are."""
+        found = (path for path in self.folder.glob(f"{_GONE}*.json") if self._load(path))
+        return frozenset(int(path.stem.removeprefix(_GONE)) for path in found)
 
     def ended(self) -> bool:
         """Whether a rank has left word of that."""

@@ -14,12 +14,23 @@ import math
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol
 
 from apts_mpi.comm import job
-from apts_mpi.comm.status_board import Errands, News, Peers, Status, StatusBoard, lines_of, rounded
+from apts_mpi.comm.status_board import (
+    Errands,
+    News,
+    Peers,
+    Status,
+    StatusBoard,
+    born,
+    lines_of,
+    place,
+    rounded,
+)
 from apts_mpi.files.streams import write_error
 
 FOLDER = ".watch"  # in the run directory, while there is something in it
@@ -55,14 +66,23 @@ class Watch:
         warning: seconds of waiting after which one line on standard error says which ranks have
             not arrived; again after twice the time, and so on. 0 or infinity: never.
         abort: seconds after which the run ends with exit status 1. 0 or infinity: never.
+        facts: as the attribute, where they are known; then no message is sent.
 
     Attributes:
+        facts: of every rank its host, process, and what no other process with its number has.
         directory: where the folder of the files is made, the same on all ranks and on a file
             system that all hosts see; may be set at any time. None: which ranks are missing is not
             known.
     """
 
-    def __init__(self, ranks: Ranks, warning: float = 60.0, abort: float = 600.0) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        warning: float = 60.0,
+        abort: float = 600.0,
+        *,
+        facts: Sequence[str] | None = None,
+    ) -> None:
         if not (warning >= 0 and abort >= 0):
             raise ValueError(f"warning {warning} and abort {abort} must be seconds, 0 for never")
         self.directory: Path | None = None
@@ -70,10 +90,10 @@ class Watch:
         self._abort = abort or math.inf
         self._first = min(warning or math.inf, self._abort)  # what comes first of the two
         self.interval = min(1.0, self._first / 8)
-        own = f"{ranks.host[:64]} {os.getpid()} {time.time_ns()}"
-        facts = ranks.gather_texts(own) if ranks.size > 1 else [own]
-        self._job = facts[0]
-        self._peers = Peers(facts)
+        own = f"{ranks.host[:64]} {os.getpid()} {born(os.getpid()) or time.time_ns()}"
+        self.facts = facts or (ranks.gather_texts(own) if ranks.size > 1 else [own])
+        self._job = f"{self.facts[0]} {len(self.facts)}"  # ranks may be fewer later on
+        self._peers = Peers(self.facts)
         self._parent = os.getppid()
         self._board: StatusBoard | None = None
         self._errands = Errands(_GRACE)
@@ -161,7 +181,7 @@ class Watch:
         if self._reported is not None:
             who = self._peers.names(self._reported)
             what = f"{who} arrived" if who else "the ranks continue"
-            self._say(f"{what} at {name} {call} after {rounded(self._age)}")
+            self._say(f"{what} at {place(name, call)} after {rounded(self._age)}")
         posted, arrives = self._posted, name is None and state[1] and state[0] == call + 1
         self._rest(state)
         if posted and arrives:
@@ -219,7 +239,7 @@ class Watch:
         have = f"{here} of {self._size} ranks {'has' if here == 1 else 'have'}"
         if not missing:
             have = f"all {here} ranks have"
-        line = f"{have} waited {rounded(stall)} at {name} {call}"
+        line = f"{have} waited {rounded(stall)} at {place(name, call)}"
         if missing:
             line += f"; not arrived: {self._peers.describe(missing, news.others, now)}"
         else:
@@ -232,7 +252,7 @@ class Watch:
             self._due, self._look = self._abort, self._abort + _GRACE
             return
         (call, name), who = self._seen, self._peers.name(self._rank)
-        line = f"{who} has waited {rounded(self._age)} at {name} {call}"
+        line = f"{who} has waited {rounded(self._age)} at {place(name, call)}"
         self._report(f"{line}; which ranks have not arrived is not known: {why}", [])
 
     def _report(self, line: str, missing: list[int]) -> None:

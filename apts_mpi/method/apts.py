@@ -34,11 +34,11 @@ and, where no radius is given, searches one with scalar messages only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method import interface
@@ -55,14 +55,11 @@ from apts_mpi.trust_region.local import LOSS_NOISE, norm_of
 from apts_mpi.trust_region.objective import Batch, Draw
 from apts_mpi.trust_region.radius import RadiusRule, RelaxationRule, reduction_ratio
 
-if TYPE_CHECKING:
-    from apts_mpi.comm.job import MPI
-
 _RELAXATION = RelaxationRule()
 
 
-class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
-    """The optimizer, one outer iteration per ``step``, in the manner of ``torch.optim``."""
+class DeterministicMethod(Method, options=APTSOptions, numbers=APTSNumbers):
+    """The method on whole batches, one outer iteration per ``iterate``."""
 
     PER_RANK: ClassVar[tuple[str, ...]] = (*Method.PER_RANK, "gradient")
     LOST_ON_RESIZE: ClassVar[str] = "what is known at the iterate, the local radii and models"
@@ -72,23 +69,17 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
     rule: RadiusRule
     _subdomains: list[BatchSubdomain]
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter] | FlatParameters,
-        *,
-        comm: Comm | MPI.Comm | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(parameters, comm, options)
+    def __init__(self, flat: FlatParameters, *, comm: Comm, **options: Any) -> None:
+        super().__init__(flat, comm, options)
         given, theta = self.options, self.flat.vector
         self.now.global_radius = self.now.radius
         self.consistency = given.consistency and self.several
         self._subdomains = [
-            BatchSubdomain(self.flat, self._messages, given, consistency=self.consistency)
+            BatchSubdomain(self.flat, self.messages, given, consistency=self.consistency)
             for _ in range(given.subdomains)
         ]
         self._joined = JoinedLoss(
-            self._messages, self._subdomains, joins_gradients=self._needs_gradients()
+            self.messages, self._subdomains, joins_gradients=self._needs_gradients()
         )
         self._global = model_of(given, theta)
         self._step = torch.zeros_like(theta)  # s, of the last iteration until the next
@@ -96,44 +87,6 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
     def _needs_gradients(self) -> bool:
         """Whether gradients join; the first radius is searched along g in any case."""
         return self.consistency or self.options.global_step or math.isnan(self.now.radius)
-
-    # ---- the public calls ------------------------------------------------------------------
-
-    def step(
-        self,
-        *closures: Callable[[], Tensor],
-        samples: int | Sequence[int],
-        same_batch: bool = False,
-    ) -> Iteration:
-        """One outer iteration; every rank calls it.
-
-        Args:
-            closures: of each subdomain of this rank, returns the mean loss over its batch, a scalar
-                tensor, always over the same samples during the call, without calling ``backward``.
-            samples: how many samples that mean is over, of several subdomains one number each;
-                weighs a subdomain among the others. With 0 the closure is not called; not all
-                subdomains of all ranks may have 0.
-            same_batch: the next call's batches are this call's (training on the whole shard): what
-                is known at the new iterate is then not evaluated again. Of closures that draw
-                random numbers (dropout) it has no effect, as their batch is another one each time.
-
-        Raises:
-            FloatingPointError: on every rank, if the loss at the iterate is not finite.
-        """
-        interface.require_functions(closures, self.options.subdomains, closures=True)
-        each = samples if isinstance(samples, Sequence) else [samples]
-        counts = [interface.count(samples) for samples in each]
-        if len(counts) != len(closures):
-            raise ValueError(f"samples {samples} of {len(closures)} closures")
-        self.flat.check_views()
-        with self._closures.called():
-            objectives = [self._closures.objective(c, repeats=same_batch) for c in closures]
-            return self._iterate(list(zip(objectives, counts, strict=True)))
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Set all gradients to zero; a step does it by itself."""
-        self.flat.attach_gradients()
-        self.flat.gradient.zero_()
 
     def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration on the next minibatch of each subdomain."""
@@ -157,7 +110,7 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
 
     def _iteration(self, batches: Sequence[Batch]) -> Iteration:
         now, options, joined = self.now, self.options, self._joined
-        self._messages.work = 0.0
+        self.messages.work = 0.0
         for subdomain, batch in zip(self._subdomains, batches, strict=True):
             subdomain.use(batch)
 
@@ -177,12 +130,12 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
             factor, ball = (1.0, w * now.radius) if sums else (a * w, now.radius / a)
             with self.comm.clock.phase("algebra", "local steps"):
                 local = subdomain.local_steps(self._start, joined.g, ball)
-            self._messages.add(k, subdomain.solver.correction.mul_(factor))
+            self.messages.add(k, subdomain.solver.correction.mul_(factor))
             counts = local.accepted, local.tried
             rows.append((factor * local.reduction, w * local.hits_boundary, *counts))
 
         # 4. corrections and local reductions in one message
-        reduction, at_ball, taken, tried = self._messages.join(*rows)
+        reduction, at_ball, taken, tried = self.messages.join(*rows)
 
         # 5. the joined correction on trial
         rho, accepted = math.nan, False
@@ -201,7 +154,7 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
         else:
             self.flat.vector.copy_(self._start)
         now.moving = accepted
-        (self._messages.keep if accepted else self._messages.drop)()
+        (self.messages.keep if accepted else self.messages.drop)()
 
         # 6. one trust-region step on f itself
         global_rho, global_accepted = math.nan, False
@@ -288,9 +241,9 @@ class APTS(Method, options=APTSOptions, numbers=APTSNumbers):
     def _vectors(self) -> dict[str, Tensor]:
         return {"gradient": self._joined.g, "step": self._step}
 
-    def state_dict(self) -> dict[str, Any]:
+    def shared_state(self) -> dict[str, Any]:
         """As the frame's; the global model as well."""
-        return {**super().state_dict(), "global_model": self._global.state_dict()}
+        return {**super().shared_state(), "global_model": self._global.state_dict()}
 
     def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
         super()._restore(state, resized=resized)

@@ -16,6 +16,7 @@ The inner and outer steps are torch's own (method/descent.py) or their authors'
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
@@ -118,6 +119,11 @@ class Baseline(ABC):
         """
         states = {name: step.state_dict() for name, step in self._steps().items()}
         return {"rank": [self.comm.rank, self.comm.size], "iterations": self.iterations, **states}
+
+    def shared_state(self) -> dict[str, Any]:
+        """A copy of the entries of ``state_dict`` that are the same on all ranks."""
+        state = self.state_dict()
+        return copy.deepcopy({n: v for n, v in state.items() if n not in self.PER_RANK})
 
     def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
         """Restore what ``state_dict`` gave on the same rank.

@@ -6,22 +6,14 @@ Allreduce takes the gradient as it is.
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from apts_mpi.method import interface
 from apts_mpi.method.layers import Layer, layers
-from apts_mpi.method.randomness import Repeated
-from apts_mpi.networks.seeding import Generators
 from apts_mpi.trust_region.metric import Span
-from apts_mpi.trust_region.objective import Batch, Objective, Pending
-
-log = logging.getLogger("apts_mpi")
 
 
 class FlatParameters:
@@ -85,22 +77,49 @@ class FlatParameters:
         costs the time of its launch, a twentieth of a ResNet's evaluation. So it makes new ones,
         which are brought into the vector in one operation.
         """
-        for p in self._parameters:
-            p.grad = None
+        self.detach_gradients()
         try:
             loss.backward()
-            self.idle = [k for k, p in enumerate(self._parameters) if p.grad is None]
-            made = [
-                (view, p.grad.to_dense() if p.grad.is_sparse else p.grad)
-                for p, view in zip(self._parameters, self._gradients, strict=True)
-                if p.grad is not None
-            ]
+            return self.gather()
         finally:
             self.attach_gradients()
+
+    def detach_gradients(self) -> None:
+        """So that torch makes new gradients; ``gradient`` stays as it is."""
+        for p in self._parameters:
+            p.grad = None
+
+    @property
+    def has_new_gradients(self) -> bool:
+        """Whether torch has made any since they were detached."""
+        return any(p.grad is not None for p in self._parameters)
+
+    def gather(self, weight: float = 1.0, *, adds: bool = False) -> bool:
+        """Bring the gradients that torch has made into ``gradient``, times a weight.
+
+        Args:
+            adds: to what is there, rather than in its place.
+
+        Returns:
+            False where there are none.
+        """
+        self.idle = [k for k, p in enumerate(self._parameters) if p.grad is None]
+        made = [
+            (view, p.grad.to_dense() if p.grad.is_sparse else p.grad)
+            for p, view in zip(self._parameters, self._gradients, strict=True)
+            if p.grad is not None
+        ]
+        views, new = [view for view, _ in made], [grad for _, grad in made]
+        if adds:
+            if made:
+                torch._foreach_add_(views, new, alpha=weight)
+            return bool(made)
         if len(made) < len(self._parameters):  # the loss does not depend on some
             self.gradient.zero_()
         if made:
-            torch._foreach_copy_([view for view, _ in made], [grad for _, grad in made])
+            torch._foreach_copy_(views, new)
+            if weight != 1.0:
+                self.gradient.mul_(weight)
         return bool(made)
 
     def weight_scale(self) -> float:
@@ -140,91 +159,3 @@ class FlatParameters:
 
 def _is_real(value: object) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-class Closures:
-    """The closures of a user's own loop, as the method evaluates them.
-
-    All evaluations of one closure see the same random numbers, whatever it draws from torch's
-    default generators and from those of numpy and ``random``; and parameters as they are, where the
-    loop runs under autocast, which keeps the weights that it has cast.
-
-    Args:
-        flat: the parameters. warns: whether to say so where some of them get no gradient.
-    """
-
-    def __init__(self, flat: FlatParameters, *, warns: bool) -> None:
-        self._flat, self._warns = flat, warns
-        self._device = flat.vector.device.type
-        self._generators = Generators(flat.vector.device)
-        self._around: Callable[[], AbstractContextManager[object]] = nullcontext
-
-    @contextmanager
-    def called(self) -> Iterator[None]:
-        """Within, closures run under the autocast of the caller, and all else under none."""
-        self._around = nullcontext
-        if torch.is_autocast_enabled(self._device):
-            dtype = torch.get_autocast_dtype(self._device)
-            self._around = lambda: torch.autocast(self._device, dtype=dtype)
-        try:
-            with torch.autocast(self._device, enabled=False):
-                yield
-        finally:
-            torch.clear_autocast_cache()
-        if self._warns and self._flat.idle:
-            self._warns, idle = False, self._flat.idle
-            log.warning(
-                "%s got no gradient%s: the loss does not depend on it, or the module has had "
-                "another one in its place since the optimizer was made",
-                self._flat.describe()[idle[0]],
-                f", nor did {len(idle) - 1} more" if len(idle) > 1 else "",
-            )
-
-    def objective(self, closure: Callable[[], Tensor], *, repeats: bool = False) -> Repeated:
-        """A closure that returns a scalar loss, as the method calls it.
-
-        Args:
-            closure: the user's. repeats: whether the next batch is this one again.
-        """
-
-        def around() -> Tensor:
-            torch.clear_autocast_cache()
-            with self._around():
-                return closure()
-
-        return Repeated(closure_objective(self._flat, around), self._generators, repeats=repeats)
-
-    def minibatch(self, give: Callable[[], tuple[Callable[[], Tensor], int]]) -> Batch:
-        """The next minibatch of a user's function that gives a closure and its samples."""
-        closure, samples = interface.minibatch(give)
-        return self.objective(closure), samples
-
-
-def closure_objective(flat: FlatParameters, closure: Callable[[], Tensor]) -> Objective:
-    """A closure that returns a scalar loss, as a function of whether the gradient is wanted."""
-
-    def objective(with_gradient: bool) -> float | Pending:
-        if not with_gradient:
-            with torch.no_grad():
-                return float(interface.loss_of(closure))
-        with torch.enable_grad():
-            loss = interface.loss_of(closure)
-        try:
-            # In place of what the closure may have left there by habit.
-            depends = loss.requires_grad and flat.backward(loss)
-        except RuntimeError as error:
-            if "second time" not in str(error):
-                raise
-            raise RuntimeError(
-                "the closure must return the loss and leave backward() to the optimizer"
-            ) from error
-        if not depends:
-            raise RuntimeError(
-                "the closure's loss does not depend on the parameters: compute it by the module "
-                "whose parameters were given, without detach(), no_grad() or inference_mode(), "
-                "and replace none of them afterwards"
-            )
-        value = loss.detach()
-        return Pending(value) if value.is_cuda else float(value)
-
-    return objective

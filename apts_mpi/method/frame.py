@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import zlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.method import interface
-from apts_mpi.method.flat import Closures, FlatParameters
+from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import FailureSigns, Iteration
 from apts_mpi.method.messages import CountedMessages
 from apts_mpi.method.options import Options, first_radius
 from apts_mpi.method.state import Numbers
 from apts_mpi.method.subdomain import Subdomain
 
-if TYPE_CHECKING:
-    from apts_mpi.comm.job import MPI
-
 _REMEDY = "look for bad samples in the batch or a network that overflows"
 
-# Behind the docstring of every method.
-_ARGUMENTS = """
-    Every rank builds it over its own copy of the same network and calls ``step`` with its own
-    samples; the parameters stay equal on all ranks.
+
+class Method:
+    """The frame of a method.
+
+    Every rank builds it over its own copy of the same network and iterates with its own samples;
+    the parameters stay equal on all ranks. A class of it names the class of its options, whose
+    fields are its arguments, and that of its numbers.
 
     Args:
-        parameters: of the network, float32, on one device; rank 0's values are broadcast.
-            Or already flat, as ``FlatNetwork`` makes them, the frozen ones equal on all ranks.
-        comm: the ranks that work together, also as mpi4py's communicator; default all of them. All
+        flat: the parameters; rank 0's values are broadcast. comm: the ranks that work together. All
             need the same number of threads and the same kind of device: what they compute
             redundantly must round alike.
-        options: the fields of ``{options}`` (options.py), which has what they mean.
+        given: the fields of its options (options.py).
 
     Raises:
-        TypeError, ValueError: an argument is unusable; the message says what to do.
+        TypeError, ValueError: an option is unusable; the message says what to do.
         AgreedError: on every rank, where the ranks' networks differ.
 
     Attributes:
@@ -51,14 +47,7 @@ _ARGUMENTS = """
         now: the numbers of the present iterate, ``radius`` and ``iterations`` among them.
         done: part of the run's work that is done, 0 to 1, where the caller knows its length; it is
             set before an iteration.
-    """
-
-
-class Method(interface.NoTorchOptimizer):
-    """The frame of a method.
-
-    A class of it names the class of its options, whose fields are its arguments, and that of its
-    numbers.
+        messages: the sums over ranks.
     """
 
     done = 0.0
@@ -76,45 +65,21 @@ class Method(interface.NoTorchOptimizer):
         cls, *, options: type | None = None, numbers: type | None = None, **others: Any
     ) -> None:
         super().__init_subclass__(**others)
-        if options is None:  # a user's own class of a method: with all that this has
-            return
-        cls._kinds = options, numbers
-        # For help(), and to name the arguments there are where another one is given.
-        arguments = inspect.cleandoc(_ARGUMENTS.format(options=options.__name__))
-        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\n{arguments}"
-        named = inspect.Parameter.KEYWORD_ONLY
-        cls.__signature__ = inspect.Signature(
-            [
-                inspect.Parameter("parameters", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-                inspect.Parameter("comm", named, default=None),
-                *(inspect.Parameter(f.name, named, default=f.default) for f in fields(options)),
-            ]
-        )
+        if options is not None:
+            cls._kinds = options, numbers
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter] | FlatParameters,
-        comm: Comm | MPI.Comm | None,
-        given: dict[str, Any],
-    ) -> None:
+    def __init__(self, flat: FlatParameters, comm: Comm, given: dict[str, Any]) -> None:
         kind, numbers = self._kinds
         self.options = options = kind(**given)
         self.now = numbers(radius=first_radius(options.radius))
         self.rule = options.radius_rule
-        frozen = dict[str, Tensor]()  # here, not where the caller made the vector
-        if not isinstance(parameters, FlatParameters):
-            parameters = FlatParameters(interface.parameters(parameters))
-            frozen = parameters.frozen
-        self.comm = interface.communicator(comm)
-        self.flat = flat = parameters
-        self._messages = CountedMessages(flat, self.comm, options.compress)
+        self.comm, self.flat = comm, flat
+        self.messages = CountedMessages(flat, comm, options.compress)
         self._start = torch.zeros_like(flat.vector)  # theta_k
         self._losses: deque[float] = deque(maxlen=options.window)
         self._signs = FailureSigns()
-        self._closures = Closures(flat, warns=self.comm.rank == 0)
-        self.comm.require_same("a network", flat.describe())
-        self.comm.broadcast_tensor(flat.vector)
-        take_rank_zeros(frozen, self.comm)
+        comm.require_same("a network", flat.describe())
+        comm.broadcast_tensor(flat.vector)
 
     @property
     def radius(self) -> float:
@@ -151,7 +116,7 @@ class Method(interface.NoTorchOptimizer):
             radius=self.now.radius,
             local_accepted=round(steps[0]),
             local_tried=round(steps[1]),
-            gradient_evaluations=self._messages.work,
+            gradient_evaluations=self.messages.work,
             **did,
         )
         if self.comm.rank == 0:  # all ranks see the same
@@ -159,13 +124,21 @@ class Method(interface.NoTorchOptimizer):
             self._signs.watch(result, at_floor=at_floor, noisy=noisy)
         return result
 
+    @property
+    def iterate_vector(self) -> Tensor:
+        """(n,) theta_k."""
+        return self.flat.vector
+
+    def abandon(self) -> None:
+        """End an iteration in progress, back where it began."""
+
     # ---- state -----------------------------------------------------------------------------
 
     def _vectors(self) -> dict[str, Tensor]:
         """The vectors (n,) that a restart needs, by their names in a state."""
         raise NotImplementedError
 
-    def _belongs(self) -> dict[str, Any]:
+    def belongs(self) -> dict[str, Any]:
         """What a state belongs to."""
         return {
             "rank": self.comm.rank,
@@ -181,15 +154,23 @@ class Method(interface.NoTorchOptimizer):
         Every rank saves its state and loads it again; but for the entries that ``PER_RANK`` names
         it is the same on all of them.
         """
+        own = {name: v.clone() for name, v in self._vectors().items() if name in self.PER_RANK}
         return {
-            "options": self._belongs(),
-            **asdict(self.now),
-            "losses": list(self._losses),
-            **{name: vector.clone() for name, vector in self._vectors().items()},
+            **self.shared_state(),
+            "options": self.belongs(),
+            **own,
             "subdomains": {
                 str(k): subdomain.state_dict() for k, subdomain in enumerate(self._subdomains)
             },
-            "lost": self._messages.state_dict(),
+            "lost": self.messages.state_dict(),
+        }
+
+    def shared_state(self) -> dict[str, Any]:
+        """The entries of ``state_dict`` that are the same on all ranks."""
+        return {
+            **asdict(self.now),
+            "losses": list(self._losses),
+            **{n: v.clone() for n, v in self._vectors().items() if n not in self.PER_RANK},
             "signs": asdict(self._signs),
         }
 
@@ -204,7 +185,7 @@ class Method(interface.NoTorchOptimizer):
             ValueError: the state is another rank's, or of other options or another network.
         """
         except_for = self.MAY_DIFFER_ON_RESIZE if resized else set()
-        interface.require_options(self._belongs(), state, except_for=except_for)
+        interface.require_options(self.belongs(), state, except_for=except_for)
         with interface.loading_state():
             self._restore(state, resized=resized)
 
@@ -220,5 +201,5 @@ class Method(interface.NoTorchOptimizer):
         states = state["subdomains"]
         for k, subdomain in enumerate(self._subdomains):
             subdomain.load_state_dict(states[str(k % len(states))], resized=resized)
-        self._messages.load_state_dict({} if resized else state.get("lost", {}))
+        self.messages.load_state_dict({} if resized else state.get("lost", {}))
         self._signs = FailureSigns(**state["signs"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,58 +16,40 @@ from torch.nn.parameter import is_lazy
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.options import shown
 
+NO_RATE = (
+    "there is no learning rate to set or schedule, steps follow the trust region: radius is the "
+    "first, radius_scale of a parameter group scales its steps, steps=... lets them fall to 0 at "
+    "the end of the run"
+)
 _HABITS = {  # of torch's optimizers
-    "param_groups": "no scheduler: there is no learning rate or other setting to change between "
-    "steps; its arguments are the settings, for all parameters alike, and radius adapts itself",
-    "add_param_group": "give all parameters when it is made",
-    "defaults": "its arguments are the settings",
-    "state": "state_dict() gives what a restart needs",
-    "lr": "there is no learning rate to set, steps follow the trust region; radius is the first",
-    "weight_decay": "there is none yet; add a penalty to the loss",
+    "lr": NO_RATE,
+    "lr_scheduler": NO_RATE,
+    "parameters": "its first argument is params",
+    "subdomains": "a rank has one in a loop of your own, start more ranks",
+    "max_grad_norm": "there is nothing to clip, a step's length is the trust region's",
 }
-_MINIBATCH = (
-    "give a function that returns (closure, samples): a closure that returns the mean loss of the "
-    "next minibatch as a tensor, without backward(), and the number of its samples"
+INDEPENDENT = (
+    "the closure's loss does not depend on the parameters: compute it by the module whose "
+    "parameters were given, without detach(), no_grad() or inference_mode(), and replace none of "
+    "them afterwards"
+)
+_CLOSURE = (
+    "give a closure that returns the mean loss of the minibatch as a tensor: "
+    "optimizer.step(lambda: criterion(model(x), y)), with samples=len(x) where minibatches are "
+    "of several sizes"
 )
 
 
-# So that torch's schedulers and scalers look at it, and then get a line with what there is instead.
-_Optimizer: type = object if TYPE_CHECKING else torch.optim.Optimizer
+def require_known(kind: str, own: Sequence[str], named: Iterable[str]) -> None:
+    """See that there are such arguments.
 
-
-class NoTorchOptimizer(_Optimizer):
-    """Says what there is in place of what torch's optimizers have."""
-
-    def __new__(cls, *arguments: Any, **named: Any) -> Any:
-        """See that there are such arguments; TypeError, with a remedy, where not."""
-        own = inspect.signature(cls).parameters
-        if len(arguments) > 1:
-            raise TypeError(f"{cls.__name__} takes parameters alone by position; name the others")
-        for name in named:
-            if name not in own:
-                why = f": {_HABITS[name]}" if name in _HABITS else ""
-                known = ", ".join(own)
-                raise TypeError(f"{cls.__name__} takes no {name}{why} (it takes {known})")
-        return super().__new__(cls)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HABITS:
-            self.__getattr__(name)
-        super().__setattr__(name, value)
-
-    __repr__ = object.__repr__
-    add_param_group = property(lambda self: self.__getattr__("add_param_group"))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __getattr__(self, name: str) -> NoReturn:
-        kind = type(self).__name__
-        why = f": {_HABITS[name]}" if name in _HABITS else ""
-        raise AttributeError(f"{kind} has no attribute {name!r}{why}", name=name, obj=self)
+    Raises:
+        TypeError: there is one that is not; the line has a remedy.
+    """
+    for name in named:
+        if name not in own:
+            why = f": {_HABITS[name]}" if name in _HABITS else ""
+            raise TypeError(f"{kind} takes no {name}{why} (it takes {', '.join(own)})")
 
 
 def communicator(comm: Any) -> Comm:
@@ -78,26 +61,51 @@ def communicator(comm: Any) -> Comm:
     return comm if isinstance(comm, Comm) else Comm(comm)
 
 
-def parameters(given: Any) -> list[nn.Parameter]:
-    """Parameters as ``FlatParameters`` takes them.
+def groups(given: Any, own: Sequence[str]) -> list[dict[str, Any]]:
+    """Parameter groups as torch's optimizers have them, one where parameters are given alone.
+
+    Args:
+        given: parameters, or pairs of a name and one, or groups of them (dict). own: the settings
+            that a group may have.
 
     Raises:
-        TypeError, ValueError: they are none, or such that it cannot take.
+        TypeError, ValueError: there are none, or such that cannot be trained.
     """
     if isinstance(given, nn.Module):
-        raise TypeError(f"parameters is a {type(given).__name__}: give module.parameters()")
-    if isinstance(given, Tensor) or not isinstance(given, Iterable):
-        what = f"parameters is a {type(given).__name__}"
+        raise TypeError(f"params is a {type(given).__name__}: give module.parameters()")
+    if isinstance(given, Tensor | str) or not isinstance(given, Iterable):
+        what = f"params is a {type(given).__name__}"
         raise TypeError(f"{what}: give module.parameters() or a list of parameters")
-    found = list(given)
-    for k, each in enumerate(found):
-        if isinstance(each, dict):
-            raise TypeError(
-                "parameters has groups (dict): all parameters are trained alike; give "
-                "module.parameters(), or a list of those to be trained"
-            )
-        if isinstance(each, tuple | str):
-            raise TypeError("parameters has names: give module.parameters(), not the named ones")
+    listed = list(given)
+    if not any(isinstance(each, dict) for each in listed):
+        listed = [{"params": listed}]
+    found = [group(each, own) for each in listed]
+    every = [p for each in found for p in each["params"]]
+    if not any(p.requires_grad for p in every):
+        why = "none of them requires a gradient" if every else "a generator is empty when used up"
+        raise ValueError(f"there are no parameters to train: {why}; give module.parameters() anew")
+    require_plain(every)
+    return found
+
+
+def group(given: Any, own: Sequence[str]) -> dict[str, Any]:
+    """A parameter group, with names where it is given pairs.
+
+    Raises:
+        TypeError, ValueError: it is none.
+    """
+    if not isinstance(given, dict) or "params" not in given:
+        raise TypeError(
+            f"a parameter group is {shown(given)}: give a dict with params, and settings of its own"
+        )
+    require_known("a parameter group", ("params", "param_names", "name", *own), given)
+    params = given["params"]
+    pairs = [params] if isinstance(params, Tensor) else list(params)
+    named = [each for each in pairs if isinstance(each, tuple) and len(each) == 2]
+    if named and len(named) < len(pairs):
+        raise TypeError("some parameters have names and some have none: give all or none")
+    parameters = [p for _, p in named] if named else pairs
+    for k, each in enumerate(parameters):
         if not isinstance(each, Tensor):
             raise TypeError(f"parameter {k} is a {type(each).__name__}: give module.parameters()")
         if is_lazy(each):
@@ -110,19 +118,29 @@ def parameters(given: Any) -> list[nn.Parameter]:
                 f"parameter {k} of shape {tuple(each.shape)} is computed from others: give the "
                 "module's own parameters"
             )
-    trained = [each for each in found if each.requires_grad]
-    if not trained:
-        why = "none of them requires a gradient" if found else "a generator is empty when used up"
-        raise ValueError(f"there are no parameters to train: {why}; give module.parameters() anew")
-    if len({id(each) for each in trained}) < len(trained):
+    names = {"param_names": [name for name, _ in named]} if named else {}
+    for name in own:
+        value = given.get(name, 0.0)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} of a parameter group is {shown(value)}: give a number")
+        least = "above" if name == "radius_scale" else "at least"
+        number = float(value)
+        if not 0.0 <= number < math.inf or (name in given and least == "above" and number == 0.0):
+            raise ValueError(f"{name} {value} of a parameter group must be {least} 0")
+    return {**given, "params": parameters, **names}
+
+
+def require_plain(parameters: Sequence[Tensor]) -> None:
+    """See that parameters can be parts of one vector.
+
+    Raises:
+        ValueError: they cannot; the line has a remedy.
+    """
+    trained = [each for each in parameters if each.requires_grad]
+    if len({id(each) for each in parameters}) < len(parameters):
         raise ValueError(
             "a parameter is given twice: give each once, as module.parameters() does of tied ones"
         )
-    _require_plain(trained)
-    return found
-
-
-def _require_plain(trained: Sequence[Tensor]) -> None:
     dtypes = {each.dtype for each in trained}
     if dtypes != {torch.float32}:
         others = ", ".join(sorted(map(str, dtypes - {torch.float32})))
@@ -138,39 +156,32 @@ def _require_plain(trained: Sequence[Tensor]) -> None:
         )
 
 
-def minibatch(
-    give: Callable[[], tuple[Callable[[], Tensor], int]],
-) -> tuple[Callable[[], Tensor], int]:
-    """What a caller's function gives for a minibatch: its closure, and its samples.
-
-    Raises:
-        TypeError, ValueError: it gives something else.
-    """
-    given = give()
-    if not isinstance(given, tuple) or len(given) != 2:
-        raise TypeError(f"the function given to step returned {shown(given)}: {_MINIBATCH}")
-    closure, samples = given
-    if not callable(closure):
-        raise TypeError(f"the closure of a minibatch is {shown(closure)}: {_MINIBATCH}")
-    return closure, count(samples)
-
-
-def require_functions(given: Sequence[Any], subdomains: int, *, closures: bool = False) -> None:
-    """See that a step is given a function for each subdomain.
+def minibatch(closure: Any, samples: Any) -> tuple[list[Callable[[], Tensor]], list[float], int]:
+    """What a step is given: the closures of a minibatch's chunks, their weights, its samples.
 
     Args:
-        closures: whether they return losses, rather than minibatches.
+        closure: one, or several. samples: of each; None: chunks weigh alike, and so do minibatches.
 
     Raises:
-        TypeError: it is not.
+        TypeError, ValueError: it is something else.
     """
-    wanted = "give a closure that returns the mean loss as a tensor" if closures else _MINIBATCH
-    for each in given:
+    closures = list(closure) if isinstance(closure, list | tuple) else [closure]
+    for each in closures:
         if not callable(each):
-            raise TypeError(f"step is given {shown(each)}: {wanted}")
-    if len(given) != subdomains:
-        many = "" if subdomains == 1 else f", for each of this rank's {subdomains} subdomains"
-        raise TypeError(f"step is given {len(given)} functions, not {subdomains}: {wanted}{many}")
+            raise TypeError(f"step is given {shown(each)}: {_CLOSURE}")
+    if not closures:
+        raise TypeError(f"step is given no closures: {_CLOSURE}")
+    if samples is None:
+        return closures, [1.0 / len(closures)] * len(closures), 1
+    given = list(samples) if isinstance(samples, list | tuple) else [samples]
+    counts = [count(each) for each in given]
+    if len(counts) != len(closures):
+        raise ValueError(
+            f"samples has {len(counts)} numbers for {len(closures)} closures: give one for each"
+        )
+    both = [(each, number) for each, number in zip(closures, counts, strict=True) if number]
+    total = sum(counts)
+    return [each for each, _ in both], [number / total for _, number in both], total
 
 
 def require_one_per_subdomain(draws: Sequence[Any], subdomains: Sequence[Any]) -> None:
@@ -215,23 +226,20 @@ def count(samples: Any) -> int:
     return number
 
 
-def loss_of(closure: Callable[[], Tensor]) -> Tensor:
-    """The loss that a caller's closure returns.
+def checked_loss(loss: Any) -> Tensor:
+    """The loss that a closure returned.
 
     Raises:
-        TypeError, ValueError, RuntimeError: it is no scalar tensor, or the closure calls backward.
+        TypeError, ValueError: it is no scalar tensor.
     """
-    try:
-        loss = closure()
-    except RuntimeError as error:
-        # Without a gradient there is nothing to go back through.
-        if torch.is_grad_enabled() or "does not require grad" not in str(error):
-            raise
-        raise RuntimeError(
-            "the closure must return the loss and leave backward() to the optimizer"
-        ) from error
     if not isinstance(loss, Tensor):
-        how = "end it with: return loss" if loss is None else "without .item() or float()"
+        how = (
+            "end it with: return loss"
+            if loss is None
+            else "give samples to step itself: step(closure, samples=...)"
+            if isinstance(loss, tuple)
+            else "without .item() or float()"
+        )
         raise TypeError(
             f"the closure returned {shown(loss)}: return the mean loss as a tensor, {how}"
         )

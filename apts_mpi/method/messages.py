@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -37,6 +38,7 @@ class CountedMessages:
         vector: (n,) float32, of the vector message.
         work: per-sample gradient evaluations, summed over ranks, since it was last set to zero; a
             forward one counts a third. It rides in the messages that are sent anyway.
+        error: of this rank, which the next message makes known to all: it raises on every rank.
     """
 
     def __init__(self, flat: FlatParameters, comm: Comm, compress: str = "none") -> None:
@@ -45,6 +47,7 @@ class CountedMessages:
         self.vector = self._message.vector
         self.work = 0.0
         self._unsent = 0.0  # this rank's, not in any message yet
+        self.error: Exception | None = None
 
     def count(self, evaluations: float) -> None:
         """Add evaluations of this rank, in those of a sample's gradient."""
@@ -93,10 +96,13 @@ class CountedMessages:
 
     def _with_work(self, rows: Sequence[Sequence[float]]) -> tuple[Sequence[float], ...]:
         """The rows, behind the first one the work not sent yet: in thirds, which sum exactly."""
-        thirds = float(round(3.0 * self._unsent))
+        thirds = float(round(3.0 * self._unsent)) if self.error is None else math.nan
         return tuple((*row, 0.0 if i else thirds) for i, row in enumerate(rows))
 
     def _without_work(self, sums: list[float]) -> list[float]:
         self._unsent = 0.0
+        if math.isnan(sums[-1]):  # some rank has failed
+            error, self.error = self.error, None
+            self._comm.agree(error)
         self.work += sums[-1] / 3.0
         return sums[:-1]

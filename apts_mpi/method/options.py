@@ -21,6 +21,7 @@ NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 MOMENTUM = 0.5  # of the family as published
 MOMENTA = {"scaled": 0.0, "spectral": 0.6}  # where none is given
+COOLDOWNS = {"scaled": 0.0, "spectral": 0.25}
 SGD_MOMENTUM = 0.9  # of sgd and of local-sgd's steps
 
 
@@ -122,8 +123,8 @@ class StochasticOptions:
         momentum: mu, 0 to below 1; 0.6 with "spectral", 0 with "scaled".
         weight_decay: w; a local step multiplies all parameters by ``1 - radius w`` before it moves
             them. Decoupled, as AdamW's (Loshchilov and Hutter, arXiv 1711.05101); off.
-        cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0; it needs
-            ``done`` to be set.
+        cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0, where the
+            length of the run is known; 0.25 with "spectral", 0 with "scaled".
         averaging: how much more late iterates weigh in the average: the k-th enters with weight
             (1 + averaging) / (k + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
             mean, infinity the last iterate alone.
@@ -144,7 +145,7 @@ class StochasticOptions:
     shared: bool = True
     momentum: float | None = None
     weight_decay: float = 0.0
-    cooldown: float = 0.0
+    cooldown: float | None = None
     averaging: float = 12.0
     rule: NoisyRule | None = None
     compress: str = "none"
@@ -159,7 +160,9 @@ class StochasticOptions:
             raise ValueError(f"weight_decay {self.weight_decay} is outside [0, inf)")
         if not self.averaging >= 0.0:
             raise ValueError(f"averaging {self.averaging} is negative")
-        if not 0.0 <= self.cooldown <= 1.0:
+        if self.cooldown is None:
+            object.__setattr__(self, "cooldown", COOLDOWNS[self.local_solver])
+        if not 0.0 <= self._last_part <= 1.0:
             raise ValueError(f"cooldown {self.cooldown} is outside [0, 1]")
         _switch(self, "shared")
         first_radius(self.radius)
@@ -181,7 +184,12 @@ class StochasticOptions:
 
     def cooling(self, done: float) -> float:
         """What the steps' length is multiplied by after that part of the run; 1 at first."""
-        return min((1.0 - done) / self.cooldown, 1.0) if self.cooldown > 0.0 else 1.0
+        return min((1.0 - done) / self._last_part, 1.0) if self._last_part > 0.0 else 1.0
+
+    @property
+    def _last_part(self) -> float:
+        """The cooldown, which is a number once the options are made."""
+        return COOLDOWNS[self.local_solver] if self.cooldown is None else self.cooldown
 
     def weight(self, accepted: int) -> float:
         """Of the newest of so many iterates in the average; 1: it is the last one alone."""

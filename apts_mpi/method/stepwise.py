@@ -26,6 +26,7 @@ class Stepwise:
 
     turn = 0
     _running: Generator[None, Batch, Iteration] | None = None  # the iteration in progress
+    _at_control = False  # whether the next minibatch is its control batch
 
     flat: FlatParameters
     now: Numbers
@@ -43,13 +44,13 @@ class Stepwise:
     def iterate(self, *draws: Draw) -> Iteration:
         """One outer iteration; each subdomain's minibatches are drawn as they are needed."""
         require_one_per_subdomain(draws, self._subdomains)
-        self._abandon()
+        self.abandon()
         result = None
         try:
             while result is None:
                 result = self.take(draws[self.turn]())
         finally:
-            self._abandon()
+            self.abandon()
         return result
 
     def take(self, batch: Batch) -> Iteration | None:
@@ -69,11 +70,16 @@ class Stepwise:
             done: Iteration = completed.value
             return done
         except BaseException:  # nothing can be sent to what has ended
-            self._abandon()
+            self.abandon()
             raise
         return None
 
-    def _abandon(self) -> None:
+    @property
+    def in_progress(self) -> bool:
+        """Whether an iteration is in progress."""
+        return self._running is not None
+
+    def abandon(self) -> None:
         """Go back to where an unfinished iteration began, as if its correction were rejected.
 
         What its minibatches have taught the local steps (their moments and last losses) stays.
@@ -87,11 +93,4 @@ class Stepwise:
         """End the iteration in progress, the parameters as they are."""
         if self._running is not None:
             self._running.close()
-        self._running, self.turn = None, 0
-
-    def _require_idle(self) -> None:
-        """The iterate, and vectors that an iteration uses, are only there between iterations."""
-        if self._running is not None:
-            raise RuntimeError(
-                "an iteration is in progress: call take until it returns an Iteration"
-            )
+        self._running, self.turn, self._at_control = None, 0, False

@@ -28,16 +28,14 @@ gradient are each subdomain's own, and steps 1 and 3 run over them one after ano
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.method import interface
 from apts_mpi.method.first_radius import along_step
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.frame import Method
@@ -48,20 +46,19 @@ from apts_mpi.method.options import StochasticOptions
 from apts_mpi.method.state import StochasticNumbers
 from apts_mpi.method.stepwise import Stepwise
 from apts_mpi.method.subdomain import SampledSubdomain
+from apts_mpi.trust_region.metric import Span
 from apts_mpi.trust_region.objective import Batch
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
-
-if TYPE_CHECKING:
-    from apts_mpi.comm.job import MPI
 
 # Delta may grow to twice the reach: the search doubles, so that the minimum may lie there.
 _BRACKET = 2.0
 
 
-class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=StochasticNumbers):
-    """The optimizer on fresh minibatches, one outer iteration per ``step``.
+class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=StochasticNumbers):
+    """The method on fresh minibatches, one outer iteration per ``iterate``.
 
-    Its ``average``, (n,) float32, is the weighted average of the iterates.
+    Attributes:
+        average: (n,) float32, the weighted average of the iterates.
     """
 
     LOST_ON_RESIZE: ClassVar[str] = "the gradient at the iterate"
@@ -72,85 +69,58 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
     rule: NoisyRule
     _subdomains: list[SampledSubdomain]
 
-    def __init__(
-        self,
-        parameters: Iterable[nn.Parameter] | FlatParameters,
-        *,
-        comm: Comm | MPI.Comm | None = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(parameters, comm, options)
-        flat, given, clock = self.flat, self.options, self.comm.clock
+    def __init__(self, flat: FlatParameters, *, comm: Comm, **options: Any) -> None:
+        super().__init__(flat, comm, options)
+        given, clock = self.options, self.comm.clock
         self.shared = given.shared and self.several
         ahead = flat.vector.is_cuda if given.ahead is None else given.ahead
         kept = [torch.zeros_like(flat.vector) for _ in range(3 if ahead else 0)]
         self._subdomains = [
-            SampledSubdomain(flat, self._messages, given, kept=kept, clock=clock)
+            SampledSubdomain(flat, self.messages, given, kept=kept, clock=clock)
             for _ in range(given.subdomains)
         ]
         self._velocity = torch.zeros_like(flat.vector)  # u
         self.average = flat.vector.clone()
+        self._aside = flat.vector  # while the network has the average, the iterate
         self._ratio = SmoothedRatio(self.rule.smoothing)
-        self._gradient_version = 0  # torch's count of changes to it, after the last step
 
-    # ---- the public calls ------------------------------------------------------------------
+    @property
+    def meets(self) -> bool:
+        """Whether ranks of one subdomain send messages as soon as the next minibatch is there."""
+        if self._running is not None:
+            return self._at_control
+        return math.isnan(self.now.reach) or (self.now.known and self.options.local_steps == 1)
 
-    def step(self, *batches: Callable[[], tuple[Callable[[], Tensor], int]]) -> Iteration:
-        """One outer iteration; every rank calls it.
-
-        Args:
-            batches: of each subdomain of this rank, a function that gives a closure that returns
-                the mean loss over the subdomain's next minibatch, a scalar tensor, without calling
-                ``backward``; and that minibatch's samples. Called ``local_steps`` times, as a rule.
-                A closure may be called several times and has to give the same loss at the same
-                parameters: what it draws from the default generators of torch, numpy and ``random``
-                (dropout, say) is the same each time, what it draws from others is not.
-
-        The gradient it leaves is the next call's first; where it was changed in between, by a
-        ``backward`` or by clipping, the next call evaluates one of its own.
-
-        Raises:
-            FloatingPointError: on every rank, if the loss at the iterate is not finite on a control
-                batch. A local minibatch whose loss is not finite is passed over.
-        """
-        interface.require_functions(batches, self.options.subdomains)
-        self.flat.check_views()
-        if self.flat.gradient._version != self._gradient_version and len(batches) == 1:
-            self.now.known = False
-        with self._closures.called():
-            result = self.iterate(*(partial(self._closures.minibatch, give) for give in batches))
-        self._gradient_version = self.flat.gradient._version
-        return result
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Nothing, for loops that call it: a step makes its gradients by itself."""
+    def set_spans(self, spans: Sequence[Span]) -> None:
+        """Other settings of the parameters' spans, which end where those before did."""
+        self.flat.spans = list(spans)
+        for subdomain in self._subdomains:
+            subdomain.solver.metric.set_spans(spans)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within, the network has the average of the iterates: to evaluate, or to save it.
 
-        It is not to be nested, nor is a step to be taken within.
-
-        Raises:
-            RuntimeError: an iteration is in progress.
+        It is not to be nested, nor is a minibatch to be taken within.
         """
-        self._require_idle()
-        theta, iterate = self.flat.vector, self._messages.vector  # which is free between steps
-        iterate.copy_(theta)
+        theta, iterate = self.flat.vector, self.messages.vector  # which is free between iterations
+        iterate = iterate.copy_(theta) if self._running is None else theta.clone()
+        self._aside = iterate
         theta.copy_(self.average)
         torch.clear_autocast_cache()
         try:
             yield
         finally:
             theta.copy_(iterate)
+            self._aside = theta
             torch.clear_autocast_cache()
 
     # ---- the method ------------------------------------------------------------------------
 
     def _iteration(self) -> Generator[None, Batch, Iteration]:
         """One outer iteration; each ``yield`` is a minibatch of the subdomain ``turn``."""
-        now, theta, start, d = self.now, self.flat.vector, self._start, self._messages.vector
-        self._messages.work = 0.0
+        now, theta, start, d = self.now, self.flat.vector, self._start, self.messages.vector
+        self.messages.work = 0.0
         if not now.known:
             yield from self._evaluate_start()
             if math.isnan(now.reach):
@@ -163,15 +133,17 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         for k, subdomain in enumerate(self._subdomains):
             self.turn = k
             local = yield from subdomain.local_steps(start, radius)
-            self._messages.add(k, theta.sub_(start).mul_(local.samples))  # theta as scratch
+            self.messages.add(k, theta.sub_(start).mul_(local.samples))  # theta as scratch
             theta.copy_(start)
+            self._at_control = True
             subdomain.use((yield))
+            self._at_control = False
             losses = subdomain.samples * subdomain.loss_here(False)
             rows.append((local.samples, subdomain.samples, losses, local.accepted, local.tried))
         now.known = False
 
         # 2. one message
-        seen, controlled, losses, taken, tried = self._messages.join(*rows)
+        seen, controlled, losses, taken, tried = self.messages.join(*rows)
         before = self._require_finite(losses / require_samples(controlled))
         if taken == 0:  # nothing has moved on any rank
             self._reject()
@@ -196,7 +168,7 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
         if accepted:
             now.known = True
             now.accepted += 1
-            self._messages.keep()
+            self.messages.keep()
         else:
             self._reject()
 
@@ -233,13 +205,13 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
             subdomain.loss = subdomain.evaluate(with_gradient=True)
             slope = float(torch.dot(subdomain.gradient, s)) if subdomain.samples else 0.0
             rows.append((subdomain.samples * subdomain.loss, subdomain.samples * slope))
-        loss, slope = self._messages.sum(*rows)
+        loss, slope = self.messages.sum(*rows)
         return loss / controlled, slope / controlled
 
     def _reject(self) -> None:
         """Restore theta_k bit for bit, and forget: the past says nothing about the new radius."""
         self.flat.vector.copy_(self._start)
-        self._messages.drop()
+        self.messages.drop()
         self._velocity.zero_()
         self._ratio.reset()
 
@@ -262,19 +234,19 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
 
         Costs a vector message, and forward evaluations with scalar messages.
         """
-        now, direction, subdomains = self.now, self._messages.vector, self._subdomains
+        now, direction, subdomains = self.now, self.messages.vector, self._subdomains
         direction.zero_()
         for subdomain in subdomains:
             if subdomain.samples:  # the gradient, summed over samples
                 direction.add_(subdomain.gradient * subdomain.samples)
         rows = [(subdomain.samples * subdomain.loss, subdomain.samples) for subdomain in subdomains]
-        losses, total = self._messages.join(*rows, exact=True)
+        losses, total = self.messages.join(*rows, exact=True)
         loss = self._require_finite(losses / require_samples(total))
         self._require_finite(loss, gradient=bool(direction.isfinite().all()))
 
         def loss_here() -> float:
             rows = [(subdomain.samples * subdomain.loss_here(False),) for subdomain in subdomains]
-            return self._messages.sum(*rows)[0] / total
+            return self.messages.sum(*rows)[0] / total
 
         metric, steps = subdomains[0].solver.metric, self.options.local_steps
         numbers: Any = {"loss": loss, "samples": total, "steps": steps}
@@ -289,13 +261,22 @@ class StochasticAPTS(Stepwise, Method, options=StochasticOptions, numbers=Stocha
     def _vectors(self) -> dict[str, Tensor]:
         return {"velocity": self._velocity, "average": self.average}
 
-    def state_dict(self) -> dict[str, Any]:
-        """As the frame's; the smoothed reductions as well."""
-        self._require_idle()
-        return {**super().state_dict(), "ratio": [self._ratio.actual, self._ratio.promised]}
+    def shared_state(self) -> dict[str, Any]:
+        """As the frame's; the smoothed reductions as well.
+
+        Amid an iteration it is the state that the iteration began from (with what its minibatches
+        have taught the local steps): it begins anew where the state is taken up.
+        """
+        known = self.now.known and self._running is None
+        ratio = [self._ratio.actual, self._ratio.promised]
+        return {**super().shared_state(), "known": known, "ratio": ratio}
+
+    @property
+    def iterate_vector(self) -> Tensor:
+        """(n,) theta_k, also amid an iteration and while the network has the average."""
+        return self._aside if self._running is None else self._start
 
     def _restore(self, state: dict[str, Any], *, resized: bool) -> None:
         self._close()  # the parameters may be those of the state already
         super()._restore(state, resized=resized)
         self._ratio.actual, self._ratio.promised = map(float, state["ratio"])
-        self._gradient_version = self.flat.gradient._version

@@ -13,7 +13,7 @@ from apts_mpi.networks.sizes import SIZES
 from apts_mpi.settings.declaration import SCALED, Setting
 from apts_mpi.settings.general import ZOO_NETWORK, Data, Files, Length, Network, Ranks
 from apts_mpi.settings.method import Method, Published
-from apts_mpi.settings.texts import AUTO, arguments, class_weights, interval
+from apts_mpi.settings.texts import AUTO, arguments, changes, class_weights, interval
 
 # In the order of --help and of the TOML: headings, and what stands under them.
 GROUPS: dict[str, type] = {
@@ -120,7 +120,7 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
     @property
     def augmentations(self) -> tuple[str, ...]:
         """The changes made to images, in order, each once."""
-        return tuple(dict.fromkeys(self.augment.split(","))) if self.augment is not None else ()
+        return changes(self.augment or "")
 
     @property
     def loggers(self) -> tuple[str, ...]:

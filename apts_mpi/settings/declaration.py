@@ -16,7 +16,17 @@ from apts_mpi.method.options import (
     OPTIMIZERS,
     SAMPLED,
 )
-from apts_mpi.settings.texts import AUTO, arguments, class_weights, given, interval, steps, widths
+from apts_mpi.settings.texts import (
+    AUTO,
+    OURS,
+    arguments,
+    changes,
+    class_weights,
+    given,
+    interval,
+    steps,
+    widths,
+)
 
 
 @dataclass(frozen=True)
@@ -126,11 +136,12 @@ LOGS = text(
     lambda words: set(words.split(",")) <= set(LOGGERS),
     *LOGGERS,
 )
-AUGMENTATIONS = ("crop", "flip")
+AUGMENTATIONS = OURS
 CHANGES = text(
-    "crop|flip|crop,flip",
-    "crop, flip or crop,flip",
-    lambda words: set(words.split(",")) <= set(AUGMENTATIONS),
+    "crop,flip,NAME(...),...",
+    "crop, flip, or names of torchvision.transforms.v2 with their arguments, like "
+    "crop,RandomRotation(15)",
+    given(changes),
     *AUGMENTATIONS,
 )
 

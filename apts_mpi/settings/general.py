@@ -53,7 +53,8 @@ class Data:
         None,
         of.CHANGES,
         "change training images at random: 'crop' pads by 4 pixels and takes a random window, "
-        "'flip' mirrors left to right",
+        "'flip' mirrors left to right; names of torchvision.transforms.v2, with arguments in "
+        "parentheses, change them one by one on the CPU",
     )
     stream: bool = setting(
         False,
@@ -202,6 +203,23 @@ class Ranks:
         of.ON_OFF,
         "send from GPU memory where the MPI library can, which is tried at the start; otherwise "
         "through host memory",
+    )
+    elastic: bool = _free(
+        False,
+        of.ON_OFF,
+        "where ranks die or stand still the others go on without them; needs mpirun --with-ft ulfm "
+        "of Open MPI 5 (docs/elastic.md)",
+    )
+    min_ranks: int = _free(
+        1,
+        whole(1, 2**12),
+        "with --elastic: where fewer ranks are left, stop with a checkpoint (status 3)",
+    )
+    rank_timeout: float = _free(
+        300.0,
+        number(0, math.inf),
+        "with --elastic: seconds after which a rank that the others wait for is taken for lost, "
+        "and killed; 0: never",
     )
     stall_warning: float = _free(
         60.0,

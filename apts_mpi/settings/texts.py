@@ -1,13 +1,16 @@
-"""What the text of a flag says: widths, steps, weights, intervals and arguments."""
+"""What the text of a flag says: widths, steps, weights, intervals, arguments, changes."""
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 AUTO = -1  # local steps that the program measures before it trains
+OURS = ("crop", "flip")  # changes of images that need no package
+_LONGEST = 1000  # characters of all changes
 _INTERVAL = re.compile(r"(\d{1,9})(s?)")
 _WORDS = {"on": True, "off": False, "true": True, "false": False, "none": None}
 _WORDS |= {word.capitalize(): value for word, value in _WORDS.items()}
@@ -70,6 +73,32 @@ def _number_or_text(word: str) -> int | float | str:
         except ValueError:
             continue
     return word
+
+
+def changes(words: str) -> tuple[str, ...]:
+    """The parts of crop,flip,RandomRotation(15), each once; arguments are literals.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if len(words) > _LONGEST:
+        raise ValueError("it is too long")
+    try:
+        found = ast.parse(f"[{words}]", mode="eval").body
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(words) from error
+    if not isinstance(found, ast.List):
+        raise ValueError(words)
+    for each in found.elts:
+        name = each.func if isinstance(each, ast.Call) else each
+        if not isinstance(name, ast.Name) or (name.id not in OURS and not name.id[0].isupper()):
+            raise ValueError(words)
+        if isinstance(each, ast.Call):
+            if name.id in OURS or any(keyword.arg is None for keyword in each.keywords):
+                raise ValueError(words)
+            for value in (*each.args, *(keyword.value for keyword in each.keywords)):
+                ast.literal_eval(value)  # ValueError where it is no literal
+    return tuple(dict.fromkeys(map(ast.unparse, found.elts)))
 
 
 def given(read: Callable[[str], Any]) -> Callable[[str], bool]:

@@ -36,6 +36,7 @@ from apts_mpi.training.provenance import facts
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.samples import Samples, Streamed, load, spread, task_of, units_of
 from apts_mpi.training.subdomain import Subdomain
+from apts_mpi.training.transforms import Changes
 from apts_mpi.training.trial import try_out
 
 
@@ -142,7 +143,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
         )
     network = flat_network(module, judge, task, config)
     take_rank_zeros(network.frozen, comm)  # before the trial, so that this warning comes first
-    subdomains = _subdomains(config, comm, task, network, train)
+    subdomains = _subdomains(config, comm, info, network, train)
     batch = config.batch or CHUNK
     statistics = RunningStatistics(network, train, batch=batch, comm=comm)
     _try(config, comm, console, network, judge, subdomains, list(judged.values()))
@@ -225,14 +226,22 @@ def _network(
 def _subdomains(
     config: TrainConfig,
     comm: Comm,
-    task: Task,
+    info: DatasetInfo,
     network: FlatNetwork,
     train: Sequence[Samples],
 ) -> list[Subdomain]:
     """The subdomains of this rank, one for each part of its training samples."""
+    changes = None
     with comm.together():
         if config.augment is not None:
-            _require_images(config.augment, task.sample_shape)
+            _require_images(config.augment, info.sample_shape)
+            changes = Changes(
+                config.augmentations,
+                shape=info.sample_shape,
+                dtype=info.dtype,
+                mean=info.mean,
+                std=info.std,
+            )
     largest = np.array([float(max(map(len, train)))])
     comm.maximum(largest)
     return [
@@ -249,7 +258,7 @@ def _subdomains(
                 window=samples.stream.window if isinstance(samples, Streamed) else None,
             ),
             comm.clock,
-            augment=config.augmentations,
+            augment=changes,
             key=(config.seed, comm.rank * len(train) + k),
         )
         for k, samples in enumerate(train)

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from apts_mpi.comm.replicas import untrained
-from apts_mpi.method.flat import FlatParameters, _is_real
+from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.layers import Layer, layers
 from apts_mpi.networks.cost import activations
 from apts_mpi.networks.evaluating import evaluating
@@ -29,6 +29,10 @@ _ACTIVATIONS = 2**26  # numbers that a forward pass may leave, 256 MiB
 def chunk_for(activations: int) -> int:
     """Samples per forward pass of a network that leaves so many numbers per sample."""
     return min(max(_ACTIVATIONS // max(activations, 1), 1), CHUNK)
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 class FlatNetwork(FlatParameters):

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from apts_mpi.checkpoints.folder import Checkpoints
@@ -31,6 +32,22 @@ from apts_mpi.training.summary import summarise
 REPLICA_CHECK_EVERY = 50  # outer iterations
 
 
+@dataclass(frozen=True)
+class Before:
+    """What the same run on more ranks has left, some of which have died.
+
+    Attributes:
+        row: of the metrics, the last one; None of a run that starts anew. pending: whether it is
+            still to be evaluated and written.
+        seconds: that the run has lived. losses: of ranks, for the summary.
+    """
+
+    row: dict[str, Any] | None
+    pending: bool
+    seconds: float
+    losses: list[dict[str, Any]]
+
+
 class Training:
     """One run on this rank, from settings to summary; every rank makes one and calls ``run``.
 
@@ -39,9 +56,11 @@ class Training:
         comm: the ranks.
         resumed: what the run resumes; the settings are then what ``resuming`` makes them.
         signals: that ask the ranks to stop, to say which one it was.
+        before: where ranks have died, what the run on more of them has left.
 
     Attributes:
-        built: what the run is made of. progress: how far it is.
+        built: what the run is made of. progress: how far it is. phase: what it does, in words.
+        moment: where the ranks may outlive others, what all have alike after the last iteration.
         directory: what it leaves behind. checkpoints: in it. best: of them, the one that is best
             on the validation samples.
 
@@ -56,14 +75,15 @@ class Training:
         *,
         resumed: Resumed | None = None,
         signals: StopSignals | None = None,
+        before: Before | None = None,
     ) -> None:
         self._started = time.perf_counter()  # less what the run took before it was resumed
-        self._born = time.monotonic()
-        self.comm, self.progress = comm, Progress()
+        self._born = time.monotonic() - (before.seconds if before else 0.0)
+        self.comm, self.progress, self.phase = comm, Progress(), "the start"
         self.built = run = build(config, comm, resumed)
         if resumed is not None:
-            self.progress, before = run_state.restore(run, resumed)
-            self._started -= before
+            self.progress, seconds = run_state.restore(run, resumed)
+            self._started -= seconds
         run_state.rehearse(run, self.progress)
         for each in run.subdomains:
             each.follow()
@@ -73,6 +93,8 @@ class Training:
             resumed,
             threads=run.placement.threads,
             done=self.progress.iterations,
+            rewritten=int(before is not None and before.row is not None),
+            again=before is not None,
             say=run.console.say,
         )
         self._logs = open_loggers(
@@ -85,11 +107,33 @@ class Training:
             say=run.console.say,
         )
         self._statistics_at = -1  # the iteration that BatchNorm's statistics are of
-        self._warned_strange = False
+        self._warned_strange = self._stopping = False
         self._signals, self._reason = signals, ""  # why this rank wants to stop
+        self._row = before.row if before else None  # of the last iteration
+        self._lap = dict.fromkeys(comm.clock.seconds, 0.0)
+        self._pending = before is not None and before.pending  # whether it is to be dealt with
+        self._losses = before.losses if before else []
+        if self._row is not None and not self._pending:
+            self.directory.row(self._row)
+        self._remember()
 
-    def _seconds(self) -> float:
+    def seconds(self) -> float:
+        """That the run has taken."""
         return time.perf_counter() - self._started
+
+    def _remember(self) -> None:
+        """Keep what all ranks have alike before an iteration that not all may complete."""
+        if self.comm.elastic:
+            self.moment = run_state.Moment.of(self.built)
+
+    def unfinished(self) -> dict[str, Any]:
+        """What those that are left need besides the state, in plain values."""
+        return {
+            "row": self._row,
+            "pending": self._pending,
+            "stopping": self._stopping,
+            "seconds": time.monotonic() - self._born,
+        }
 
     def checkpoint(self) -> str | None:
         """Write one; every rank calls it. None, or on every rank the line of what failed."""
@@ -102,7 +146,7 @@ class Training:
             self._refresh_statistics()
             failed = checkpoints.save(
                 self.progress.iterations,
-                *run_state.states(self.built, self.progress, self._seconds()),
+                *run_state.states(self.built, self.progress, self.seconds()),
             )
         if failed is not None:
             last = checkpoints.last
@@ -121,40 +165,54 @@ class Training:
                 checks, writing.
         """
         self.built.console.start(self._part(), self.progress.losses)
-        checkpointed = time.monotonic()
-        while not self._done():
-            if self.comm.rank == 0:  # whose clock is everybody's
-                self._ask_in_time(checkpointed)
-            self.comm.clock.lap()
-            sent = self.comm.traffic.bytes_allreduced
-            result = self._iterate()
-            lap = self.comm.clock.lap()
-            row = self._count(result, lap, self.comm.traffic.bytes_allreduced - sent)
-            last = self._done()
-            since, best = row["epoch"] - self.progress.evaluated_at, False
-            if last or since >= (self.built.config.evaluate_every or 0.0):
-                self.progress.evaluated(row, self.evaluate())
-                row.update(self.progress.losses)
-                last, best = self._done(), self.progress.unimproved == 0
-            self.directory.row(row)
-            self._logs.log(row)
-            self.built.console.progress(row, self._part(), last=last)
-            stop, failed = self.comm.wished(STOP) and not last, None
-            writes = self._due(last) or stop
-            best = best and any(self.built.config.checkpoint_interval())
-            # Before every checkpoint, so that none has parameters that are not every rank's.
-            if writes or best or last or self.progress.iterations % REPLICA_CHECK_EVERY == 0:
-                self.comm.check_replicas(self.built.network.vector)
-            if writes:
-                failed = self.checkpoint()
-                checkpointed = time.monotonic()
-            if best:
-                self._save(self.best)
-            heard(row, lap, self.comm.clock.lap())
-            if stop:
-                self._stop(failed)
+        self._checkpointed = time.monotonic()
+        while self._pending or not self._done():
+            if not self._pending:
+                if self.comm.rank == 0:  # whose clock is everybody's
+                    self._ask_in_time(self._checkpointed)
+                self.comm.clock.lap()
+                self.phase = f"iteration {self.progress.iterations + 1}"
+                sent = self.comm.traffic.bytes_allreduced
+                result = self._iterate()
+                self._lap = self.comm.clock.lap()
+                sent = self.comm.traffic.bytes_allreduced - sent
+                self._row, self._pending = self._count(result, self._lap, sent), True
+                self._remember()
+            assert self._row is not None
+            self._conclude(self._row, heard)
         self.built.console.stop()
         return self._finish()
+
+    def _conclude(
+        self, row: dict[str, Any], heard: Callable[[dict[str, Any], Lap, Lap], object]
+    ) -> None:
+        """All that follows an iteration: evaluation, its row, checks, a checkpoint, the stop."""
+        self.phase = f"evaluation or writing after iteration {self.progress.iterations}"
+        last = self._done()
+        since = row["epoch"] - self.progress.evaluated_at
+        if last or since >= (self.built.config.evaluate_every or 0.0):
+            self.progress.evaluated(row, self.evaluate())
+            row.update(self.progress.losses)
+            last = self._done()
+        self.directory.row(row)
+        self._logs.log(row)
+        self.built.console.progress(row, self._part(), last=last)
+        self._stopping = self.comm.wished(STOP) and not last
+        writes, failed = self._due(last) or self._stopping, None
+        best = self.progress.evaluated_at == row["epoch"] and self.progress.unimproved == 0
+        best = best and any(self.built.config.checkpoint_interval())
+        # Before every checkpoint, so that none has parameters that are not every rank's.
+        if writes or best or last or self.progress.iterations % REPLICA_CHECK_EVERY == 0:
+            self.comm.check_replicas(self.built.network.vector)
+        if writes:
+            failed = self.checkpoint()
+            self._checkpointed = time.monotonic()
+        if best:
+            self._save(self.best)
+        heard(row, self._lap, self.comm.clock.lap())
+        if self._stopping:
+            self._stop(failed)
+        self._pending = False
 
     def _done(self) -> bool:
         """Whether there is no outer iteration left to do; the same on every rank."""
@@ -209,7 +267,20 @@ class Training:
                 self.built.trace.finish()
             except AgreedError as error:  # the checkpoint is what counts
                 self.built.console.say(f"warning: {error}")
-        line = f"stopped by {reason} after iteration {self.progress.iterations}"
+        self._end_early(f"stopped by {reason}", failed)
+
+    def stop_below(self, ranks: int) -> NoReturn:
+        """End the run with a checkpoint, as fewer than so many ranks are left."""
+        if self._pending and self._row is not None:
+            if not self.progress.losses:
+                self.progress.evaluated(self._row, self.evaluate())
+                self._row.update(self.progress.losses)
+            self.directory.row(self._row)
+        left = f"{self.comm.size} rank{'s' * (self.comm.size > 1)}"
+        self._end_early(f"{left} left, --min-ranks is {ranks}: stopped", self.checkpoint())
+
+    def _end_early(self, why: str, failed: str | None) -> NoReturn:
+        line = f"{why} after iteration {self.progress.iterations}"
         if failed is not None:
             raise AgreedError(f"{line}; no checkpoint could be written: {failed}", status=1)
         how = f"resume with --resume {self.directory.path}"
@@ -232,7 +303,7 @@ class Training:
 
     def _finish(self) -> dict[str, Any]:
         """Summary and trace of a run that has come to its end."""
-        run, progress = self.built, self.progress
+        run, progress, self.phase = self.built, self.progress, "the last evaluation or the summary"
         if self._out_of_patience():
             run.console.say(
                 f"ends early: no better on the validation samples in {progress.unimproved} "
@@ -247,10 +318,13 @@ class Training:
             "train_loss": self._evaluate(train)["loss"],
             "train_loss_samples": train[0].total,
             **progress.losses,
+            "evaluate_samples": run.config.evaluate_samples,
             # What is best on the test samples would be chosen by them.
             "best_test_accuracy": None,
         }
-        summary = summarise(run, seconds_total=self._seconds(), results=results)
+        if self.comm.elastic:
+            results["lost_ranks"] = self._losses
+        summary = summarise(run, seconds_total=self.seconds(), results=results)
         self.directory.finish(summary)
         self._logs.close(ended=True)
         if run.trace is not None:

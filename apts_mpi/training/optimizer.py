@@ -6,12 +6,12 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.method.apts import APTS
+from apts_mpi.method.apts import DeterministicMethod
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import BASELINES
 from apts_mpi.method.peers import baseline
 from apts_mpi.method.schedule import Schedule
-from apts_mpi.method.stochastic import StochasticAPTS
+from apts_mpi.method.stochastic import StochasticMethod
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.trust_region.objective import Draw
@@ -40,6 +40,9 @@ class Optimizer(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs besides the parameters."""
 
+    def shared_state(self) -> dict[str, Any]:
+        """A copy of what of it is the same on all ranks, without the entries of ``PER_RANK``."""
+
     def load_state_dict(self, state: dict[str, Any], *, resized: bool = False) -> None:
         """Restore it; ``resized``: of a run with another number of ranks, and of any of them."""
 
@@ -66,7 +69,7 @@ def optimizer(
             c.optimizer, network, comm, lr=c.lr, local_steps=local_steps, schedule=schedule
         )
     if not c.deterministic:
-        return StochasticAPTS(
+        return StochasticMethod(
             network,
             comm=comm,
             local_steps=local_steps,
@@ -88,7 +91,7 @@ def optimizer(
                 window=c.window or 1,
             ),
         )
-    return APTS(
+    return DeterministicMethod(
         network,
         comm=comm,
         local_solver=c.local_solver,

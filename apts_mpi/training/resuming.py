@@ -31,7 +31,10 @@ from apts_mpi.settings.toml import parse_toml
 from apts_mpi.training.saved_network import outline
 
 # Of this run alone, never taken over from the one that it resumes.
-_OWN = ("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort")
+_OWN = (
+    *("out", "resume", "trace", "max_seconds", "stall_warning", "stall_abort"),
+    *("elastic", "min_ranks", "rank_timeout"),
+)
 FIGURES = ("test_loss", "test_accuracy")  # that every evaluation gives
 _FREE = {name for name, each in SETTINGS.items() if each.free}
 
@@ -136,11 +139,14 @@ class Resumed:
     Attributes:
         config: of the run that wrote it, complete.
         given: what that run and those that it resumed were given.
+        head: where it is no checkpoint but what ranks that have outlived others have in memory,
+            the beginning of the line about that.
     """
 
     checkpoint: Checkpoint
     config: TrainConfig
     given: TrainConfig
+    head: str = ""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Resumed:
@@ -230,6 +236,8 @@ class Resumed:
             if getattr(config, name) != getattr(self.config, name)
         ]
         last = self.checkpoint.ranks - 1
+        if self.head:
+            return phrases
         if ranks == last:
             phrases.append(f"the state of rank {last} is dropped")
         elif ranks < last:

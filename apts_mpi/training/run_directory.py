@@ -229,11 +229,15 @@ def open_run(
     threads: int,
     done: int,
     say: Callable[[str], object],
+    rewritten: int = 0,
+    again: bool = False,
 ) -> tuple[RunDirectory, Checkpoints, Checkpoints]:
     """The directory of a run, its checkpoints, and those that were best; every rank calls it.
 
     Args:
         config: completed. threads: of a rank. done: iterations that the run has behind it.
+        rewritten: of their rows so many, the last ones, are written anew.
+        again: whether the same run may have made the directory before.
 
     Raises:
         AgreedError: on every rank, where the directory cannot be written.
@@ -247,8 +251,8 @@ def open_run(
         comm.watch.directory = path
     # Complete, so that the run repeats from it; where to write is the next run's own to choose.
     complete = dataclasses.replace(config, out=None, resume=None, trace=None, threads=threads)
-    shared = config.resume == "auto"
-    directory = RunDirectory(path, complete, comm, warn=say, shared=shared, begun=begun, rows=done)
+    shared, rows = again or config.resume == "auto", done - rewritten
+    directory = RunDirectory(path, complete, comm, warn=say, shared=shared, begun=begun, rows=rows)
     folder, best = path / FOLDER, path / FOLDER / BEST
     for each in (folder, best) if resumed is not None else ():
         with comm.together(), writing(str(each)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,7 +43,8 @@ def states(run: Run, progress: Progress, seconds: float) -> tuple[State, State]:
     apart = replicas.differ(others, run.comm)
     optimizer = run.optimizer.state_dict()
     own = {name: optimizer.pop(name) for name in run.optimizer.PER_RANK}
-    return _common(run, progress, optimizer), {
+    place = run.subdomains[0].batches.place(run.parts)
+    return shared(run, progress, optimizer, place), {
         "optimizer": own,
         "buffers": {name: others[name] for name in apart},
         "seconds": dict(run.comm.clock.seconds),
@@ -50,9 +52,28 @@ def states(run: Run, progress: Progress, seconds: float) -> tuple[State, State]:
     }
 
 
-def _common(run: Run, progress: Progress, optimizer: State) -> State:
+@dataclass(frozen=True)
+class Moment:
+    """What all ranks have alike at the start of an outer iteration.
+
+    Attributes:
+        theta: (n,) parameters. optimizer: of its state. place: in the data.
+    """
+
+    theta: Tensor
+    optimizer: State
+    place: Place
+
+    @classmethod
+    def of(cls, run: Run) -> Moment:
+        """A copy of it."""
+        place = run.subdomains[0].batches.place(run.parts)
+        return cls(run.network.vector.clone(), run.optimizer.shared_state(), place)
+
+
+def shared(run: Run, progress: Progress, optimizer: State, place: Place) -> State:
+    """What a checkpoint holds that is the same on every rank."""
     info, task = run.info, task_of(run.info)
-    place = run.subdomains[0].batches.place(run.parts)
     return {
         "settings": to_toml(run.given),
         "complete": to_toml(dataclasses.replace(run.config, threads=run.placement.threads)),
@@ -140,8 +161,14 @@ def restore(run: Run, resumed: Resumed) -> tuple[Progress, float]:
         seconds = float(checkpoint.own["seconds_total"])
     comm.check_replicas(run.network.vector)
     line = f"resuming after iteration {checkpoint.iteration} of {resumed.path}"
-    if _is_resized(run, resumed):
-        changes = "; ".join(resumed.changes(run.config, comm.size))
+    changes = "; ".join(resumed.changes(run.config, comm.size))
+    if resumed.head:
+        line = (
+            f"{resumed.head} go on after iteration {checkpoint.iteration}; lost: what of iteration "
+            f"{checkpoint.iteration + 1} was done, and {run.optimizer.LOST_ON_RESIZE}"
+            + (f"; {changes}" if changes else "")
+        )
+    elif _is_resized(run, resumed):
         line += (
             f" on {_shape(*_here(run))}, not {_shape(*resumed.shape)}: parameters, radius and "
             f"place in the data stay, {run.optimizer.LOST_ON_RESIZE} is lost"

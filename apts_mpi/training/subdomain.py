@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from apts_mpi.comm.clock import Clock
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.method.randomness import Keyed
-from apts_mpi.training.augmentation import augment
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.samples import Held, Samples, Streamed
 from apts_mpi.trust_region.objective import Objective, Pending
@@ -22,8 +21,8 @@ class Subdomain:
     Args:
         network: of the rank, which its subdomains share. samples: of the subdomain.
         batches: the order in which they are drawn. clock: of the rank.
-        augment: names of changes made to images at random. key: sets the subdomain's random numbers
-            apart from others, (seed, number).
+        augment: changes a batch of images at random, by a key. key: sets the subdomain's random
+            numbers apart from others, (seed, number).
 
     Attributes:
         strange: a loss with gradient that was looked at and not finite, the last one; None where
@@ -37,7 +36,7 @@ class Subdomain:
         batches: Batches,
         clock: Clock,
         *,
-        augment: Sequence[str] = (),
+        augment: Callable[[Tensor, Sequence[int]], Tensor] | None = None,
         key: tuple[int, ...] = (),
     ) -> None:
         self.samples, self.batches = samples, batches
@@ -62,7 +61,8 @@ class Subdomain:
             else:
                 x, y = samples.take(index)
             key = (*self._key, *place)
-            x = augment(x, self._augment, key)
+            if self._augment is not None:
+                x = self._augment(x, key)
 
         def heard(value: Tensor) -> float:
             with clock.phase("gradient"):
@@ -80,5 +80,5 @@ class Subdomain:
             return Pending(value, heard) if value.is_cuda else heard(value)
 
         # Images that change as they are drawn are another batch each time.
-        repeats = self.batches.repeats and not self._augment
+        repeats = self.batches.repeats and self._augment is None
         return Keyed(objective, network.generators, key, repeats=repeats), len(y)

@@ -129,6 +129,7 @@ def test_the_extract_holds_the_published_figures() -> None:
     assert curves["apts_d", 6, 2].at(10) == "86.7 [76.5, 90.8]"
 
 
+@pytest.mark.usefixtures("all_cores")
 def test_streaming_measures_and_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.cost import streaming
 
@@ -142,6 +143,7 @@ def test_streaming_measures_and_tells(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @needs_mpirun
+@pytest.mark.usefixtures("all_cores")
 def test_gpu_measures_on_a_cpu_too_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ def test_the_worker_goes_on_after_a_piece_that_failed(
 
 
 @needs_mpirun
+@pytest.mark.usefixtures("all_cores")
 def test_a_session_measures_what_is_missing(tmp_path: Path) -> None:
     made = session(tmp_path)
     made.results.add({"n": 2}, {"half": "old"})

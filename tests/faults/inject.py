@@ -20,7 +20,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from tests.faults.elastic_runs import Elastic, ElasticFaults
+from tests.faults.elastic_runs import table as elastic_table
 from tests.faults.faulty_runs import ACTIONS, OUTCOMES, Faults, Outcome
+from tests.ranks import quick_python
 
 
 def table(results: Sequence[Outcome]) -> str:
@@ -45,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines, gone on with")
+    parser.add_argument("--elastic", action="store_true", help="ranks die, and the others go on")
     given = parser.parse_args(arguments)
+    if given.elastic:
+        return _elastic(given)
     results = []
     if given.out and given.out.exists():
         lines = given.out.read_text(encoding="utf-8").splitlines()
@@ -67,6 +73,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with given.out.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps(asdict(each)) + "\n" for each in some)
     print(table(results))
+    wrong = any(each.outcome == "wrong" for each in results)
+    if wrong:
+        print(f"what was wrong is in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return int(wrong)
+
+
+def _elastic(given: argparse.Namespace) -> int:
+    """The same where the ranks that are left are to go on."""
+    results = list[Elastic]()
+    if given.out and given.out.exists():
+        lines = given.out.read_text(encoding="utf-8").splitlines()
+        results = [Elastic(**json.loads(line)) for line in lines]
+    done, folder = {each.number for each in results}, Path(tempfile.mkdtemp(prefix="faults-"))
+    wanted = range(given.first, given.first + given.injections)
+    with quick_python() as python:
+        faults = ElasticFaults(folder, given.seed, python)
+        for number in tqdm([number for number in wanted if number not in done], unit="injection"):
+            found = faults.run(number)
+            results.append(found)
+            if found.outcome == "wrong":
+                tqdm.write(f"{number}: {found}")
+            if given.out:
+                with given.out.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(found)) + "\n")
+    print(elastic_table(results))
     wrong = any(each.outcome == "wrong" for each in results)
     if wrong:
         print(f"what was wrong is in {folder}")

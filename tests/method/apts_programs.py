@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.message import FusedMessage
 from apts_mpi.errors import AgreedError
-from apts_mpi.method.apts import APTS
+from tests.method.driving import Deterministic
 from tests.method.problem import SAMPLES, closure_over, data, network, own_communicator, uneven_part
 
 
@@ -25,7 +25,7 @@ def first_order_consistency() -> None:
     x, y = data()
     part = uneven_part(comm)
     module = network()
-    apts = APTS(module.parameters(), comm=comm)
+    apts = Deterministic(module.parameters(), comm=comm)
     apts.step(closure_over(module, x[part], y[part]), samples=part.stop - part.start)
     closure = closure_over(module, x[part], y[part])
     seen: dict[str, Tensor] = {}
@@ -59,7 +59,7 @@ def weighted_loss() -> None:
     x, y = data()
     part = uneven_part(comm)
     module = network()
-    apts = APTS(module.parameters(), comm=comm, global_step=False)
+    apts = Deterministic(module.parameters(), comm=comm, global_step=False)
     result = apts.step(closure_over(module, x[part], y[part]), samples=part.stop - part.start)
     with torch.no_grad():
         assert abs(float(F.cross_entropy(module(x), y)) - result.loss) < 1e-6
@@ -75,7 +75,9 @@ def identical_data() -> None:
         results = []
         for ranks in (comm, Comm(own_communicator())):
             module = network()
-            apts = APTS(module.parameters(), comm=ranks, local_solver=solver, norm=norm, radius=0.1)
+            apts = Deterministic(
+                module.parameters(), comm=ranks, local_solver=solver, norm=norm, radius=0.1
+            )
             for _ in range(3):
                 apts.step(closure_over(module, x, y), samples=SAMPLES, same_batch=True)
             results.append(apts.flat.vector.clone())
@@ -93,7 +95,7 @@ def radius_bounds_correction() -> None:
     variants += [("first-order", norm, join) for norm in ("2", "inf") for join in joins]
     for solver, norm, join in variants:
         module = network()
-        apts = APTS(
+        apts = Deterministic(
             module.parameters(),
             comm=comm,
             local_solver=solver,
@@ -129,7 +131,7 @@ def message_counts() -> None:
         for (global_step, consistency), counts in wanted.items():
             for full in (False, True):
                 module = network()
-                apts = APTS(
+                apts = Deterministic(
                     module.parameters(),
                     comm=comm,
                     local_solver=solver,
@@ -153,7 +155,7 @@ def lone_non_finite_trial() -> None:
     x, y = data()
     part = uneven_part(comm)
     module = network()
-    apts = APTS(module.parameters(), comm=comm, radius=0.1, global_step=False)
+    apts = Deterministic(module.parameters(), comm=comm, radius=0.1, global_step=False)
     before = apts.flat.vector.clone()
     calls = 0
 
@@ -177,7 +179,7 @@ def rank_without_samples() -> None:
     n = 0 if comm.rank == 0 else SAMPLES
     for join in ("sum", "average", "adaptive"):
         module = network()
-        apts = APTS(module.parameters(), comm=comm, join=join)
+        apts = Deterministic(module.parameters(), comm=comm, join=join)
         closure = closure_over(module, x[:n], y[:n])
         losses = [apts.step(closure, samples=n).loss for _ in range(5)]
         assert losses[-1] < losses[0]
@@ -191,7 +193,7 @@ def first_batch_empty() -> None:
     for solver in ("first-order", "sr1"):
         for join in ("sum", "average", "adaptive"):
             module = network()
-            apts = APTS(module.parameters(), comm=comm, local_solver=solver, join=join)
+            apts = Deterministic(module.parameters(), comm=comm, local_solver=solver, join=join)
             for k in range(4):
                 n = 0 if comm.rank == 0 and k == 0 else SAMPLES
                 result = apts.step(closure_over(module, x[:n], y[:n]), samples=n)
@@ -215,8 +217,8 @@ def restored_ranks() -> None:
             solver: str = solver,
             global_step: bool = global_step,
             consistency: bool = consistency,
-        ) -> APTS:
-            return APTS(
+        ) -> Deterministic:
+            return Deterministic(
                 module.parameters(),
                 comm=comm,
                 local_solver=solver,
@@ -224,7 +226,7 @@ def restored_ranks() -> None:
                 consistency=consistency,
             )
 
-        def go(apts: APTS, module: nn.Module) -> None:
+        def go(apts: Deterministic, module: nn.Module) -> None:
             closure = closure_over(module, x[part], y[part])
             for _ in range(3):
                 apts.step(closure, samples=part.stop - part.start)
@@ -255,7 +257,7 @@ def different_networks() -> None:
     comm = Comm()
     module = nn.Linear(6, 3 + (comm.rank == 1))
     try:
-        APTS(module.parameters(), comm=comm)
+        Deterministic(module.parameters(), comm=comm)
     except AgreedError as caught:
         assert "rank 1" in str(caught)
         assert "(4, 6)" in str(caught)
@@ -268,7 +270,7 @@ def raising_rank() -> None:
     comm = Comm()
     x, y = data()
     module = network()
-    apts = APTS(module.parameters(), comm=comm)
+    apts = Deterministic(module.parameters(), comm=comm)
 
     def closure() -> Tensor:
         if comm.rank == 1:

@@ -12,7 +12,8 @@ from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.baselines import Baseline
-from apts_mpi.method.flat import FlatParameters, closure_objective
+from apts_mpi.method.closures import ClosureObjective
+from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.options import BASELINES
 from apts_mpi.method.peers import baseline
@@ -49,7 +50,7 @@ class Drawer:
             assert len(index), "a loss over no samples was asked for"
             return self.spoil(number, F.cross_entropy(self.module(x[index]), y[index]))
 
-        return closure_objective(self.flat, closure), len(index)
+        return ClosureObjective(self.flat, [closure]), len(index)
 
 
 def trained(

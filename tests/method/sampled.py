@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.method.stochastic import StochasticAPTS
+from tests.method.driving import Stochastic
 
 torch.set_num_threads(1)
 
@@ -50,7 +50,7 @@ class Run:
         self.x = torch.randn(60, 5)
         self.y = (self.x[:, 0] > 0).long() + (self.x[:, 1] > 0.5)
         options = {"local_steps": STEPS, "ahead": False, **options}
-        self.optimizer = StochasticAPTS(
+        self.optimizer = Stochastic(
             self.net.parameters(), comm=Comm(), **{"momentum": 0.5, **options}
         )
         self.rng = np.random.default_rng(seed)
@@ -88,6 +88,13 @@ class Run:
         self.fresh = not result.accepted
         return result
 
+    def step_on(self) -> Iteration:
+        """The rest of an iteration in progress."""
+        done = None
+        while done is None:
+            done = self.optimizer.take(self.optimizer.minibatch(self.batches))
+        return done
+
     def warm(self, count: int = 3) -> Run:
         """So many iterations of which the last is accepted."""
         while count > 0 or self.fresh:
@@ -114,9 +121,7 @@ class Downhill:
 
     def __init__(self, **options: Any) -> None:
         self.x = nn.Parameter(torch.zeros(4))
-        self.optimizer = StochasticAPTS(
-            [self.x], **{"local_steps": STEPS, "momentum": 0.5, **options}
-        )
+        self.optimizer = Stochastic([self.x], **{"local_steps": STEPS, "momentum": 0.5, **options})
         self.draws = 0
         self.spoilt: int | None = None  # the minibatch whose loss is far too high
 
@@ -137,9 +142,7 @@ class Scripted:
 
     def __init__(self, **options: Any) -> None:
         self.x = nn.Parameter(torch.zeros(4))
-        self.optimizer = StochasticAPTS(
-            [self.x], **{"local_steps": STEPS, "momentum": 0.5, **options}
-        )
+        self.optimizer = Stochastic([self.x], **{"local_steps": STEPS, "momentum": 0.5, **options})
         self.fresh = True
 
     def step(self, before: float, trial: float, *, uphill: bool = False) -> Iteration:

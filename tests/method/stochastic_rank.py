@@ -12,7 +12,7 @@ from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.method.stochastic import StochasticAPTS
+from tests.method.driving import Stochastic
 from tests.method.problem import data, minibatches, network
 
 STEPS = 4
@@ -42,7 +42,7 @@ class Rank:
         self.module = network(seed=comm.rank)  # rank 0's values are everyone's
         options = {"shared": False, "momentum": 0.5, "ahead": False, **options}
         options = {"local_steps": STEPS, **options}
-        self.optimizer = StochasticAPTS(self.module.parameters(), comm=comm, **options)
+        self.optimizer = Stochastic(self.module.parameters(), comm=comm, **options)
         self.steps = int(options["local_steps"])
         self.drawn = self.draws = 0
         self.fresh = True

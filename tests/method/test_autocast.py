@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi import APTS, StochasticAPTS
+from tests.method.driving import Deterministic, Stochastic
 
 
 def under_autocast(where: str) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def under_autocast(where: str) -> dict[str, Any]:
     x = torch.randn(400, 20)
     y = (x[:, :2].sum(1) > 0).long()
     net = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 2))
-    optimizer = StochasticAPTS(net.parameters(), local_steps=5)
+    optimizer = Stochastic(net.parameters(), local_steps=5)
     half = torch.autocast("cpu", torch.bfloat16, enabled=where != "around")
 
     def minibatch() -> tuple[Callable[[], Tensor], int]:
@@ -60,7 +60,7 @@ def test_the_algebra_is_in_float32_under_autocast() -> None:
         torch.manual_seed(0)
         x, y = torch.randn(40, 6, dtype=torch.float64), torch.randint(2, (40,))
         weight = nn.Parameter(torch.randn(2, 6))
-        apts = APTS([weight])
+        apts = Deterministic([weight])
 
         def closure() -> Tensor:
             with torch.autocast("cpu", enabled=False):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi import StochasticAPTS
 from apts_mpi.method.first_radius import FirstStep, search
+from tests.method.driving import Stochastic
 
 FIRST, LARGEST = 1e-5, 1.0
 
@@ -112,7 +112,7 @@ def test_a_loss_that_cannot_be_repeated_is_told_and_trains(
     x = torch.randn(400, 10)
     y = (x[:, 0] + x[:, 1] > 0).long()
     net = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 2))
-    optimizer = StochasticAPTS(net.parameters(), local_steps=5)
+    optimizer = Stochastic(net.parameters(), local_steps=5)
 
     def minibatch() -> tuple[Callable[[], Tensor], int]:
         index = torch.randint(400, (50,))
@@ -137,7 +137,7 @@ def test_a_first_radius_that_was_not_found_does_not_bound_the_run(
 ) -> None:
     """A kink at the start, so that the loss rises at first; further off there is a long slope."""
     x = nn.Parameter(torch.zeros(4))
-    optimizer = StochasticAPTS([x], local_steps=5)
+    optimizer = Stochastic([x], local_steps=5)
     calls = 0
 
     def minibatch() -> tuple[Callable[[], Tensor], int]:
@@ -162,7 +162,7 @@ def test_a_constant_loss_is_told(heard: pytest.LogCaptureFixture) -> None:
     net = nn.Linear(3, 2)
     stale = copy.deepcopy(net)
     x, y = torch.randn(8, 3), torch.randint(2, (8,))
-    optimizer = StochasticAPTS(net.parameters(), local_steps=3)
+    optimizer = Stochastic(net.parameters(), local_steps=3)
 
     def closure() -> Tensor:  # of a copy; the gradient is as it should be
         moved = cross_entropy(net(x), y)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi.method.flat import FlatParameters, closure_objective
+from apts_mpi.method.closures import ClosureObjective
+from apts_mpi.method.flat import FlatParameters
+from apts_mpi.networks.seeding import Generators
 from tests.method.small_net import concatenated, module, plain_gradient, samples
 
 
@@ -83,7 +88,7 @@ def test_a_closure_gives_its_loss_and_only_where_wanted_its_gradient() -> None:
         graphs.append(loss.requires_grad)
         return loss
 
-    objective = closure_objective(flat, closure)
+    objective = ClosureObjective(flat, [closure])
     for _ in range(2):  # the second one does not add to the first
         assert float(objective(True)) == 14.0
         assert flat.gradient.tolist() == [2.0, -4.0, 6.0]
@@ -96,38 +101,75 @@ def test_a_closure_gives_its_loss_and_only_where_wanted_its_gradient() -> None:
     assert graphs == [True, True, True, False]
 
 
-def test_a_closure_that_calls_backward_itself_is_refused_with_the_remedy() -> None:
-    parameter, flat = quadratic()
+def goes_back(parameter: nn.Parameter, ends: Callable[[Tensor], Any]) -> Callable[[], Any]:
+    """A closure as LBFGS wants it, and what it returns."""
 
-    def closure() -> Tensor:
+    def closure() -> Any:
+        parameter.grad = None
         loss = (parameter**2).sum()
         loss.backward()
-        return loss
+        return ends(loss)
 
-    with pytest.raises(RuntimeError, match=r"return the loss and leave backward\(\)"):
-        closure_objective(flat, closure)(True)
+    return closure
 
 
-def test_a_closures_own_backward_adds_nothing_where_autograd_allows_two() -> None:
+@pytest.mark.parametrize("ends", [lambda loss: loss, Tensor.detach, Tensor.item])
+def test_a_closure_may_call_backward_itself(ends: Callable[[Tensor], Any]) -> None:
+    parameter, flat = quadratic()
+    objective = ClosureObjective(flat, [goes_back(parameter, ends)])
+    for _ in range(2):
+        assert float(objective(True)) == 14.0
+        assert flat.gradient.tolist() == [2.0, -4.0, 6.0]
+    flat.vector.zero_()
+    assert float(objective(False)) == 0.0
+    assert flat.gradient.tolist() == [2.0, -4.0, 6.0], "a loss alone leaves it"
+
+
+def test_a_graph_that_is_kept_is_gone_back_through_once() -> None:
     parameter, flat = quadratic()
 
     def closure() -> Tensor:
-        loss = parameter.sum()  # a graph without saved tensors
+        loss = parameter.sum()  # without saved tensors
         loss.backward()
         return loss
 
-    try:
-        closure_objective(flat, closure)(True)
-    except RuntimeError as error:
-        assert "backward" in str(error)
-    else:
-        assert flat.gradient.tolist() == [1.0, 1.0, 1.0]
+    ClosureObjective(flat, [closure])(True)
+    assert flat.gradient.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_first_loss_alone_of_a_closure_with_backward_draws_as_any() -> None:
+    parameter, flat = quadratic()
+    draws = list[float]()
+
+    def closure() -> Tensor:
+        draws.append(float(torch.rand(())))
+        loss = (parameter * draws[-1]).sum()
+        loss.backward()
+        return loss
+
+    objective = ClosureObjective(flat, [closure], generators=Generators(torch.device("cpu")))
+    loss = objective(False)
+    assert len(set(draws)) == 1
+    assert loss == pytest.approx(2.0 * draws[0])
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_chunks_of_a_minibatch_weigh_by_their_samples(with_gradient: bool) -> None:
+    net, (x, y) = module(), samples()
+    flat = FlatParameters(net.parameters())
+    cuts = (slice(0, 3), slice(3, 4), slice(4, len(x)))
+    chunks = [lambda s=s: cross_entropy(net(x[s]), y[s]) for s in cuts]
+    weights = [len(y[s]) / len(y) for s in cuts]
+    loss = float(ClosureObjective(flat, chunks, weights)(with_gradient))
+    assert loss == pytest.approx(float(cross_entropy(net(x), y)), rel=1e-5)
+    if with_gradient:
+        assert torch.allclose(flat.gradient, plain_gradient(net, x, y), rtol=1e-4, atol=1e-6)
 
 
 def test_a_closure_that_does_not_depend_on_the_parameters_is_refused() -> None:
     _, flat = quadratic()
     with pytest.raises(RuntimeError, match="loss does not depend on the parameters"):
-        closure_objective(flat, lambda: torch.tensor(1.0))(True)
+        ClosureObjective(flat, [lambda: torch.tensor(1.0)])(True)
 
 
 @pytest.mark.parametrize("set_to_none", [True, False])
@@ -140,7 +182,7 @@ def test_a_closure_may_zero_the_modules_gradients(set_to_none: bool) -> None:
         return cross_entropy(net(x), y)
 
     for _ in range(2):
-        closure_objective(flat, closure)(True)
+        ClosureObjective(flat, [closure])(True)
         assert torch.allclose(flat.gradient, plain_gradient(net, x, y), rtol=1e-5, atol=1e-7)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from apts_mpi.method.apts import APTS
+from tests.method.driving import Deterministic
 
 STEP = 0.01  # far inside every radius below
 
@@ -25,7 +25,7 @@ class Bowl(nn.Module):
         return 0.5 * (self.x**2).sum()
 
 
-def run(**options: Any) -> tuple[APTS, Bowl]:
+def run(**options: Any) -> tuple[Deterministic, Bowl]:
     bowl = Bowl()
     settings = {
         "local_solver": "first-order",
@@ -34,14 +34,14 @@ def run(**options: Any) -> tuple[APTS, Bowl]:
         "radius": 1.0,
         **options,
     }
-    optimizer = APTS(bowl.parameters(), **settings)
+    optimizer = Deterministic(bowl.parameters(), **settings)
     optimizer.options = replace(
         optimizer.options, global_step=False
     )  # its gradients still are joined, as momentum needs them
     return optimizer, bowl
 
 
-def moves(optimizer: APTS, closure: Callable[[], Tensor], count: int) -> list[Tensor]:
+def moves(optimizer: Deterministic, closure: Callable[[], Tensor], count: int) -> list[Tensor]:
     taken = []
     for _ in range(count):
         before = optimizer.flat.vector.clone()
@@ -50,7 +50,9 @@ def moves(optimizer: APTS, closure: Callable[[], Tensor], count: int) -> list[Te
     return taken
 
 
-def corrections_alone(optimizer: APTS, closure: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+def corrections_alone(
+    optimizer: Deterministic, closure: Callable[[], Tensor]
+) -> tuple[Tensor, Tensor]:
     """The second step with momentum and, from the same state, without; and the first step."""
     (first,) = moves(optimizer, closure, 1)
     state, theta = optimizer.state_dict(), optimizer.flat.vector.clone()

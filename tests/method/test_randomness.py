@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi import APTS, StochasticAPTS
 from apts_mpi.method.randomness import Repeated
 from apts_mpi.networks.seeding import Generators
+from tests.method.driving import Deterministic, Stochastic
 
 CPU = torch.device("cpu")
 
@@ -137,7 +137,7 @@ class Seen(nn.Module):
         return self.linear(x) * (0.5 + self.seen[-1])
 
 
-def looped(optimizer: StochasticAPTS, model: Seen, iterations: int) -> dict[int, list[float]]:
+def looped(optimizer: Stochastic, model: Seen, iterations: int) -> dict[int, list[float]]:
     """What each closure saw, over some iterations."""
     x, y = torch.randn(40, 3), torch.randint(2, (40,))
     seen = dict[int, list[float]]()
@@ -164,7 +164,7 @@ def looped(optimizer: StochasticAPTS, model: Seen, iterations: int) -> dict[int,
 def test_a_minibatch_sees_one_mask_and_others_see_others(source: str, ahead: bool) -> None:
     torch.manual_seed(0)
     model = Seen(SOURCES[source])
-    optimizer = StochasticAPTS(model.parameters(), local_steps=3, ahead=ahead)
+    optimizer = Stochastic(model.parameters(), local_steps=3, ahead=ahead)
     seen = looped(optimizer, model, 4)
     assert max(map(len, seen.values())) > 2, "some are evaluated several times"
     assert all(len(set(values)) == 1 for values in seen.values())
@@ -175,7 +175,7 @@ def test_a_minibatch_sees_one_mask_and_others_see_others(source: str, ahead: boo
 def test_a_whole_batch_sees_one_mask_an_iteration(same_batch: bool) -> None:
     torch.manual_seed(0)
     model = Seen(SOURCES["torch"])
-    apts = APTS(model.parameters())
+    apts = Deterministic(model.parameters())
     x, y = torch.randn(40, 3), torch.randint(2, (40,))
     masks = []
     for _ in range(4):
@@ -197,7 +197,7 @@ def test_dropout_leaves_the_reduction_ratio_as_good_as_without() -> None:
         x = torch.randn(400, 10)
         y = (x[:, 0] + x[:, 1] > 0).long()
         net = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Dropout(p), nn.Linear(64, 2))
-        optimizer = StochasticAPTS(net.parameters(), local_steps=5, local_solver="scaled")
+        optimizer = Stochastic(net.parameters(), local_steps=5, local_solver="scaled")
 
         def minibatch() -> tuple[Callable[[], Tensor], int]:
             index = torch.randint(400, (50,))

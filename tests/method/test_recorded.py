@@ -22,11 +22,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.method.apts import APTS
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, NoisyRule
 from tests.conftest import Launch
+from tests.method.driving import Deterministic, Stochastic
 
 RECORDED = Path(__file__).with_name("recorded.json")
 ITERATIONS, SAMPLES, BATCH = 4, 60, 16
@@ -79,12 +78,12 @@ def record(method: str, subdomains: int, comm: Comm) -> Record:
         return lambda: net.loss(index), samples
 
     def step() -> Iteration:
-        if isinstance(optimizer, StochasticAPTS):
+        if isinstance(optimizer, Stochastic):
             return optimizer.step(*[lambda k=k: minibatch(k) for k in range(subdomains)])
         closures, samples = zip(*map(minibatch, range(subdomains)), strict=True)
         return optimizer.step(*closures, samples=list(samples))
 
-    kind = StochasticAPTS if "ahead" in options else APTS
+    kind = Stochastic if "ahead" in options else Deterministic
     optimizer = kind(net.parameters(), comm=comm, subdomains=subdomains, **options)
     done = [step() for _ in range(ITERATIONS)]
     return {

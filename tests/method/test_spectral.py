@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from apts_mpi import StochasticAPTS
 from apts_mpi.trust_region.metric import SPECTRAL
+from tests.method.driving import Stochastic
 
 torch.set_num_threads(1)
 
@@ -37,7 +37,7 @@ def batches(module: nn.Module) -> Callable[[], tuple[Callable[[], Tensor], int]]
 @pytest.mark.parametrize("subdomains", [1, 2])
 def test_it_learns(subdomains: int) -> None:
     module = network()
-    optimizer = StochasticAPTS(module.parameters(), local_steps=5, subdomains=subdomains)
+    optimizer = Stochastic(module.parameters(), local_steps=5, subdomains=subdomains)
     give = batches(module)
     first = optimizer.step(*[give] * subdomains).loss
     for _ in range(40):
@@ -51,7 +51,7 @@ def moved(**options: float) -> list[Tensor]:
     """The changes of the parameters in the first iteration, of one local step."""
     module = network()
     before = [p.detach().clone() for p in module.parameters()]
-    optimizer = StochasticAPTS(
+    optimizer = Stochastic(
         module.parameters(), local_steps=1, radius=1e-4, momentum=0.0, cooldown=0.5
     )
     optimizer.done = options.get("done", 0.0)
@@ -78,7 +78,7 @@ def test_a_network_without_hidden_matrices_is_scaled_diagonally() -> None:
     for solver in ("scaled", "spectral"):
         torch.manual_seed(0)
         module = nn.Linear(6, 3)
-        optimizer = StochasticAPTS(
+        optimizer = Stochastic(
             module.parameters(), local_solver=solver, local_steps=3, momentum=0.6
         )
         give = batches(module)
@@ -98,4 +98,4 @@ def test_a_network_without_hidden_matrices_is_scaled_diagonally() -> None:
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match=line):
-        StochasticAPTS(network().parameters(), **options)
+        Stochastic(network().parameters(), **options)

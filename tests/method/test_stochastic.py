@@ -120,21 +120,6 @@ def test_a_rejected_correction_leaves_everything_as_it_was(how: str) -> None:
     assert not torch.equal(run.theta, theta), "it goes on"
 
 
-def test_a_gradient_that_was_changed_between_steps_is_not_used() -> None:
-    """By a backward of somebody else's, for example, or by clipping."""
-    kept, changed, read = Run(), Run(), Run()
-    for run in (kept, changed, read):
-        run.warm()
-    torch.nn.utils.clip_grad_norm_(changed.net.parameters(), 1e-3)
-    changed.fresh = True  # the iteration begins with a minibatch of its own again
-    float(read.net[0].weight.grad.norm())  # type: ignore[union-attr,operator]
-    results = [run.step() for run in (kept, changed, read)]
-    assert torch.equal(kept.theta, read.theta)
-    assert not torch.equal(kept.theta, changed.theta)
-    more = results[1].gradient_evaluations - results[0].gradient_evaluations
-    assert more >= 5, "one more minibatch"
-
-
 def coefficients(count: int, averaging: float) -> NDArray[np.float64]:
     """Of the iterates in their average, in closed form: Gamma(i + a) / Gamma(i)."""
     if math.isinf(averaging):

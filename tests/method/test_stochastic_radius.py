@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from apts_mpi.method.iteration import Iteration
-from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import NoisyRule
-from tests.method.driving import driven
+from tests.method.driving import Stochastic, driven
 from tests.method.sampled import STEPS, Downhill, Run, Scripted
 
 torch.set_num_threads(1)
@@ -31,9 +30,7 @@ class Quadratics:
         self.x = nn.Parameter(torch.zeros(n))
         self.hessian = np.diag(np.linspace(0.5, 5.0, n))
         self.noise = noise
-        self.optimizer = StochasticAPTS(
-            [self.x], **{"local_steps": STEPS, "momentum": 0.5, **options}
-        )
+        self.optimizer = Stochastic([self.x], **{"local_steps": STEPS, "momentum": 0.5, **options})
         self.seen: list[tuple[NDArray[np.float64], NDArray[np.float64], bool, Tensor]] = []
         self.extra = 0.0  # on the loss at the trial point
 
@@ -212,7 +209,7 @@ def test_the_radius_falls_no_lower_than_its_floor() -> None:
 def test_a_cliff_is_rejected_however_steep(power: int, height: float) -> None:
     # The steeper it is, the more the slope beyond it makes the parabola promise.
     x = torch.nn.Parameter(torch.zeros(1))
-    optimizer = StochasticAPTS([x], local_steps=1, momentum=0.0, radius=1.0)
+    optimizer = Stochastic([x], local_steps=1, momentum=0.0, radius=1.0)
 
     def loss() -> torch.Tensor:
         return (2.3 - x + height * x.abs() ** power).sum()
@@ -230,7 +227,7 @@ def test_sampling_noise_alone_does_not_freeze_the_radius() -> None:
     # Flat but for noise: an eighth as steep as the control losses scatter.
     rng = np.random.default_rng(0)
     x = torch.nn.Parameter(torch.zeros(4))
-    optimizer = StochasticAPTS([x], local_steps=4, radius=1e-3)
+    optimizer = Stochastic([x], local_steps=4, radius=1e-3)
 
     def minibatch() -> tuple[Any, int]:
         tilt = torch.as_tensor(rng.normal(size=4).astype(np.float32))
@@ -257,7 +254,7 @@ def test_the_first_loss_is_no_blow_up_later() -> None:
     # Losses of a network that has learned: mostly tiny, now and then one as at the start.
     losses = iter([2.0, *[0.01] * 30, 1.9, *[0.01] * 30])
     x = torch.nn.Parameter(torch.zeros(1))
-    optimizer = StochasticAPTS([x], local_steps=60, radius=1e-3)
+    optimizer = Stochastic([x], local_steps=60, radius=1e-3)
     solver = optimizer._subdomains[0].solver
 
     def draw() -> tuple[Any, int]:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from apts_mpi.method.stochastic import StochasticAPTS
 from apts_mpi.trust_region.radius import NoisyRule
+from tests.method.driving import Stochastic
 from tests.method.sampled import Run
 
 torch.set_num_threads(1)
@@ -48,7 +48,7 @@ def test_a_restored_optimizer_continues_bit_for_bit() -> None:
 def test_a_state_of_another_network_or_rank_is_refused() -> None:
     run = Run().warm()
     state = run.optimizer.state_dict()
-    smaller = StochasticAPTS([nn.Parameter(torch.zeros(3))])
+    smaller = Stochastic([nn.Parameter(torch.zeros(3))])
     with pytest.raises(ValueError, match=f"parameters {run.optimizer.flat.n}, not 3"):
         smaller.load_state_dict(state)
     for what in ("rank", "ranks"):
@@ -82,15 +82,6 @@ def test_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
         Run(**wrong)
 
 
-def test_a_module_that_was_moved_and_samples_below_zero_are_told() -> None:
-    run = Run()
-    with pytest.raises(ValueError, match="samples -1 is negative"):
-        run.optimizer.step(lambda: (lambda: torch.tensor(0.0), -1))
-    run.net.double().float()
-    with pytest.raises(RuntimeError, match="move the module first"):
-        run.step()
-
-
 def test_a_radius_at_its_floor_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     run = Run(rule=NoisyRule(minimum=1e-3)).warm()
     with caplog.at_level(logging.WARNING, logger="apts_mpi"):
@@ -109,7 +100,7 @@ def test_the_message_is_kept_of_a_correction_that_was_accepted_and_else_dropped(
 ) -> None:
     run, calls = Run().warm(), list[str]()
     for name in ("keep", "drop"):
-        monkeypatch.setattr(run.optimizer._messages, name, partial(calls.append, name))
+        monkeypatch.setattr(run.optimizer.messages, name, partial(calls.append, name))
     assert run.step().accepted
     assert calls == ["keep"]
     run.reject()
@@ -122,23 +113,35 @@ def test_the_message_is_kept_of_a_correction_that_was_accepted_and_else_dropped(
 def halfway(run: Run) -> Tensor:
     """Begin an iteration by taking two minibatches; the iterate that it began from."""
     before = run.theta.clone()
-    closures = run.optimizer._closures
-    with closures.called():
-        for _ in range(2):
-            closure, samples = run.batches()
-            assert run.optimizer.take((closures.objective(closure), samples)) is None
+    for _ in range(2):
+        assert run.optimizer.take(run.optimizer.minibatch(run.batches)) is None
     assert not torch.equal(run.theta, before), "a local step was taken"
     return before
 
 
-@pytest.mark.parametrize("used", [lambda o: o.state_dict(), lambda o: o.averaged().__enter__()])
-def test_amid_an_iteration_state_and_average_are_refused(
-    used: Callable[[StochasticAPTS], object],
-) -> None:
+def test_amid_an_iteration_the_average_is_there_and_the_iteration_continues() -> None:
+    run, other = Run().warm(), Run().warm()
+    for each in (run, other):
+        halfway(each)
+    before = run.theta.clone()
+    with run.optimizer.averaged():
+        assert torch.equal(run.theta, run.optimizer.average)
+        assert not torch.equal(run.theta, before)
+    assert torch.equal(run.theta, before)
+    assert repr(run.step_on()) == repr(other.step_on())
+
+
+def test_a_state_saved_amid_an_iteration_begins_it_anew() -> None:
     run = Run().warm()
+    before, whole = run.theta.clone(), run.optimizer.state_dict()
     halfway(run)
-    with pytest.raises(RuntimeError, match="an iteration is in progress"):
-        used(run.optimizer)
+    state = run.optimizer.state_dict()
+    assert torch.equal(run.optimizer.iterate_vector, before)
+    local = state["subdomains"]["0"]["local"]
+    assert local["learned"] > whole["subdomains"]["0"]["local"]["learned"]
+    assert not state["known"]
+    for name in ("velocity", "average", "radius", "ratio", "losses", "iterations"):
+        assert repr(state[name]) == repr(whole[name])
 
 
 def test_between_two_minibatches_the_clock_is_in_no_phase() -> None:
@@ -160,7 +163,7 @@ def test_an_iteration_that_is_left_begins_again_from_its_iterate() -> None:
         run.optimizer.iterate(fail)
     assert torch.equal(run.theta, before)
     assert not run.optimizer.now.known
-    run.optimizer.state_dict()  # again between iterations
+    assert not run.optimizer.in_progress
 
 
 def test_after_a_minibatch_that_raises_take_begins_anew() -> None:
@@ -208,7 +211,7 @@ def test_a_first_step_that_raises_before_a_minibatch_is_taken_back(
             run.step()
     assert torch.equal(run.theta, before)
     assert not run.optimizer.now.known
-    run.optimizer.state_dict()  # no iteration is in progress
+    assert not run.optimizer.in_progress
     assert math.isfinite(run.step().loss)
 
 
@@ -246,12 +249,11 @@ class TwoSubdomains(Run):
 
 def test_taking_the_minibatches_of_two_subdomains_one_by_one_is_a_step() -> None:
     stepped, taken = TwoSubdomains(), TwoSubdomains()
-    optimizer, closures = taken.optimizer, taken.optimizer._closures
+    optimizer = taken.optimizer
     for _ in range(4):
         expected, done = stepped.optimizer.step(*stepped.draws_of), None
-        with closures.called():
-            while done is None:
-                done = optimizer.take(closures.minibatch(taken.draws_of[optimizer.turn]))
+        while done is None:
+            done = optimizer.take(optimizer.minibatch(taken.draws_of[optimizer.turn]))
         assert optimizer.turn == 0
         assert repr(done) == repr(expected)
         assert torch.equal(taken.theta, stepped.theta)

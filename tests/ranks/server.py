@@ -21,6 +21,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import weakref
 from pathlib import Path
@@ -163,6 +164,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.modules["numpy"].random.seed()
+    tempfile.tempdir = None  # the environment may name another
     sys.executable = request["command"]
     status = 1
     try:

@@ -22,7 +22,9 @@ _TEXTS = {
     of.WEIGHTS: st.sampled_from(["balanced", "1,2,0.5", "0,1e300"]),
     of.ARGUMENTS: st.sampled_from(["width=64", "a=1,b=off,c=relu,d=1e-3"]),
     of.LOGS: st.sampled_from(["csv", "csv,wandb,mlflow,tensorboard"]),
-    of.CHANGES: st.sampled_from(["crop", "flip", "crop,flip", "flip,crop"]),
+    of.CHANGES: st.sampled_from(
+        ["crop", "flip", "crop,flip", "flip,crop", "flip,RandomRotation(15, fill=[1])"]
+    ),
 }
 
 

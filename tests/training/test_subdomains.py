@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from apts_mpi.method.stochastic import StochasticAPTS
 from tests.conftest import TESTS, Launch
+from tests.method.driving import Stochastic
 
 PROGRAM = TESTS / "training/subdomain_programs.py"
 
@@ -40,7 +40,7 @@ def test_the_joined_correction_is_every_subdomains_first_moment() -> None:
     x = torch.nn.Parameter(torch.zeros(2))
     moments = {}
     for shared in (True, False):
-        optimizer = StochasticAPTS([x], local_steps=4, subdomains=2, shared=shared, radius=1e-3)
+        optimizer = Stochastic([x], local_steps=4, subdomains=2, shared=shared, radius=1e-3)
         draws = [lambda slope=slope: ((lambda: x @ slope + 9.0), 10) for slope in slopes]
         optimizer.step(*draws)
         state = optimizer.state_dict()["subdomains"]
@@ -57,5 +57,5 @@ def test_the_joined_correction_is_every_subdomains_first_moment() -> None:
 
 def test_what_is_shared_needs_others() -> None:
     x = torch.nn.Parameter(torch.zeros(2))
-    assert not StochasticAPTS([x]).shared
-    assert StochasticAPTS([x], subdomains=2).shared
+    assert not Stochastic([x]).shared
+    assert Stochastic([x], subdomains=2).shared

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.method.apts import APTS
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.trust_region.radius import RadiusRule, reduction_ratio
+from tests.method.driving import Deterministic
 
 torch.set_num_threads(1)
 repeatable = settings(max_examples=200, deadline=None, derandomize=True)
@@ -169,11 +169,12 @@ def test_the_lsr1_method_follows_rosenbrocks_valley_to_its_end(
     options: dict[str, Any], radius: float | None
 ) -> None:
     point = Point([-1.2, 1.0])
-    apts = APTS(point.parameters(), comm=Comm(), radius=radius, **options)
+    apts = Deterministic(point.parameters(), comm=Comm(), radius=radius, **options)
     for _ in range(120):
         last = apts.step(lambda: rosenbrock(point.x.double()), samples=1, same_batch=True)
-    assert float((point.x.detach() - 1.0).norm()) < 1e-2
-    assert last.loss < 1e-5
+        if last.loss < 1e-5 and float((point.x.detach() - 1.0).norm()) < 1e-2:
+            return
+    raise AssertionError(f"after 120 iterations the loss is {last.loss}")
 
 
 @pytest.mark.parametrize(
@@ -202,16 +203,18 @@ def test_a_convex_quadratic_falls_to_its_minimum_from_any_first_radius(
         return 0.5 * x @ a @ x
 
     first = float(loss().detach())
-    apts = APTS(point.parameters(), comm=Comm(), radius=radius, **options)
+    apts = Deterministic(point.parameters(), comm=Comm(), radius=radius, **options)
     for _ in range(iterations):
         last = apts.step(loss, samples=1, same_batch=True)
-    assert last.loss < 1e-6 * first
+        if last.loss < 1e-6 * first:
+            return
+    raise AssertionError(f"after {iterations} iterations the loss is {last.loss}")
 
 
 @pytest.mark.parametrize("curvature", [1e-3, 1.0, 30.0])
 def test_a_parabola_takes_the_lsr1_method_a_few_iterations(curvature: float) -> None:
     point = Point([1.0])
-    apts = APTS(point.parameters(), comm=Comm(), radius=0.5)
+    apts = Deterministic(point.parameters(), comm=Comm(), radius=0.5)
     for _ in range(20):
         last = apts.step(
             lambda: 0.5 * curvature * point.x.double().square().sum(), samples=1, same_batch=True
@@ -229,7 +232,7 @@ class Script:
         parameter = nn.Parameter(torch.zeros(4))
         self.flat = FlatParameters([parameter])
         defaults = {"local_solver": "first-order", "local_steps": 1, "global_step": False}
-        self.apts = APTS(self.flat, comm=Comm(), **{**defaults, "radius": 0.1, **options})
+        self.apts = Deterministic(self.flat, comm=Comm(), **{**defaults, "radius": 0.1, **options})
         self.losses = iter(losses)
 
     repeats = True  # every batch is the same

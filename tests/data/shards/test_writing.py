@@ -186,14 +186,14 @@ def test_the_loser_of_a_race_takes_the_same_data_only(
     assert [p.name for p in tmp_path.iterdir()] == ["d"]
 
 
-def test_processes_racing_for_a_cache_agree(tmp_path: Path) -> None:
+def test_processes_racing_for_a_cache_agree(tmp_path: Path, python: str) -> None:
     program = (
         "import sys\n"
         "from apts_mpi.data import load_source, write_shards\n"
         "s = load_source('digits')\n"
         "print(write_shards(s, sys.argv[1], shards=6, exist_ok=True).digest)\n"
     )
-    command = [sys.executable, "-c", program, str(tmp_path / "d")]
+    command = [python, "-c", program, str(tmp_path / "d")]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     answers = [racer.communicate()[0].strip() for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0]

@@ -1,0 +1,105 @@
+"""A watch over ranks that can go on without one that stands still: that one is killed.
+
+What MPI then sees is a rank that has died. One that no other can kill, on another host, may read
+that it is lost and end itself.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from apts_mpi.comm.status_board import RECOVERY, News, Status, StatusBoard, born, rounded
+from apts_mpi.comm.watch import Ranks, Watch
+
+
+@dataclass(frozen=True)
+class Process:
+    """A rank's process, as others find it.
+
+    Attributes:
+        host, pid: where it is. born: what no other process with its number has.
+    """
+
+    host: str
+    pid: int
+    born: str
+
+    @classmethod
+    def of(cls, fact: str) -> Process:
+        """From the text that ``Watch`` has of every rank."""
+        host, pid, start = fact.split()
+        return cls(host, int(pid), start)
+
+    def __str__(self) -> str:
+        return f"{self.host} (process {self.pid})"
+
+    def end(self) -> None:
+        """Kill it, if it is still there; called on its host."""
+        if self.born == born(self.pid):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class ElasticWatch(Watch):
+    """As ``Watch``, and ranks that have not arrived in time are killed.
+
+    Args:
+        ranks, warning, abort, facts: as its. lose: seconds that a rank may keep others waiting; 0
+            or infinity: for ever.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        warning: float,
+        abort: float,
+        *,
+        lose: float,
+        facts: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(ranks, warning, abort, facts=facts)
+        self._lose = lose or math.inf
+        self._first = min(self._first, self._lose)
+        self.interval = min(1.0, self._first / 8)
+        self._rest(self._state)
+
+    def recover(self) -> None:
+        """A call begins that ranks come to from different ones, as one of them has died."""
+        self._state = (RECOVERY, "recovery")
+
+    def _exchange(self, board: StatusBoard, status: Status | None, look: bool) -> News:
+        self._end_those(board.gone())
+        return super()._exchange(board, status, look)
+
+    def _end_those(self, ranks: Iterable[int]) -> None:
+        """Kill those of some ranks that are on this host."""
+        host = Process.of(self.facts[self._rank]).host
+        for process in (Process.of(self.facts[rank]) for rank in ranks):
+            if process.host == host:
+                process.end()
+
+    def _report(self, line: str, missing: list[int]) -> None:
+        board = self._board
+        if missing and board is not None and self._lose <= self._due < self._abort:
+            self._reported = missing
+            self._say(f"{line}; taken for lost (--rank-timeout)")
+            status = self._status()
+            self._errands.do(lambda: board.lose(missing, status))
+            self._end_those(missing)
+            self._later()
+        elif self._due < self._lose < self._abort:
+            self._reported = missing
+            self._say(f"{line}; taken for lost after {rounded(self._lose)} (--rank-timeout)")
+            self._later()
+        else:
+            super()._report(line, missing)
+
+    def _later(self) -> None:
+        before, shift = self._due, self._look - self._due
+        super()._later()
+        if before < self._lose < self._due:
+            self._due = self._lose
+            self._look = max(self._due + shift, self._age)

@@ -1,0 +1,300 @@
+"""What both classes of the public interface share: a method behind ``torch.optim.Optimizer``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from apts_mpi.comm.communicator import Comm
+from apts_mpi.comm.replicas import take_rank_zeros
+from apts_mpi.method import interface, torch_state
+from apts_mpi.method.closures import Closures
+from apts_mpi.method.flat import FlatParameters
+from apts_mpi.method.iteration import Iteration
+from apts_mpi.trust_region.metric import Span
+
+if TYPE_CHECKING:
+    from apts_mpi.comm.job import MPI
+
+# Options that belong to the program's own networks: a loop's closures are only good while a step
+# lasts, as the loop's variables name the next minibatch after it.
+_INTERNAL = ("subdomains", "ahead")
+
+
+class NoSetting(KeyError):
+    """A parameter group does not have what torch's schedulers, say, look for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Group(dict[str, Any]):
+    """A parameter group; a learning rate is neither read from it nor written to it."""
+
+    def __missing__(self, name: str) -> Any:
+        why = f": {interface.NO_RATE}" if "lr" in name else f" (it has {', '.join(self)})"
+        raise NoSetting(f"a parameter group has no {name}{why}")
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if "lr" in name:
+            self.__missing__(name)
+        super().__setitem__(name, value)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """As a dict's, but for learning rates."""
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+
+class TorchOptimizer(torch.optim.Optimizer):
+    """A method over a user's own loop.
+
+    A class of it names its method.
+    """
+
+    __signature__: ClassVar[inspect.Signature]
+    _kind: ClassVar[Any]
+    _settings: ClassVar[tuple[str, ...]] = ()  # of parameter groups
+    _method: Any = None
+    last_iteration: Iteration | None = None
+
+    def __init_subclass__(cls, *, method: Any = None, **others: Any) -> None:
+        super().__init_subclass__(**others)
+        if method is None:  # a user's own class of a method: with all that this has
+            return
+        cls._kind = method
+        # For help(), and to name the arguments there are where another one is given.
+        named = inspect.Parameter.KEYWORD_ONLY
+        own = [
+            each
+            for each in inspect.signature(cls.__init__).parameters.values()
+            if each.kind is named
+        ]
+        known = {each.name for each in own} | set(_INTERNAL)
+        options = (each for each in fields(method._kinds[0]) if each.name not in known)
+        cls.__signature__ = inspect.Signature(
+            [
+                inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+                *own,
+                *(inspect.Parameter(each.name, named, default=each.default) for each in options),
+            ]
+        )
+
+    def __init__(
+        self,
+        params: Any,
+        positional: tuple[Any, ...],
+        comm: Comm | MPI.Comm | None,
+        options: dict[str, Any],
+        defaults: dict[str, float],
+    ) -> None:
+        kind, known = type(self).__name__, tuple(inspect.signature(type(self)).parameters)
+        if positional:
+            raise TypeError(f"{kind} takes params alone by position; name the others")
+        interface.require_known(kind, known, options)
+        self._options, self._averaging = options, False
+        super().__init__(interface.groups(params, self._settings), defaults)
+        self.comm = interface.communicator(comm)
+        self._build()
+
+    # ---- parameters ------------------------------------------------------------------------
+
+    @property
+    def _everything(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _spans(self) -> list[Span]:
+        """Of the groups with parameters to train."""
+        spans, stop = list[Span](), 0
+        for group in self.param_groups:
+            count = sum(p.numel() for p in group["params"] if p.requires_grad)
+            stop += count
+            numbers = group.get("radius_scale", 1.0), group.get("weight_decay", 0.0)
+            if count:
+                spans.append(Span(stop, *map(float, numbers)))
+        return spans
+
+    def _build(self) -> None:
+        """The method over the parameters that require a gradient now."""
+        self._trained = [p for p in self._everything if p.requires_grad]
+        flat = FlatParameters(self._everything, self._spans())
+        several = self.comm.size > 1
+        self._method = self._kind(flat, comm=self.comm, **self._options)
+        take_rank_zeros(flat.frozen, self.comm)
+        self._closures = Closures(
+            flat, warns=self.comm.rank == 0, failed=self._fail if several else None
+        )
+        self._gradient_version = flat.gradient._version
+
+    def _fail(self, error: Exception) -> None:
+        """All ranks are to know of it."""
+        if self._method.messages.error is None:
+            self._method.messages.error = error
+
+    def _rebuild(self) -> None:
+        """After parameters were frozen, unfrozen or added; what is known of the others stays.
+
+        An outer iteration in progress is abandoned.
+        """
+        interface.require_plain(self._everything)
+        self._method.abandon()
+        state, before = self.state_dict(), self._trained
+        for p in before:
+            if not p.requires_grad:
+                p.data = p.data.clone()  # no part of the vector any more
+        self._build()
+        self._restore(state, resized=True)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Train more parameters from now on; every rank calls it. See ``torch.optim``."""
+        super().add_param_group(interface.group(param_group, self._settings))
+        self.param_groups[-1] = Group(self.param_groups[-1])
+        if self._method is not None:
+            self._rebuild()
+
+    def _settle(self) -> None:
+        """Before a minibatch: the parameters are still those that the method trains."""
+        if self._averaging:
+            raise RuntimeError("a step within averaged(): leave it first, to train the iterate")
+        if list(map(id, self._trained)) != [id(p) for p in self._everything if p.requires_grad]:
+            self._rebuild()
+        self._method.flat.check_views()
+
+    # ---- what torch's optimizers have ------------------------------------------------------
+
+    @property
+    def radius(self) -> float:
+        """Delta."""
+        return float(self._method.radius)
+
+    @property
+    def iterations(self) -> int:
+        """Outer iterations done so far."""
+        return int(self._method.iterations)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing, for loops that call it: a step makes its gradients by itself."""
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the network has the parameters to evaluate or save, the same on every rank.
+
+        Raises:
+            RuntimeError: it is nested.
+        """
+        if self._averaging:
+            raise RuntimeError("averaged() within averaged()")
+        self._averaging = True
+        try:
+            with self._method.averaged():
+                yield
+        finally:
+            self._averaging = False
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """What torch's GradScaler looks at before it steps."""
+        raise RuntimeError(
+            "no GradScaler: a step takes a closure and makes its gradients by itself; use "
+            "torch.autocast with bfloat16, which needs no scaling"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            f"{type(self).__name__} is neither copied nor pickled: its module's parameters are "
+            "parts of its vectors; save state_dict() and load it into another one"
+        )
+
+    # ---- state -----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a restart needs, the iterate included, in torch's form.
+
+        Amid an outer iteration it is the state that the iteration began from.
+        """
+        method, n = self._method, self._method.flat.n
+        state = method.state_dict()
+        vectors = torch_state.vectors_of(state, n)
+        rest = torch_state.without(state, vectors)
+        numbers = {id(p): k for k, p in enumerate(self._everything)}
+        entries: dict[int, dict[str, Tensor]] = {numbers[id(p)]: {} for p in self._trained}
+        for name, vector in {"iterate": method.iterate_vector, **vectors}.items():
+            for each, part in zip(
+                entries.values(), torch_state.cut(vector, self._trained), strict=True
+            ):
+                each[name] = part
+        groups = [
+            {**group, "params": [numbers[id(p)] for p in group["params"]]}
+            for group in self.param_groups
+        ]
+        return {"state": entries, "param_groups": groups, "method": {**rest, **self._counters()}}
+
+    def _counters(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take up what ``state_dict`` gave, and put its iterate into the parameters.
+
+        Every rank calls it, with its own state or all with the state of one. In the second case,
+        and on another number of ranks, the gradient at the iterate is evaluated anew, from one more
+        minibatch; the rest continues.
+
+        Raises:
+            ValueError, AgreedError: on every rank, where it does not fit.
+        """
+        method, state = self._method, state_dict
+        shapes = [p.shape for p in self._everything]
+        exact = False
+        with self.comm.together():
+            why = torch_state.misfit(state, self.param_groups, shapes)
+            if why:
+                raise ValueError(why)
+            if self._averaging:
+                raise RuntimeError("load_state_dict within averaged(): leave it first")
+            saved, own = state["method"].get("options", {}), method.belongs()
+            exact = all(saved.get(name) == own[name] for name in ("rank", "ranks"))
+            exact &= set(state["state"]) == set(self.state_dict()["state"])
+        numbers = {name: state["method"].get(name) for name in ("iterations", "radius")}
+        self.comm.require_same("a state", [f"{name} {value}" for name, value in numbers.items()])
+        other = np.array([0.0 if exact else 1.0])
+        self.comm.maximum(other)
+        with self.comm.together():
+            self._restore(state, resized=bool(other[0]))
+        self.comm.check_replicas(self._method.flat.vector)
+
+    def _restore(self, state: Mapping[str, Any], *, resized: bool) -> None:
+        method, trained = self._method, self._trained
+        for group, saved in zip(self.param_groups, state["param_groups"], strict=False):
+            group.update({k: v for k, v in saved.items() if k in self._settings})
+        numbers = {id(p): k for k, p in enumerate(self._everything)}
+        saved_entries = [state["state"].get(numbers[id(p)], {}) for p in trained]
+        rest = torch_state.without(state["method"], ())
+        own = method.belongs()
+        rest["options"] = {**rest["options"], **{k: own[k] for k in ("parameters", "shapes")}}
+        names = {name for entries in saved_entries for name in entries}
+        vectors = {name: torch_state.joined(name, saved_entries, trained) for name in names}
+        for name, vector in vectors.items():
+            if name != "iterate":
+                torch_state.put(rest, name, vector)
+        if not all(saved_entries):
+            for each in rest["subdomains"].values():
+                if "local" in each:
+                    torch_state.learned_once(each["local"])
+        if (
+            resized
+            and "global_model" in rest
+            and set(state["state"]) != {numbers[id(p)] for p in trained}
+        ):
+            rest["global_model"] = method.state_dict()["global_model"]
+        method.load_state_dict(rest, resized=resized)
+        if "iterate" in vectors:
+            method.flat.vector.copy_(vectors["iterate"])
+        self._gradient_version = method.flat.gradient._version

@@ -1,0 +1,272 @@
+"""Ranks die and the run goes on: the survivors restore the iterate and share out the data anew.
+
+A loss of ranks comes up as ``RanksLost``, out of whatever call waited for them, on every survivor,
+and is dealt with here alone. What follows is a resume on fewer ranks, out of memory in place of a
+checkpoint: every survivor has kept what all have alike as it was after the last outer iteration,
+and one that is furthest hands it to the others, so that all of them have the same bits.
+docs/elastic.md has the protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from apts_mpi.checkpoints.folder import FOLDER, Checkpoint
+from apts_mpi.checkpoints.state_file import State, from_bytes, to_bytes
+from apts_mpi.comm import job
+from apts_mpi.comm.communicator import STOP, Comm
+from apts_mpi.comm.elastic import Guarded, die
+from apts_mpi.comm.elastic_watch import ElasticWatch, Process
+from apts_mpi.errors import AgreedError, InputError, RanksLost, is_exhausted
+from apts_mpi.files.streams import write_error
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.training import resuming, run_state
+from apts_mpi.training.console import Console
+from apts_mpi.training.loop import Before, Training
+from apts_mpi.training.resuming import Resumed
+from apts_mpi.training.signals import StopSignals
+
+
+@dataclass
+class Kept:
+    """What a survivor takes with it.
+
+    Attributes:
+        shared: what all ranks have alike, as a checkpoint has it, with its head. own: this rank's.
+        extra: what a checkpoint has not: the last row of the metrics, and where the run was.
+    """
+
+    shared: State
+    own: State
+    extra: dict[str, Any]
+
+    @classmethod
+    def of(cls, training: Training) -> Kept:
+        """What a run that has broken off leaves in this rank's memory."""
+        run, moment = training.built, training.moment
+        run.network.vector.copy_(moment.theta)
+        shared = run_state.shared(run, training.progress, moment.optimizer, moment.place)
+        state = run.optimizer.state_dict()
+        own = {
+            "optimizer": {name: state[name] for name in run.optimizer.PER_RANK},
+            "buffers": {},
+            "seconds": dict(run.comm.clock.seconds),
+            "seconds_total": training.seconds(),
+        }
+        extra = {
+            "ranks": run.comm.size,
+            "run": training.checkpoints.run,
+            "path": str(training.directory.path),
+            **training.unfinished(),
+        }
+        return cls(shared, own, extra)
+
+    @property
+    def place(self) -> int:
+        """Grows with what has been done."""
+        return 2 * int(self.shared["progress"]["iterations"]) + (not self.extra["pending"])
+
+    def reconciled(self, comm: Comm) -> Kept:
+        """That of the survivor that is furthest, of the lowest rank of them; all call it."""
+        places = np.array([float(self.place)])
+        comm.maximum(places)
+        first = np.array([comm.rank if self.place == places[0] else comm.size])
+        comm.allreduce(first, "MIN")
+        root = int(first[0])
+        extra = json.loads(comm.broadcast_text(json.dumps(self.extra), root))
+        data = np.frombuffer(to_bytes(self.shared) if comm.rank == root else b"", np.uint8)
+        length = np.array([len(data)])
+        comm.broadcast(length, root)
+        if comm.rank != root:
+            data = np.zeros(int(length[0]), np.uint8)
+        comm.broadcast(data if data.flags.writeable else data.copy(), root)
+        return replace(self, shared=from_bytes(data.tobytes()), extra=extra)
+
+    def resumed(self, head: str) -> Resumed:
+        """As a checkpoint that a run resumes; ``head``: what is said of it."""
+        iteration, extra = int(self.shared["progress"]["iterations"]), self.extra
+        path = Path(extra["path"]) / FOLDER / "memory"
+        found = Checkpoint(path, extra["run"], iteration, extra["ranks"], self.shared, self.own)
+        return replace(Resumed.of(found), head=head)
+
+
+class ElasticRun:
+    """A run that goes on without the ranks that die; every rank makes one.
+
+    Args:
+        values: settings from flags and a configuration file. error: of this rank about them.
+        signals: that ask for a stop. console: makes a rank's lines.
+
+    Attributes:
+        comm: the ranks that are left. path: the run directory.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, Any],
+        error: InputError | None,
+        signals: StopSignals,
+        console: Callable[[Comm], Console],
+    ) -> None:
+        self._values, self._given, self._error = values, TrainConfig(**values), error
+        self._signals, self._console = signals, console
+        self._guarded = Guarded.world()
+        if self._given.trace is not None:
+            what = f"--trace {self._given.trace}: is of ranks that all reach the end"
+            self._error = InputError(f"{what}; leave out --elastic")
+        self._training: Training | None = None
+        self._kept: Kept | None = None
+        self._watch: ElasticWatch | None = None
+        self._facts: Sequence[str] | None = None  # of every rank, for a watch
+        self._losses: list[dict[str, Any]] = []
+        self._head = ""  # of the line about the last one
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        assert self._training is not None
+        return self._training.directory.path
+
+    def run(self) -> dict[str, Any]:
+        """Train; the summary.
+
+        Raises:
+            AgreedError: on every rank that is left, as training raises it.
+        """
+        while True:
+            outcome: dict[str, Any] | AgreedError | None = None
+            try:
+                outcome = self._attempt()
+            except RanksLost:
+                pass
+            except AgreedError as error:
+                outcome = error
+            except Exception as error:
+                if not is_exhausted(error):
+                    raise
+                self._die()
+            if self._watch is not None:
+                self._watch.recover()
+            # Who is done must not leave while another needs it, nor who has failed wait for it.
+            if self._guarded.agreed(outcome is not None):
+                break
+            self._shrink()
+        if self._watch is not None:
+            self._watch.stop()
+        if isinstance(outcome, AgreedError):
+            raise outcome
+        assert outcome is not None
+        return outcome
+
+    def _attempt(self) -> dict[str, Any]:
+        """From the start, or from what the survivors have kept, to the end."""
+        if not self._losses:
+            self.comm = Comm(self._guarded)
+            self._signals.ask = lambda: self.comm.wish(STOP)
+            self._begin_watch(self.comm)
+        else:
+            self._begin_watch(_Left(self._guarded.Get_rank(), self._guarded.Get_size()))
+            self.comm = Comm(self._guarded)
+        self.comm.watch = self._watch
+        self.comm.agree(self._error)
+        stopping = self._kept is not None and self._kept.extra["stopping"]
+        if stopping or self._signals.caught is not None:  # ranks that had heard it have died
+            self.comm.wish(STOP)
+        console = self._console(self.comm)
+        self._agree_on_kept()
+        fewest = self._given.min_ranks
+        if self._kept is None:
+            if self.comm.size < fewest:
+                begun = f"{self._head}, before training began" if self._losses else "started"
+                left = f"{self.comm.size} rank{'s' * (self.comm.size > 1)} {begun}"
+                raise AgreedError(f"--min-ranks {fewest}: {left}", status=1 + (not self._losses))
+            if self._losses:
+                console.say(f"{self._head} start anew")
+            config, resumed = resuming.settings(self._values, self.comm, console.say)
+            before = Before(None, False, 0.0, self._losses) if self._losses else None
+        else:
+            resumed = self._kept.resumed(self._head)
+            config = resumed.continued(self._values, self.comm.size)
+            extra = self._kept.extra
+            before = Before(extra["row"], extra["pending"], extra["seconds"], self._losses)
+        training = Training(
+            config, self.comm, resumed=resumed, signals=self._signals, before=before
+        )
+        self._training = training
+        if self.comm.size < fewest:
+            training.stop_below(fewest)
+        return training.run()
+
+    def _begin_watch(self, ranks: Comm | _Left) -> None:
+        """Watch the ranks, those that are left before they send each other anything."""
+        given = self._given
+        limits = (given.stall_warning, given.stall_abort)
+        self._watch = ElasticWatch(ranks, *limits, lose=given.rank_timeout, facts=self._facts)
+        self._facts = self._watch.facts
+        self._watch.directory = None if self._kept is None else Path(self._kept.extra["path"])
+        self._watch.start()
+        self._watch.enter("start")
+
+    def _agree_on_kept(self) -> None:
+        """That of one survivor is everybody's, or nobody's where one has none of an iteration."""
+        if not self._losses:
+            return
+        fewest = np.array([1.0 if self._kept is None else 0.0])
+        self.comm.maximum(fewest)
+        self._kept = None if fewest[0] or self._kept is None else self._kept.reconciled(self.comm)
+
+    def _shrink(self) -> None:
+        """Leave out the ranks that have died."""
+        phase = "the start"
+        if self._training is not None:
+            phase = self._training.phase
+            # Before the first iteration is done there is nothing to keep.
+            self._kept = Kept.of(self._training) if self._training.progress.iterations else None
+            self._training = None
+        before = self._guarded.numbers()
+        self._guarded = self._guarded.shrink()
+        after = self._guarded.numbers()
+        if self._watch is not None:
+            self._watch.stop()
+        dead = [number for number in before if number not in after]
+        who, hosts = [f"rank {number}" for number in dead], list[str]()
+        if self._facts is not None:
+            facts = dict(zip(before, self._facts, strict=True))
+            self._facts = [facts[number] for number in after]
+            gone = [Process.of(facts[number]) for number in dead]
+            who = [f"{name} on {process}" for name, process in zip(who, gone, strict=True)]
+            hosts = [process.host for process in gone]
+        loss = {"ranks": dead, "hosts": hosts, "phase": phase, "left": len(after)}
+        self._losses.append(loss)
+        self._head = (
+            f"{', '.join(who)} {'is' if len(who) == 1 else 'are'} gone (in {phase}): "
+            f"{len(after)} of {len(before)} ranks are left and"
+        )
+        job.shrunk(self._guarded.Get_rank(), self._guarded.Get_size())
+
+    def _die(self) -> NoReturn:
+        """End this rank alone, whose memory has run out: the others go on without it."""
+        rank, host = self._guarded.communicator.Get_rank(), socket.gethostname()
+        lines = traceback.format_exc().splitlines()
+        write_error("".join(f"[rank {rank} on {host}] {line}\n" for line in lines))
+        die()
+
+
+@dataclass
+class _Left:
+    """What the watch needs of ranks before they have a ``Comm``; it knows them already."""
+
+    rank: int
+    size: int
+    host: str = ""
+
+    def gather_texts(self, text: str) -> list[str]:
+        raise NotImplementedError

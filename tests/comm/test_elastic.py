@@ -1,0 +1,115 @@
+"""Guarded communicators, with stand-ins for those of MPI."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from apts_mpi.comm import elastic
+from apts_mpi.comm.elastic import Guarded
+from apts_mpi.comm.elastic_watch import Process
+from apts_mpi.comm.job import MPI
+from apts_mpi.comm.status_board import born
+from apts_mpi.errors import AgreedError, RanksLost, is_exhausted
+
+
+class Imitated:
+    """A communicator that fails as it is told."""
+
+    def __init__(self, size: int = 3) -> None:
+        self.size, self.revoked, self.acknowledged = size, 0, 0
+        self.answers: list[Any] = []
+
+    def Set_errhandler(self, handler: object) -> None:
+        pass
+
+    def Is_revoked(self) -> bool:
+        return self.revoked > 0
+
+    def Revoke(self) -> None:
+        self.revoked += 1
+
+    def Get_size(self) -> int:
+        return self.size
+
+    def Ack_failed(self) -> None:
+        self.acknowledged += 1
+
+    def _answer(self, *arguments: Any) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    Allreduce = Agree = Shrink = _answer
+
+
+def failure() -> Exception:
+    return MPI.Exception(MPI.ERR_OTHER)
+
+
+def test_a_call_that_fails_revokes_the_family_and_raises_ranks_lost() -> None:
+    world, node = Imitated(), Imitated()
+    guarded = Guarded(world)  # type: ignore[arg-type]
+    derived = Guarded(node, guarded._family)  # type: ignore[arg-type]
+    node.answers = [7, failure()]
+    assert derived.Allreduce(1) == 7
+    with pytest.raises(RanksLost, match="Allreduce"):
+        derived.Allreduce(1)
+    assert (world.revoked, node.revoked) == (1, 1)
+
+
+def test_agreement_is_asked_for_again_where_another_rank_dies() -> None:
+    world = Imitated()
+    guarded = Guarded(world)  # type: ignore[arg-type]
+    world.answers = [failure(), 1, 0]
+    assert guarded.agreed(True)
+    assert world.acknowledged == 2
+    assert not guarded.agreed(True)
+
+
+def test_a_failed_call_without_a_death_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic, "_PAUSE", 0.0)
+    world = Imitated()
+    guarded = Guarded(world)  # type: ignore[arg-type]
+    world.answers = [Imitated(3) for _ in range(elastic._TRIES)]
+    with pytest.raises(AgreedError, match="no rank has died"):
+        guarded.shrink()
+    world.answers = [failure(), Imitated(2)]
+    assert guarded.shrink().Get_size() == 2
+
+
+def test_only_the_very_process_is_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-IS", "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        fact = f"here {child.pid} {born(child.pid)}"
+        Process.of(f"here {child.pid} 5").end()  # another one that had its number
+        assert child.poll() is None
+        Process.of(fact).end()
+        assert child.wait(10) == -9
+        Process.of(fact).end()  # which is gone
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_own_start_is_known() -> None:
+    assert born(os.getpid()).isdecimal() == sys.platform.startswith("linux")
+
+
+@pytest.mark.parametrize(
+    ("error", "exhausted"),
+    [
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("CUDA out of memory. Tried"), True),
+        (RuntimeError("a dog"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_that_has_run_out(error: Exception, exhausted: bool) -> None:
+    assert is_exhausted(error) == exhausted
