@@ -82,7 +82,7 @@ class Metric:
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
-            matrix v has its last ``q rho U V^T``.
+            matrix v has its last ``U V^T``.
         learned: gradients that went into the averages.
     """
 
@@ -109,7 +109,7 @@ class Metric:
         self.learned = 0
         self._every = every
         self._usual = vector.new_zeros(len(self._hidden))  # w, not corrected
-        self._theta, self._g, self._m, self._step = (
+        self._theta, self._g, self._m, self._polar = (
             [each.of(of) for each in hidden] for of in self._vectors
         )
         self.set_spans(spans or [Span(len(vector))])
@@ -150,20 +150,19 @@ class Metric:
             return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
         if (self.learned - 1) % self._every == 0:
-            self._look()
-        torch._foreach_add_(self._theta, self._step, alpha=-radius)
+            looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
+            torch._foreach_copy_(self._polar, polar_factors(looking))
+        lengths = self._lengths().mul_(-radius).unbind()
+        for at, p, length in zip(self._theta, self._polar, lengths, strict=True):
+            at.addcmul_(p, length)
 
-    def _look(self) -> None:
-        """Make q rho U V^T of each hidden matrix."""
-        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
-        first = 1.0 - FIRST_DECAY**self.learned
+    def _lengths(self) -> Tensor:
+        """q rho of each hidden matrix."""
+        first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
         squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
-        self._usual.lerp_(squares, 1.0 - SECOND_DECAY**self._every)
-        second = 1.0 - SECOND_DECAY ** (self.learned - 1 + self._every)
+        self._usual.lerp_(squares, 1.0 - SECOND_DECAY)
         q = (second * squares).div_(self._usual.clamp_min(1e-30)).sqrt_().clamp_max_(1.0)
-        lengths = q.mul_(self._rho).unbind()
-        for step, p, length in zip(self._step, polar_factors(looking), lengths, strict=True):
-            torch.mul(p, length, out=step)
+        return q.mul_(self._rho)
 
     def marked(self) -> tuple[int, Tensor]:
         """What ``back_to`` takes, to forget steps; m and v are the caller's to restore."""

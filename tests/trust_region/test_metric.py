@@ -68,8 +68,8 @@ def test_in_between_a_matrix_goes_on_along_its_last_polar_factor() -> None:
         g.copy_(gradient)
         before = theta.clone()
         metric.step(0.01)
-        moves.append(TALL.of(theta - before))
-    same = [torch.allclose(a, b, rtol=1e-4, atol=1e-7) for a, b in pairwise(moves)]
+        moves.append((theta - before)[TALL.part])
+    same = [float(torch.cosine_similarity(a, b, dim=0)) > 0.999 for a, b in pairwise(moves)]
     assert same == [True, True, False, True, True, False]
 
 
