@@ -70,6 +70,19 @@ class ElasticWatch(Watch):
         """A call begins that ranks come to from different ones, as one of them has died."""
         self._state = (RECOVERY, "recovery")
 
+    def advance(self, seconds: float) -> None:
+        """As its; without the launcher, whose end MPI does not tell here, this process ends."""
+        if os.getppid() != self._parent:
+            self._say(f"{self._peers.name(self._rank)} ends, as its launcher is gone")
+            self._end_process(0.1)
+            return
+        super().advance(seconds)
+
+    def _move(self, state: tuple[int, str | None]) -> None:
+        if state[0] == RECOVERY:
+            self._reported = None  # they have not arrived
+        super()._move(state)
+
     def _exchange(self, board: StatusBoard, status: Status | None, look: bool) -> News:
         self._end_those(board.gone())
         return super()._exchange(board, status, look)

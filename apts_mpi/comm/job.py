@@ -251,7 +251,7 @@ def speaks(rank: int, size: int, error: Exception | None = None) -> bool:
             Misfit all but the first wait a moment, as launchers end all processes with any.
     """
     found = launched()
-    if rank or size > 1 or found is None or found.rank == 0:
+    if rank or size > 1 or _left or found is None or found.rank == 0:
         return rank == 0
     if isinstance(error, Misfit):
         time.sleep(_PATIENCE)

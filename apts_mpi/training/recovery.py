@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 import traceback
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +35,8 @@ from apts_mpi.training.console import Console
 from apts_mpi.training.loop import Before, Training
 from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.signals import StopSignals
+
+_DELAY = 5.0  # seconds
 
 
 @dataclass
@@ -128,6 +132,7 @@ class ElasticRun:
         self._facts: Sequence[str] | None = None  # of every rank, for a watch
         self._losses: list[dict[str, Any]] = []
         self._head = ""  # of the line about the last one
+        self._split, self._smaller_part = "", False  # a name for the last one; see _claim
 
     @property
     def path(self) -> Path:
@@ -141,6 +146,14 @@ class ElasticRun:
         Raises:
             AgreedError: on every rank that is left, as training raises it.
         """
+        try:
+            return self._run()
+        except Exception as error:
+            if is_exhausted(error):
+                self._die()
+            raise
+
+    def _run(self) -> dict[str, Any]:
         while True:
             outcome: dict[str, Any] | AgreedError | None = None
             try:
@@ -149,10 +162,6 @@ class ElasticRun:
                 pass
             except AgreedError as error:
                 outcome = error
-            except Exception as error:
-                if not is_exhausted(error):
-                    raise
-                self._die()
             if self._watch is not None:
                 self._watch.recover()
             # Who is done must not leave while another needs it, nor who has failed wait for it.
@@ -193,6 +202,7 @@ class ElasticRun:
             config, resumed = resuming.settings(self._values, self.comm, console.say)
             before = Before(None, False, 0.0, self._losses) if self._losses else None
         else:
+            self._claim(Path(self._kept.extra["path"]))
             resumed = self._kept.resumed(self._head)
             config = resumed.continued(self._values, self.comm.size)
             extra = self._kept.extra
@@ -223,6 +233,24 @@ class ElasticRun:
         self.comm.maximum(fewest)
         self._kept = None if fewest[0] or self._kept is None else self._kept.reconciled(self.comm)
 
+    def _claim(self, path: Path) -> None:
+        """Be the only ones that go on: where the network parts ranks, each side sees the other die.
+
+        The first that makes a file in the run directory does. The smaller part lets the larger one
+        do so, unless none of the others can be alive.
+
+        Raises:
+            AgreedError: on every rank of this part, if others have been first.
+        """
+        with self.comm.together(status=1):
+            if self.comm.rank == 0:
+                if self._smaller_part:
+                    time.sleep(_DELAY)
+                try:
+                    (path / f".parted-{self._split}").touch(exist_ok=False)
+                except FileExistsError:
+                    raise InputError(f"{self._head} end, as the others go on") from None
+
     def _shrink(self) -> None:
         """Leave out the ranks that have died."""
         phase = "the start"
@@ -232,6 +260,8 @@ class ElasticRun:
             self._kept = Kept.of(self._training) if self._training.progress.iterations else None
             self._training = None
         before = self._guarded.numbers()
+        known = str((before, self._facts and self._facts[0]))  # to all of them, and to no other run
+        self._split = f"{zlib.crc32(known.encode()):08x}"
         self._guarded = self._guarded.shrink()
         after = self._guarded.numbers()
         if self._watch is not None:
@@ -244,6 +274,9 @@ class ElasticRun:
             gone = [Process.of(facts[number]) for number in dead]
             who = [f"{name} on {process}" for name, process in zip(who, gone, strict=True)]
             hosts = [process.host for process in gone]
+        # Processes of this host are seen to be gone; of others the network may only say so.
+        near = {Process.of(fact).host for fact in self._facts or ()}
+        self._smaller_part = 2 * len(after) <= len(before) and not set(hosts) <= near
         loss = {"ranks": dead, "hosts": hosts, "phase": phase, "left": len(after)}
         self._losses.append(loss)
         self._head = (

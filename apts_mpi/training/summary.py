@@ -83,7 +83,7 @@ def table(summary: dict[str, Any], path: Path, *, verbose: bool = False) -> str:
         ("loss", ", ".join(f"{losses[key]} {shown_loss(s, f'{key}_loss')}" for key in losses)),
         ("epochs", f"{s['passes']:.1f}  ({iterations})"),
     ]
-    if s["evaluate_samples"] is not None:
+    if s.get("evaluate_samples") is not None:
         some = f"{s['evaluate_samples']} samples of each split at most (--evaluate-samples)"
         rows.append(("evaluated", some))
     total = s["seconds_total_mean"]

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from apts_mpi.errors import InputError, did_you_mean, either, user_code
+from apts_mpi.errors import InputError, did_you_mean, user_code
 from apts_mpi.networks.seeding import Generators
 from apts_mpi.settings.declaration import AUGMENTATIONS
 from apts_mpi.training.augmentation import augment
@@ -92,7 +92,7 @@ def _made(text: str) -> Callable[[Tensor], Tensor]:
     if find_spec("torchvision") is None:
         raise InputError(
             f"--augment {text}: torchvision is not installed; install it with `pip install "
-            f"torchvision` (or 'apts_mpi[zoo]'); {either(AUGMENTATIONS)} need nothing else"
+            f"torchvision` (or 'apts_mpi[zoo]'); {' and '.join(AUGMENTATIONS)} need nothing else"
         )
     why = "; install the version of torchvision that goes with this torch"
     with user_code(f"--augment {text}: torchvision cannot be imported", why):

@@ -22,9 +22,9 @@ if len(own) <= LENGTH:
     sys.exit(f"the text has {len(tokens)} characters: too few for {comm.size} ranks")
 
 torch.manual_seed(0)
-model = GPT2LMHeadModel(
-    GPT2Config(vocab_size=len(letters), n_positions=LENGTH, n_embd=64, n_layer=2, n_head=4)
-)
+sizes = {"n_positions": LENGTH, "n_embd": 64, "n_layer": 2, "n_head": 4}
+special = {"bos_token_id": None, "eos_token_id": None}
+model = GPT2LMHeadModel(GPT2Config(vocab_size=len(letters), **sizes, **special))
 optimizer = StochasticAPTS(model.named_parameters(), comm=comm, steps=STEPS, weight_decay=0.1)
 draw = torch.Generator().manual_seed(comm.rank)
 

@@ -15,6 +15,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def record(folder: Path, rank: int) -> None:
     def counting(self: Any, *arguments: Any) -> Any:
         row = counted(self, *arguments)
         line = {"iteration": row["iteration"], "parts": self.built.parts, "drawn": drawn}
+        line |= {"kept": kept[-1], "seconds": row["seconds"]}
         file.write(
             json.dumps({**line, "losses": len(self._losses), "time": time.monotonic()}) + "\n"
         )
@@ -65,10 +67,17 @@ def record(folder: Path, rank: int) -> None:
         (folder / f"end-{rank}").write_text(str(bits))
         return summary
 
+    def remembering(self: Any) -> None:
+        start = time.perf_counter()
+        remembered(self)
+        kept.append(time.perf_counter() - start)
+
     def beginning(self: Any) -> Any:
         drawn.clear()
         return iterated(self)
 
+    kept, remembered = [0.0], loop.Training._remember
+    loop.Training._remember = remembering  # type: ignore[method-assign]
     iterated = loop.Training._iterate
     subdomain.Subdomain.draw = drawing  # type: ignore[method-assign]
     loop.Training._count = counting  # type: ignore[method-assign, assignment]
@@ -90,6 +99,12 @@ def plant(place: str, number: int, action: Callable[[], object]) -> None:
         return function(*arguments, **named)
 
     setattr(owner, name, instead)
+
+
+def strike(folder: Path, action: str) -> None:
+    """Say when, and do it."""
+    (folder / "struck").write_text(str(time.monotonic()))
+    victim.ACTIONS[action]()
 
 
 def count() -> dict[str, int]:
@@ -119,7 +134,7 @@ def main() -> int:
     if planted:
         for fault in json.loads(planted):
             if fault["rank"] == rank:
-                plant(fault["place"], fault["number"], victim.ACTIONS[fault["action"]])
+                plant(fault["place"], fault["number"], partial(strike, folder, fault["action"]))
         return program.main()
     counts = count()
     status = program.main()

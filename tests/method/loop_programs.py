@@ -98,7 +98,7 @@ def errors_reach_all_ranks() -> None:
     """Of a closure and of a loop, on one rank: one line for all, and the loop can continue."""
     comm, net = Comm(), network()
     bad = comm.size - 1
-    for fails_at in (0, 1, 2, 3, 7, 9):  # the search, local steps, control batches
+    for fails_at in (0, 2, 3):  # the search, a local step, a control batch
         for joins in (False, True):
             optimizer = StochasticAPTS(net.parameters(), comm=comm, local_steps=STEPS)
             batches = minibatches(comm.rank, 12)

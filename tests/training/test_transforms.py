@@ -113,7 +113,7 @@ def test_what_is_no_list_of_changes_is_refused(words: str) -> None:
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("apts_mpi.training.transforms.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"not installed; .* `pip install torchvision` .*crop or"):
+    with pytest.raises(InputError, match=r"not installed; .* `pip install torchvision` .*crop and"):
         changes("RandomRotation(15)")
 
 
