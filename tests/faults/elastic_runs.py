@@ -27,7 +27,7 @@ import numpy as np
 
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.data.shards.partitioning import part
-from tests.conftest import ENVIRONMENT, ROOT
+from tests.conftest import ENVIRONMENT, NO_LISTENER, ROOT
 from tests.faults.elastic_victim import IN_RECOVERY
 from tests.faults.faulty_runs import GONE, _checkpoints, _left
 
@@ -97,7 +97,7 @@ class ElasticFaults:
 
     def _run(self, name: str, variant: Sequence[str], **more: str) -> tuple[int | None, str, float]:
         run, records = self._folder / name, self._folder / f"{name}-records"
-        records.mkdir()
+        records.mkdir(exist_ok=True)
         command = [self._mpirun, "--with-ft", "ulfm", "-n", str(RANKS), self._python]
         command += ["-m", "tests.faults.elastic_victim", *FLAGS, *variant]
         command += ["--data", str(self._data), "--out", str(run)]
@@ -153,7 +153,10 @@ class ElasticFaults:
         """The run of that number."""
         chosen, name = self.choose(number), f"run-{number}"
         variant = [*chosen["variant"], "--min-ranks", str(chosen["fewest"])]
-        status, text, seconds = self._run(name, variant, PLANTED=json.dumps(chosen["faults"]))
+        planted = json.dumps(chosen["faults"])
+        status, text, seconds = self._run(name, variant, PLANTED=planted)
+        if status == NO_LISTENER:  # the launcher itself did not start
+            status, text, seconds = self._run(name, variant, PLANTED=planted)
         left, run = _left(f"{name}-{os.getpid()}"), self._folder / name
         records, why, ends = self._folder / f"{name}-records", "", 0
         if status is None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.conftest import ENVIRONMENT, ROOT
+from tests.conftest import ENVIRONMENT, NO_LISTENER, ROOT
 
 RANKS, DEATH = 3, 5  # the iteration that is the last of one rank
 LIMIT = 300.0
@@ -50,10 +50,13 @@ def job(folder: Path, name: str, ranks: int, words: Sequence[str], **more: str) 
             start_new_session=True,
         )
         try:
-            process.wait(timeout=LIMIT)
+            status = process.wait(timeout=LIMIT)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+    if status == NO_LISTENER:  # the launcher itself did not start
+        shutil.rmtree(records)
+        return job(folder, name, ranks, words, **more)
     return records
 
 
@@ -65,9 +68,8 @@ def lines(records: Path) -> list[dict[str, Any]]:
 
 def measure(folder: Path, hidden: str, turn: int) -> dict[str, float]:
     """Both ways, once."""
-    fault = {"action": "kill", "place": "message", "rank": 1, "number": 0}
     name, words = f"{hidden}-{turn}", ["--hidden", hidden]
-    fault |= {"place": "after an iteration", "number": DEATH}
+    fault = {"action": "kill", "place": "after an iteration", "rank": 1, "number": DEATH}
     planted = json.dumps([fault])
     out = ["--out", str(folder / f"run-{name}")]
     elastic = job(folder, f"elastic-{name}", RANKS, [*words, *out, "--elastic"], PLANTED=planted)
@@ -88,10 +90,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.recovery_time")
     parser.add_argument("--repetitions", type=int, default=5, metavar="N")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines, added to")
+    parser.add_argument("--hidden", nargs="+", default=NETWORKS, metavar="N,N")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="recovery-"))
     print("| hidden layers | survivors go on, median s | most | restart, median s | most |")
-    for hidden in NETWORKS:
+    for hidden in given.hidden:
         rows = []
         for turn in range(given.repetitions):
             rows.append(measure(folder, hidden, turn))
