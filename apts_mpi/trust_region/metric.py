@@ -12,7 +12,7 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
    ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
-   the gradient: q = min(1, |m| / sqrt(w)), w the running average of |m|^2, in the Frobenius
+   the gradient: q = min(1, 2 |m|^2 / w), w the running average of |m|^2, in the Frobenius
    norm. Noise, which is in both, does not shorten a step.
 
 Parameters may have a factor on r of their own, and a decay w: then a step multiplies them by
@@ -34,7 +34,8 @@ from torch.optim.adam import adam
 from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
-SPECTRAL = 0.4  # c; measured (docs/method.md)
+SPECTRAL = 0.4  # c; measured, as the next one (docs/method.md)
+VANISHING = 2.0  # a moment of 0.7 times its usual length has a step of full length
 
 
 class Matrix(Protocol):
@@ -161,7 +162,7 @@ class Metric:
         first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
         squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
         self._usual.lerp_(squares, 1.0 - SECOND_DECAY)
-        q = (second * squares).div_(self._usual.clamp_min(1e-30)).sqrt_().clamp_max_(1.0)
+        q = (VANISHING * second * squares).div_(self._usual.clamp_min(1e-30)).clamp_max_(1.0)
         return q.mul_(self._rho)
 
     def marked(self) -> tuple[int, Tensor]:
