@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from apts_mpi.comm.status_board import RECOVERY, News, Status, StatusBoard, born, rounded
 from apts_mpi.comm.watch import Ranks, Watch
@@ -36,6 +37,14 @@ class Process:
 
     def __str__(self) -> str:
         return f"{self.host} (process {self.pid})"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped by a signal, as far as this host's system says."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        except (OSError, IndexError):
+            return False
 
     def end(self) -> None:
         """Kill it, if it is still there; called on its host."""
@@ -93,6 +102,13 @@ class ElasticWatch(Watch):
         for process in (Process.of(self.facts[rank]) for rank in ranks):
             if process.host == host:
                 process.end()
+
+    def _guess(self, why: str) -> None:
+        """As its; without files those that were stopped by a signal can be told, on this host."""
+        if self._age >= self._lose:
+            processes = map(Process.of, self.facts)
+            self._end_those(rank for rank, each in enumerate(processes) if each.stopped)
+        super()._guess(why)
 
     def _report(self, line: str, missing: list[int]) -> None:
         board = self._board

@@ -25,7 +25,7 @@ from tests.conftest import ENVIRONMENT, NO_LISTENER, ROOT
 
 RANKS, DEATH = 3, 5  # the iteration that is the last of one rank
 LIMIT = 300.0
-NETWORKS = ("8", "128,128", "1024,1024")
+NETWORKS = ("8", "128,128")
 FLAGS = (
     *("--threads", "1", "--device", "cpu", "--batch", "60", "--local-steps", "6", "--epochs"),
     *("1e6", "--iterations", str(DEATH + 3), "--evaluate-every", "1000"),
