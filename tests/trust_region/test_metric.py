@@ -43,7 +43,7 @@ def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer
         squares.append(float(layer.of(m).norm()) ** 2 / (1.0 - FIRST_DECAY**k) ** 2)
         weights = [SECOND_DECAY ** (k - j) for j in range(1, k + 1)]
         usual = sum(w * each for w, each in zip(weights, squares, strict=True)) / sum(weights)
-        q = min(1.0, 2.0 * squares[-1] / usual)
+        q = min(1.0, squares[-1] / usual)
         (p,) = polar_factors([layer.of(torch.lerp(m, g, 1.0 - FIRST_DECAY))])
         length = 0.01 * q * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
         assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
