@@ -61,6 +61,23 @@ def test_a_step_vanishes_with_its_gradient() -> None:
     assert max(lengths[-50:]) < 0.03 * min(lengths[:100])
 
 
+@pytest.mark.parametrize(("part", "expected"), [(1.0, 0.36), (0.5, 1.0)])
+def test_a_moment_of_a_part_of_its_usual_length_still_has_a_full_step(
+    part: float, expected: float
+) -> None:
+    theta, g = torch.zeros(N), torch.zeros(N)
+    metric, gradient = Metric(theta, g, [TALL], part=part), gradients(1)[0]
+    for k in range(100):  # the same but for its length, of which 0.6 is left in the end
+        g.copy_(gradient * (1.0 if k < 40 else 0.6))
+        before = theta.clone()
+        metric.step(0.01)
+        length = float((theta - before)[TALL.part].norm())
+        first = length if k == 0 else first
+    usual = (40 + 60 * 0.36) / 100  # about: later ones weigh a little more
+    assert length / first == pytest.approx(min(1.0, 0.36 / usual / part**2), rel=0.1)
+    assert expected == 1.0 or length < 0.7 * first
+
+
 def test_in_between_a_matrix_goes_on_along_its_last_polar_factor() -> None:
     theta, g = torch.zeros(N), torch.zeros(N)
     metric, moves = Metric(theta, g, [TALL], every=3), []
