@@ -267,7 +267,7 @@ class MLflow:
 
     def __init__(self, directory: Path, run: str, settings: dict[str, Any]) -> None:
         uri = os.environ.get("MLFLOW_TRACKING_URI")
-        if not uri:  # newer versions want to be told that files are meant
+        if not uri:  # newer versions ask whether files are meant
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             uri = (directory / MLFLOW).absolute().as_uri()
         from mlflow import MlflowClient
