@@ -35,12 +35,15 @@ class Layer:
     Attributes:
         offset: of its first number. rows, columns: of it as a matrix; of a vector its length and 1.
         kind: "hidden", "embedding", "output" or "vector".
+        positions: whether it is applied to several positions of a sample, as far as that can be
+            seen: convolutions are, and all of a network that has some or has embeddings.
     """
 
     offset: int
     rows: int
     columns: int
     kind: str
+    positions: bool = False
 
     @property
     def part(self) -> slice:
@@ -62,11 +65,12 @@ def layers(parameters: Sequence[Tensor], module: nn.Module | None = None) -> lis
     matrices, kinds = _kinds(parameters, module)
     if matrices and not any(matrices[-1].shape[0] == width for width in _widths(module)):
         kinds[id(matrices[-1])] = "output"
+    many = "embedding" in kinds.values() or any(each.dim() > 2 for each in matrices)
     found, offset = list[Layer](), 0
     for each in parameters:
         kind = kinds.get(id(each), "vector")
         rows, columns = (each.numel(), 1) if kind == "vector" else _shape(each)
-        found.append(Layer(offset, rows, columns, kind))
+        found.append(Layer(offset, rows, columns, kind, many))
         offset += each.numel()
     return found
 

@@ -55,11 +55,12 @@ class StochasticNumbers(Numbers):
 
     Attributes:
         accepted: iterations whose correction was taken. reach: displacement that lowered the loss
-            at the start.
+            at the start. ceiling: what the radius grows back to after a rejection; 0: nothing.
     """
 
     accepted: int = 0
     reach: float = math.nan
+    ceiling: float = 0.0
 
 
 # ---- what they may be in a checkpoint ----------------------------------------------------------
@@ -135,7 +136,10 @@ _SUBDOMAIN: dict[str, Any] = {
     "loss": is_real,
     "radius": _is_local_radius,
     "weight": lambda value: is_real(value) and 0.0 <= value <= 1.0,
-    "local": {"learned": is_count, "first": is_real, "losses": every(is_real)},
+    "local": {
+        **{"learned": is_count, "first": is_real, "losses": every(is_real)},
+        "usual": is_finite,
+    },
     "model": _are_pairs,
 }
 
@@ -154,6 +158,7 @@ _OPTIMIZER: dict[str, Any] = {
     **dict.fromkeys(("radius", "reach", "global_radius"), _is_radius),
     "subdomains": _are_subdomains,
     "relaxation": lambda value: is_real(value) and 1.0 <= value <= RelaxationRule().maximum,
+    "ceiling": lambda value: is_real(value) and value >= 0.0,
     "loss": is_real,
     **dict.fromkeys(("known", "moving"), is_flag),
     **dict.fromkeys(("losses", "ratio"), every(is_real)),

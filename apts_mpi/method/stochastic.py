@@ -13,7 +13,7 @@ outer iteration from theta_k is (docs/method.md has the reasons; comments refer 
    s_k as a parabola has the slope -p at theta_k and so promises p = 2 a + e.
 4. theta_k + s_k is accepted where f_c there is at most F + (F - F'), F the largest and F' the least
    f_c(theta) of the last few iterations; otherwise theta_k is restored bit for bit, and u = 0.
-5. Delta follows rho = a / p, both smoothed; a rejection shrinks it to the parabola's minimum.
+5. Delta follows rho = a / p, both smoothed; a rejection halves it for a few iterations.
 6. The iterates' average, the k-th accepted one entering with the weight (1 + h) / (k + h), h the
    option ``averaging`` (arXiv 1212.1824), is what ``averaged`` puts into the network.
 
@@ -147,7 +147,7 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
         before = self._require_finite(losses / require_samples(controlled))
         if taken == 0:  # nothing has moved on any rank
             self._reject()
-            now.radius = max(now.radius / 4.0, self.rule.minimum)
+            now.radius, now.ceiling = self.rule.after_rejection(now.radius, finite=False)
             return self._done(noisy=True, loss=before, accepted=False, steps=(0, tried))
         d.div_(seen)
         if self.shared:
@@ -173,7 +173,7 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
             self._reject()
 
         # 5. the radius
-        rho = self._adapt(accepted, actual, promised, slope)
+        rho = self._adapt(accepted, actual, promised)
 
         # 6. the average
         if accepted:
@@ -215,13 +215,18 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
         self._velocity.zero_()
         self._ratio.reset()
 
-    def _adapt(self, accepted: bool, actual: float, promised: float, slope: float) -> float:
+    def _adapt(self, accepted: bool, actual: float, promised: float) -> float:
         """Move Delta; returns the smoothed ratio."""
+        now, rule = self.now, self.rule
         if not accepted:
-            self.now.radius = self.rule.after_rejection(self.now.radius, promised, slope)
+            finite = math.isfinite(promised)
+            now.radius, now.ceiling = rule.after_rejection(now.radius, finite=finite)
             return math.nan if not math.isfinite(actual) else actual / max(promised, abs(actual))
         rho = self._ratio.update(actual, promised)
-        self.now.radius = min(self.rule.update(self.now.radius, rho), _BRACKET * self.now.reach)
+        radius = min(rule.update(now.radius, rho, now.ceiling), _BRACKET * now.reach)
+        if radius < now.radius:
+            now.ceiling = 0.0
+        now.radius = radius
         return rho
 
     def _search(self) -> None:

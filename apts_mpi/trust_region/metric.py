@@ -7,11 +7,13 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    follows the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
    ``p = -r m / (sqrt(v) + eps)``.
 2. The spectral norm: each hidden matrix has a norm of its own. <u, P> in the ball
-   ``|P|_2 <= r rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
-   least at ``P = -r rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
-   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c r,
+   ``|P|_2 <= r q rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
+   least at ``P = -r q rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
+   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
-   ``max_i |P_i|_i / rho_i <= r``, whose other blocks are as in 1.
+   ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
+   the gradient: q = min(1, |m|^2 / (part^2 w)), w the running average of |m|^2, in the
+   Frobenius norm. Noise, which is in both, does not shorten a step.
 
 Parameters may have a factor on r of their own, and a decay w: then a step multiplies them by
 ``1 - r w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
@@ -32,7 +34,7 @@ from torch.optim.adam import adam
 from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
-SPECTRAL = 0.4  # c; measured (docs/method.md)
+SPECTRAL = 0.4  # c; measured, as the next one (docs/method.md)
 
 
 class Matrix(Protocol):
@@ -76,10 +78,12 @@ class Metric:
         hidden: the matrices with the spectral norm, in the order of the vector; all else has the
             diagonal metric.
         spans: of the parameters, in order and up to the last one; by default all are alike.
+        every: so many steps a hidden matrix has the same polar factor.
+        part: of its moment's usual length, from which on its steps have their full length.
 
     Attributes:
-        m, v: (n,) float32, running averages of the gradients and of their squares; v is not used
-            of hidden matrices.
+        m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
+            matrix v has its last ``U V^T``.
         learned: gradients that went into the averages.
     """
 
@@ -89,6 +93,9 @@ class Metric:
         gradient: Tensor,
         hidden: Sequence[Matrix] = (),
         spans: Sequence[Span] = (),
+        *,
+        every: int = 1,
+        part: float = 1.0,
     ) -> None:
         self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
         self._hidden, borders = list(hidden), {0, len(vector), *(each.stop for each in spans)}
@@ -102,8 +109,10 @@ class Metric:
         device = vector.device if self._fused else torch.device("cpu")
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
-        self._theta, self._g, self._m = (
-            [each.of(of) for each in hidden] for of in self._vectors[:3]
+        self._every, self._part = every, part
+        self._usual = vector.new_zeros(len(self._hidden))  # w, not corrected
+        self._theta, self._g, self._m, self._polar = (
+            [each.of(of) for each in hidden] for of in self._vectors
         )
         self.set_spans(spans or [Span(len(vector))])
 
@@ -114,10 +123,15 @@ class Metric:
             return next(each.scale for each in spans if part.start < each.stop)
 
         self._factors = [factor(part) for part in self._diagonal]
+        self._alike = {
+            scale: [k for k, each in enumerate(self._factors) if each == scale]
+            for scale in dict.fromkeys(self._factors)
+        }
         self._scales = [
             SPECTRAL * math.sqrt(max(each.rows, each.columns)) * factor(each.part)
             for each in self._hidden
         ]
+        self._rho = self.m.new_tensor(self._scales)
         starts = (0, *(each.stop for each in spans))
         self._decays = [
             (slice(start, each.stop), each.scale * each.decay)
@@ -130,24 +144,39 @@ class Metric:
         self.learned += 1
         for part, decay in self._decays:
             self._vectors[0][part].mul_(1.0 - radius * decay)
-        for scale in dict.fromkeys(self._factors):
-            which = [k for k, each in enumerate(self._factors) if each == scale]
+        for scale, which in self._alike.items():
             theta, g, m, v = ([of[self._diagonal[k]] for k in which] for of in self._vectors)
             counts = [self._counts[k] for k in which]
             _adam_step(theta, g, m, v, counts, radius=radius * scale, fused=self._fused)
         if not self._hidden:
             return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
-        looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
-        lengths = [-radius * scale for scale in self._scales]
-        for at, p, length in zip(self._theta, polar_factors(looking), lengths, strict=True):
-            at.add_(p, alpha=length)
+        if (self.learned - 1) % self._every == 0:
+            looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
+            torch._foreach_copy_(self._polar, polar_factors(looking))
+        lengths = self._lengths().mul_(-radius).unbind()
+        for at, p, length in zip(self._theta, self._polar, lengths, strict=True):
+            at.addcmul_(p, length)
 
-    def forget(self, learned: int) -> None:
+    def _lengths(self) -> Tensor:
+        """q rho of each hidden matrix."""
+        first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
+        squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
+        self._usual.lerp_(squares, 1.0 - SECOND_DECAY)
+        least = self._part**2 / second * self._usual
+        q = squares.div_(least.clamp_min_(1e-30)).clamp_max_(1.0)
+        return q.mul_(self._rho)
+
+    def marked(self) -> tuple[int, Tensor]:
+        """What ``back_to`` takes, to forget steps; m and v are the caller's to restore."""
+        return self.learned, self._usual.clone()
+
+    def back_to(self, mark: tuple[int, Tensor]) -> None:
         """So many gradients count as learned."""
-        self.learned = learned
+        self.learned = mark[0]
+        self._usual.copy_(mark[1])
         for count in self._counts:
-            count.fill_(learned)
+            count.fill_(self.learned)
 
     def share(self, displacement: Tensor, length: float) -> None:
         """Make the joined displacement of all subdomains the first moment of this one.
@@ -206,13 +235,14 @@ class Metric:
 
     def state_dict(self) -> dict[str, Any]:
         """What a restart needs."""
-        return {"m": self.m.clone(), "v": self.v.clone(), "learned": self.learned}
+        learned, usual = self.marked()
+        return {"m": self.m.clone(), "v": self.v.clone(), "learned": learned, "usual": usual}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` gave."""
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
-        self.forget(int(state["learned"]))
+        self.back_to((int(state["learned"]), state["usual"]))
 
 
 def _adam_step(

@@ -112,6 +112,9 @@ class RelaxationRule:
         return relaxation
 
 
+_BACK = math.sqrt(2.0)  # growth per iteration after a rejection
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoisyRule:
     """When a joined correction is taken, and how the radius follows, where losses are sampled.
@@ -146,27 +149,30 @@ class NoisyRule:
         if self.window < 1 or not self.minimum > 0:
             raise ValueError("need window >= 1 and minimum > 0")
 
-    def update(self, radius: float, rho: float) -> float:
-        """The next radius after a correction that was taken; rho is the smoothed ratio."""
-        if rho > self.grow_above:
-            radius *= self.grow ** ((min(rho, 1.0) - self.grow_above) / (1.0 - self.grow_above))
-        elif rho < self.shrink_below:
-            radius *= self.shrink
-        return max(radius, self.minimum)
-
-    def after_rejection(self, radius: float, promised: float, slope: float) -> float:
-        """The radius at the minimum of the parabola through the trial, a tenth to a half as large.
+    def update(self, radius: float, rho: float, ceiling: float = 0.0) -> float:
+        """The next radius after a correction that was taken.
 
         Args:
-            promised: minus the slope at the start; half the radius where it promised nothing.
-            slope: at the trial point, along the correction; a tenth where it is not finite.
+            rho: the smoothed ratio.
+            ceiling: what the radius grows back to while the ratio does not shrink it.
         """
-        factor = 0.5
-        if not math.isfinite(promised + slope):
-            factor = 0.1
-        elif promised > 0.0 and slope > 0.0:
-            factor = min(max(promised / (promised + slope), 0.1), 0.5)
-        return max(radius * factor, self.minimum)
+        if rho < self.shrink_below:
+            return max(radius * self.shrink, self.minimum)
+        back = min(radius * _BACK, ceiling)
+        if rho > self.grow_above:
+            radius *= self.grow ** ((min(rho, 1.0) - self.grow_above) / (1.0 - self.grow_above))
+        return max(radius, back, self.minimum)
+
+    def after_rejection(self, radius: float, *, finite: bool) -> tuple[float, float]:
+        """The radius after a correction that was not taken, and the ceiling.
+
+        A rejection is mostly an accident, of noise or of a cliff that the next minibatches go
+        round. One that is none comes back, and each lowers the ceiling.
+
+        Args:
+            finite: whether loss and slope at the trial point were.
+        """
+        return max(radius * (0.5 if finite else 0.1), self.minimum), radius * self.shrink
 
 
 @dataclass

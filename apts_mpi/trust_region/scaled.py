@@ -142,7 +142,7 @@ class ScaledSolver:
         Returns:
             Nothing where all was well; else the minibatches, with all but the work undone.
         """
-        metric, learned = self.metric, self.metric.learned
+        metric, mark = self.metric, self.metric.marked()
         vectors = (self._vector, metric.m, metric.v)
         for kept, vector in zip(self._kept, vectors, strict=True):
             kept.copy_(vector)
@@ -174,7 +174,7 @@ class ScaledSolver:
             return []
         for kept, vector in zip(self._kept, vectors, strict=True):
             vector.copy_(kept)
-        metric.forget(learned)
+        metric.back_to(mark)
         self._losses, self._first = noted, first
         return batches
 

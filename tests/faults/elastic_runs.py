@@ -95,12 +95,27 @@ class ElasticFaults:
         self._sizes = write_shards(load_source("digits"), self._data, shards=RANKS)
         self.counts = self._count()
 
+    @property
+    def data(self) -> Path:
+        """The shards."""
+        return self._data
+
+    def job(self, ranks: int, words: Sequence[str | Path], *faults: dict[str, Any]) -> int | None:
+        """The exit status of a run with these flags and faults."""
+        planted = json.dumps(faults)
+        return self._start("job", ranks, list(map(str, words)), PLANTED=planted)[0]
+
     def _run(self, name: str, variant: Sequence[str], **more: str) -> tuple[int | None, str, float]:
-        run, records = self._folder / name, self._folder / f"{name}-records"
+        files = ("--data", str(self._data), "--out", str(self._folder / name))
+        return self._start(name, RANKS, [*FLAGS, *variant, *files], **more)
+
+    def _start(
+        self, name: str, ranks: int, words: Sequence[str], **more: str
+    ) -> tuple[int | None, str, float]:
+        records = self._folder / f"{name}-records"
         records.mkdir(exist_ok=True)
-        command = [self._mpirun, "--with-ft", "ulfm", "-n", str(RANKS), self._python]
-        command += ["-m", "tests.faults.elastic_victim", *FLAGS, *variant]
-        command += ["--data", str(self._data), "--out", str(run)]
+        command = [self._mpirun, "--with-ft", "ulfm", "-n", str(ranks), self._python]
+        command += ["-m", "tests.faults.elastic_victim", *words]
         log, start = self._folder / f"{name}.log", time.monotonic()
         mark = {"FAULT_MARK": f"{name}-{os.getpid()}", "RECORDS": str(records)}
         with log.open("wb") as out:

@@ -7,6 +7,7 @@ float64, whose local steps are those of torch's own Adam.
 from __future__ import annotations
 
 import copy
+import math
 from collections import deque
 from typing import Any
 
@@ -63,7 +64,7 @@ class Simulation:
         self.average = self.theta.clone()
         self.shares: list[float] = []  # of the momentum, an iteration
         self.losses: deque[float] = deque(maxlen=rule.window)
-        self.actual = self.promised = 0.0
+        self.actual = self.promised = self.ceiling = 0.0
         self.next = self.accepted = 0
         self.kept: list[Tensor] | None = None  # the control batches of an accepted correction
 
@@ -125,19 +126,23 @@ class Simulation:
             self.actual = rule.smoothing * self.actual + (1 - rule.smoothing) * actual
             self.promised = rule.smoothing * self.promised + (1 - rule.smoothing) * bounded
             rho = self.actual / self.promised
+            back = min(self.radius * math.sqrt(2.0), self.ceiling)
             if rho > rule.grow_above:
                 part = (min(rho, 1.0) - rule.grow_above) / (1.0 - rule.grow_above)
                 self.radius = min(self.radius * rule.grow**part, 2.0 * self.reach)
-            elif rho < rule.shrink_below:
+            if rho < rule.shrink_below:
                 self.radius *= rule.shrink
+                self.ceiling = 0.0
+            else:
+                self.radius = max(self.radius, min(back, 2.0 * self.reach))
             weight = (1 + self.averaging) / (self.accepted + self.averaging)
             self.average = (1 - weight) * self.average + weight * self.theta
         else:
             self.actual = self.promised = 0.0
             self.moved = torch.zeros_like(self.theta)
             rho = actual / max(promised, abs(actual))
-            minimum = promised / (promised + slope) if promised > 0.0 and slope > 0.0 else 0.5
-            self.radius *= min(max(minimum, 0.1), 0.5)
+            self.ceiling = 0.8 * self.radius
+            self.radius *= 0.5
         return {
             "loss": after if accepted else before,
             "rho": rho,

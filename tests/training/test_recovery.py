@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.conftest import MPIRUN
+from tests.conftest import MPIRUN, Launch
 from tests.faults.elastic_runs import Elastic, ElasticFaults, table
+
+# Every iteration is evaluated, so that a death is noticed before the next one's local steps.
+EXACT = (
+    *("--hidden", "8", "--threads", "1", "--batch", "60", "--local-steps", "4", "--epochs", "1e6"),
+    *("--evaluate-every", "1e-6", "--device", "cpu", "--checkpoint-every", "4"),
+)
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The metrics, but for times and what is sent, which a recovery adds to."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    aside = ("seconds", "bytes")
+    return [
+        {name: v for name, v in json.loads(line).items() if not name.startswith(aside)}
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +71,24 @@ def test_the_table_has_a_line_for_each_kind() -> None:
     one = Elastic(0, [fault], [], 1, "went on", 0, 3, 2.0, 0.5)
     lines = table([one]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| one rank", "| kill", "| all"]
+
+
+def test_survivors_go_the_very_way_of_a_run_resumed_on_as_many_ranks(
+    runs: ElasticFaults, launch: Launch, tmp_path: Path
+) -> None:
+    flags = (*EXACT, "--data", runs.data)
+    words = ("-m", "apts_mpi", *flags, "--iterations", "4", "--out", "whole")
+    assert launch(3, *words).status == 0
+    resumed = launch(2, "-m", "apts_mpi", "--iterations", "8", "--resume", "whole")
+    assert resumed.status == 0
+    fault = {"action": "kill", "place": "after an iteration", "rank": 2, "number": 4}
+    done = runs.job(
+        3, (*flags, "--iterations", "8", "--elastic", "--out", tmp_path / "left"), fault
+    )
+    assert done == 0
+    expected, found = rows(tmp_path / "whole"), rows(tmp_path / "left")
+    assert [row["iteration"] for row in found] == list(range(1, 9))
+    assert found[4:] == expected[4:]
+    # The fourth was evaluated on fewer parts, whose sums may round in another way.
+    same = [(row["loss"], row["radius"]) for row in found[:4]]
+    assert same == [(row["loss"], row["radius"]) for row in expected[:4]]

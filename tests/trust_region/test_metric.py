@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import Tensor
 
 from apts_mpi.method.layers import Layer
-from apts_mpi.trust_region.metric import FIRST_DECAY, SPECTRAL, Metric, Span
+from apts_mpi.trust_region.metric import FIRST_DECAY, SECOND_DECAY, SPECTRAL, Metric, Span
 from apts_mpi.trust_region.polar import polar_factors
 
 torch.set_num_threads(1)
@@ -33,15 +34,82 @@ def gradients(steps: int) -> Tensor:
 @pytest.mark.parametrize("layer", [TALL, WIDE])
 def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer) -> None:
     metric, theta, g = made([TALL, WIDE])
-    m = torch.zeros(N)
-    for gradient in gradients(4):
+    m, squares = torch.zeros(N), []
+    for k, gradient in enumerate(gradients(6), 1):
+        g.copy_(gradient * (1.0 if k < 4 else 0.01))
+        before = theta.clone()
+        metric.step(0.01)
+        m.lerp_(g, 1.0 - FIRST_DECAY)
+        squares.append(float(layer.of(m).norm()) ** 2 / (1.0 - FIRST_DECAY**k) ** 2)
+        weights = [SECOND_DECAY ** (k - j) for j in range(1, k + 1)]
+        usual = sum(w * each for w, each in zip(weights, squares, strict=True)) / sum(weights)
+        q = min(1.0, squares[-1] / usual)
+        (p,) = polar_factors([layer.of(torch.lerp(m, g, 1.0 - FIRST_DECAY))])
+        length = 0.01 * q * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
+        assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
+    assert q < 1.0
+
+
+def test_a_step_vanishes_with_its_gradient() -> None:
+    metric, theta, g = made([TALL, WIDE])
+    lengths = []
+    for k, gradient in enumerate(gradients(200)):
+        g.copy_(gradient * (1.0 if k < 100 else 0.0))
+        before = theta.clone()
+        metric.step(0.01)
+        lengths.append(float((theta - before)[3:41].norm()))
+    assert max(lengths[-50:]) < 0.03 * min(lengths[:100])
+
+
+@pytest.mark.parametrize(("part", "full"), [(1.0, False), (0.5, True)])
+def test_a_moment_of_a_part_of_its_usual_length_still_has_a_full_step(
+    part: float, full: bool
+) -> None:
+    theta, g = torch.zeros(N), torch.zeros(N)
+    metric, gradient, lengths = Metric(theta, g, [TALL], part=part), gradients(1)[0], list[float]()
+    for k in range(100):  # the same but for its length, of which 0.6 is left in the end
+        g.copy_(gradient * (1.0 if k < 40 else 0.6))
+        before = theta.clone()
+        metric.step(0.01)
+        lengths.append(float((theta - before)[TALL.part].norm()))
+    usual = (40 + 60 * 0.36) / 100  # about: later ones weigh a little more
+    share = lengths[-1] / lengths[0]
+    assert share == pytest.approx(min(1.0, 0.36 / usual / part**2), rel=0.1)
+    assert full == (share == pytest.approx(1.0, rel=1e-3))
+
+
+def test_in_between_a_matrix_goes_on_along_its_last_polar_factor() -> None:
+    theta, g = torch.zeros(N), torch.zeros(N)
+    metric, moves = Metric(theta, g, [TALL], every=3), []
+    for gradient in gradients(7):
         g.copy_(gradient)
         before = theta.clone()
         metric.step(0.01)
-        m.lerp_(gradient, 1.0 - FIRST_DECAY)
-        (p,) = polar_factors([layer.of(torch.lerp(m, gradient, 1.0 - FIRST_DECAY))])
-        length = 0.01 * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
-        assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
+        moves.append((theta - before)[TALL.part])
+    same = [float(torch.cosine_similarity(a, b, dim=0)) > 0.999 for a, b in pairwise(moves)]
+    assert same == [True, True, False, True, True, False]
+
+
+def test_steps_that_are_forgotten_leave_no_trace() -> None:
+    metric, theta, g = made([TALL, WIDE])
+    first, second, third = gradients(3)
+    g.copy_(first)
+    metric.step(0.01)
+    mark, kept = metric.marked(), [each.clone() for each in (theta, metric.m, metric.v)]
+    ends = []
+    for middle in (second, third):
+        g.copy_(middle)
+        metric.step(0.01)
+        metric.back_to(mark)
+        for each, before in zip((theta, metric.m, metric.v), kept, strict=True):
+            each.copy_(before)
+        g.copy_(third)
+        metric.step(0.01)
+        ends.append(theta.clone())
+        metric.back_to(mark)
+        for each, before in zip((theta, metric.m, metric.v), kept, strict=True):
+            each.copy_(before)
+    assert torch.equal(*ends)
 
 
 def test_what_is_no_hidden_matrix_moves_as_in_the_diagonal_metric() -> None:

@@ -19,9 +19,6 @@ torch.set_num_threads(1)
 repeatable = settings(max_examples=200, deadline=None, derandomize=True)
 
 
-anything = st.floats(allow_nan=True, allow_infinity=True)
-
-
 reductions = st.one_of(st.just(0.0), st.floats(1e-6, 1e6), st.floats(-1e6, -1e-6))
 
 
@@ -82,43 +79,40 @@ def test_the_radius_grows_with_the_ratio_and_stays_in_the_band(
 
 
 @repeatable
-@given(rule=rules, radius=radii, promised=anything, slope=anything)
-def test_a_rejection_shrinks_the_radius_from_half_to_a_tenth(
-    rule: NoisyRule, radius: float, promised: float, slope: float
-) -> None:
-    radius = max(radius, rule.minimum)
-    after = rule.after_rejection(radius, promised, slope)
-    assert max(0.1 * radius, rule.minimum) <= after <= max(0.5 * radius, rule.minimum)
+@given(rule=rules, radius=radii, finite=st.booleans())
+def test_a_rejection_shrinks_the_radius(rule: NoisyRule, radius: float, finite: bool) -> None:
+    after, ceiling = rule.after_rejection(radius, finite=finite)
+    assert after == max(radius * (0.5 if finite else 0.1), rule.minimum)
+    assert ceiling == radius * rule.shrink
 
 
 @repeatable
-@given(radius=st.floats(1e-3, 1.0), reach=st.floats(0.01, 3.0), curvature=st.floats(1e-3, 1e3))
-def test_a_rejection_leads_to_the_parabolas_minimum(
-    radius: float, reach: float, curvature: float
+@given(radius=radii, rho=st.floats(-0.5, 0.35), times=st.integers(1, 30))
+def test_the_radius_grows_back_to_below_that_of_the_rejection(
+    radius: float, rho: float, times: int
 ) -> None:
-    # f(t) = curvature (t^2 / 2 - reach t): at its minimum where t = reach, the trial at 1.
-    promised, slope = curvature * reach, curvature * (1.0 - reach)
-    after = NoisyRule().after_rejection(radius, promised, slope)
-    assert after == pytest.approx(radius * min(max(reach, 0.1), 0.5), rel=1e-6)
+    rule = NoisyRule()
+    after, ceiling = rule.after_rejection(radius, finite=False)
+    radii = [after]
+    for _ in range(times):
+        radii.append(rule.update(radii[-1], rho, ceiling))
+    assert radii == sorted(radii)
+    assert radii[-1] == pytest.approx(max(min(after * 2 ** (times / 2), ceiling), after))
 
 
-@pytest.mark.parametrize(
-    ("promised", "slope", "factor"),
-    [
-        (1.0, -0.5, 0.5),  # still falling at the trial point
-        (1.0, -2.0, 0.5),
-        (-1.0, 5.0, 0.5),  # nothing was promised
-        (0.0, 0.0, 0.5),
-        (math.nan, 1.0, 0.1),
-        (1.0, math.nan, 0.1),
-        (1.0, math.inf, 0.1),
-        (-math.inf, 1.0, 0.1),
-    ],
-)
-def test_a_rejection_without_a_parabola_has_a_factor_of_its_own(
-    promised: float, slope: float, factor: float
-) -> None:
-    assert NoisyRule().after_rejection(0.2, promised, slope) == pytest.approx(0.2 * factor)
+def test_a_rejection_that_comes_back_lowers_the_ceiling() -> None:
+    rule, radius, ceilings = NoisyRule(), 1.0, []
+    for _ in range(4):
+        radius, ceiling = rule.after_rejection(radius, finite=True)
+        ceilings.append(ceiling)
+        for _ in range(5):
+            radius = rule.update(radius, 0.0, ceiling)
+    assert ceilings == pytest.approx([0.8, 0.64, 0.512, 0.4096])
+
+
+def test_a_ratio_that_shrinks_the_radius_does_so_below_a_ceiling() -> None:
+    rule = NoisyRule()
+    assert rule.update(0.5, -1.0, 0.8) == 0.5 * rule.shrink
 
 
 @pytest.mark.parametrize(

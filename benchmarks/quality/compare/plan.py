@@ -32,6 +32,7 @@ class Method:
     samples_per_message: int = 0
     finalists: int = 0
     least_ranks: int = 1
+    also_ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,11 +170,15 @@ class Group:
 
 
 def groups(data: DataSet) -> list[Group]:
-    """All groups of a set: gradient averaging on one rank, the others on all numbers of ranks."""
+    """All groups of a set: the methods on all numbers of ranks, but for gradient averaging.
+
+    That is the same on any number of ranks, but for a network with BatchNorm, whose statistics are
+    of the minibatch of a rank: ``also_ranks``.
+    """
     return [
         Group(data, method, ranks)
         for method in data.methods
-        for ranks in ((1,) if method.optimizer in AVERAGING else data.ranks)
+        for ranks in ((1, *method.also_ranks) if method.optimizer in AVERAGING else data.ranks)
         if ranks >= method.least_ranks or method.optimizer in AVERAGING
     ]
 

@@ -127,7 +127,8 @@ def shown_ranks(found: Sequence[Entry]) -> int:
 
 def drawn(found: Sequence[Entry], ranks: int) -> list[Entry]:
     """What is drawn: the methods at so many ranks, and those that are the same at all."""
-    return [e for e in found if e.figures and (e.averaging or e.ranks == ranks)]
+    at = {True: 1, False: ranks}
+    return [e for e in found if e.figures and e.ranks == at[e.averaging]]
 
 
 def pictures(found: Sequence[Entry], data: str, name: str, ranks: int) -> list[Part]:
@@ -234,7 +235,7 @@ def _line(entry: Entry, measure: Measure) -> list[str]:
     worst = "-"
     if entry.worst is not None:
         worst = f"{entry.worst:{measure.form}}" if math.isfinite(entry.worst) else "diverged"
-    line = [entry.method, "any" if entry.averaging else str(entry.ranks)]
+    line = [entry.method, "any" if entry.averaging and entry.ranks == 1 else str(entry.ranks)]
     tail = [*cells, worst, str(entry.tried)]
     if not entry.figures:
         return [*line, "diverged", str(len(entry.rows)), "-", "-", "-", *tail, "-", "-"]
