@@ -171,12 +171,14 @@ def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     """The metric that the options name."""
     spectral = options.local_solver == "spectral"
     hidden = [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
-    # Where a matrix is applied once to a sample its polar factor costs as much as the evaluation.
+    # Where a matrix is applied once to a sample its polar factor costs as much as the evaluation,
+    # and its gradient vanishes with the samples that are learned.
     once = not any(layer.positions for layer in hidden)
     every = min(_LAZY, math.ceil(options.local_steps / 4)) if once else 1
+    part = 1.0 if once else 0.5
     decay = options.weight_decay
     spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])
-    return Metric(flat.vector, flat.gradient, hidden, spans, every=every)
+    return Metric(flat.vector, flat.gradient, hidden, spans, every=every, part=part)
 
 
 class SampledSubdomain(Subdomain):

@@ -12,8 +12,8 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
    Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
    so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
    ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
-   the gradient: q = min(1, 2 |m|^2 / w), w the running average of |m|^2, in the Frobenius
-   norm. Noise, which is in both, does not shorten a step.
+   the gradient: q = min(1, |m|^2 / (part^2 w)), w the running average of |m|^2, in the
+   Frobenius norm. Noise, which is in both, does not shorten a step.
 
 Parameters may have a factor on r of their own, and a decay w: then a step multiplies them by
 ``1 - r w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
@@ -35,7 +35,6 @@ from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 SPECTRAL = 0.4  # c; measured, as the next one (docs/method.md)
-VANISHING = 2.0  # a moment of 0.7 times its usual length has a step of full length
 
 
 class Matrix(Protocol):
@@ -80,6 +79,7 @@ class Metric:
             diagonal metric.
         spans: of the parameters, in order and up to the last one; by default all are alike.
         every: so many steps a hidden matrix has the same polar factor.
+        part: of its moment's usual length, from which on its steps have their full length.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
@@ -95,6 +95,7 @@ class Metric:
         spans: Sequence[Span] = (),
         *,
         every: int = 1,
+        part: float = 1.0,
     ) -> None:
         self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
         self._hidden, borders = list(hidden), {0, len(vector), *(each.stop for each in spans)}
@@ -108,7 +109,7 @@ class Metric:
         device = vector.device if self._fused else torch.device("cpu")
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
-        self._every = every
+        self._every, self._part = every, part
         self._usual = vector.new_zeros(len(self._hidden))  # w, not corrected
         self._theta, self._g, self._m, self._polar = (
             [each.of(of) for each in hidden] for of in self._vectors
@@ -162,7 +163,8 @@ class Metric:
         first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
         squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
         self._usual.lerp_(squares, 1.0 - SECOND_DECAY)
-        q = (VANISHING * second * squares).div_(self._usual.clamp_min(1e-30)).clamp_max_(1.0)
+        least = self._part**2 / second * self._usual
+        q = squares.div_(least.clamp_min_(1e-30)).clamp_max_(1.0)
         return q.mul_(self._rho)
 
     def marked(self) -> tuple[int, Tensor]:

@@ -54,6 +54,17 @@ def test_convolutions_are_matrices_of_their_output_channels() -> None:
     assert [each.kind for each in found] == ["hidden", "vector", "output", "vector"]
 
 
+def test_convolutions_and_tokens_have_several_positions() -> None:
+    networks = [
+        built("mlp", IMAGES, hidden=(12, 9)),
+        built("resnet", IMAGES, depth=8, width=8, normalization="group"),
+        built("transformer", TEXT, **SMALL, tied=False),
+        nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)),
+    ]
+    found = [{each.positions for each in layers(list(m.parameters()), m)} for m in networks]
+    assert found == [{False}, {True}, {True}, {False}]
+
+
 def test_of_a_resnet_all_convolutions_are_hidden() -> None:
     found = kinds(built("resnet", IMAGES, depth=8, width=8, normalization="group"))
     *before, last = found.values()

@@ -43,7 +43,7 @@ def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer
         squares.append(float(layer.of(m).norm()) ** 2 / (1.0 - FIRST_DECAY**k) ** 2)
         weights = [SECOND_DECAY ** (k - j) for j in range(1, k + 1)]
         usual = sum(w * each for w, each in zip(weights, squares, strict=True)) / sum(weights)
-        q = min(1.0, 2.0 * squares[-1] / usual)
+        q = min(1.0, squares[-1] / usual)
         (p,) = polar_factors([layer.of(torch.lerp(m, g, 1.0 - FIRST_DECAY))])
         length = 0.01 * q * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
         assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
@@ -59,6 +59,23 @@ def test_a_step_vanishes_with_its_gradient() -> None:
         metric.step(0.01)
         lengths.append(float((theta - before)[3:41].norm()))
     assert max(lengths[-50:]) < 0.03 * min(lengths[:100])
+
+
+@pytest.mark.parametrize(("part", "full"), [(1.0, False), (0.5, True)])
+def test_a_moment_of_a_part_of_its_usual_length_still_has_a_full_step(
+    part: float, full: bool
+) -> None:
+    theta, g = torch.zeros(N), torch.zeros(N)
+    metric, gradient, lengths = Metric(theta, g, [TALL], part=part), gradients(1)[0], list[float]()
+    for k in range(100):  # the same but for its length, of which 0.6 is left in the end
+        g.copy_(gradient * (1.0 if k < 40 else 0.6))
+        before = theta.clone()
+        metric.step(0.01)
+        lengths.append(float((theta - before)[TALL.part].norm()))
+    usual = (40 + 60 * 0.36) / 100  # about: later ones weigh a little more
+    share = lengths[-1] / lengths[0]
+    assert share == pytest.approx(min(1.0, 0.36 / usual / part**2), rel=0.1)
+    assert full == (share == pytest.approx(1.0, rel=1e-3))
 
 
 def test_in_between_a_matrix_goes_on_along_its_last_polar_factor() -> None:
