@@ -80,7 +80,7 @@ class ClosureObjective:
                 if not (loss.requires_grad or flat.has_new_gradients):
                     raise RuntimeError(interface.INDEPENDENT)
                 if not flat.has_new_gradients:
-                    loss.backward()
+                    self._go_back(loss)
                 if not flat.gather(weight, adds=adds):
                     raise RuntimeError(interface.INDEPENDENT)
             else:
@@ -96,6 +96,15 @@ class ClosureObjective:
         if isinstance(loss, Real) and self._flat.has_new_gradients:  # loss.item() after backward()
             return torch.tensor(float(loss), device=self._flat.vector.device)
         return interface.checked_loss(loss)
+
+    @staticmethod
+    def _go_back(loss: Tensor) -> None:
+        try:
+            loss.backward()
+        except RuntimeError as error:
+            if "backward through the graph a second time" in str(error):
+                raise RuntimeError(interface.COMPUTED_BEFORE) from error
+            raise
 
     def _without_gradient(self, closure: Closure) -> Tensor:
         before = None if self._generators is None else self._generators.state()

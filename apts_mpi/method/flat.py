@@ -155,7 +155,3 @@ class FlatParameters:
                     "optimizer); move the module first, then build one optimizer"
                 )
             offset += p.numel()
-
-
-def _is_real(value: object) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()

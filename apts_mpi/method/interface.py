@@ -33,6 +33,10 @@ INDEPENDENT = (
     "parameters were given, without detach(), no_grad() or inference_mode(), and replace none of "
     "them afterwards"
 )
+COMPUTED_BEFORE = (
+    "the closure returned a loss that was computed before: compute it within the closure, lambda: "
+    "criterion(model(x), y), as it is asked for again at other parameters"
+)
 _CLOSURE = (
     "give a closure that returns the mean loss of the minibatch as a tensor: "
     "optimizer.step(lambda: criterion(model(x), y)), with samples=len(x) where minibatches are "
@@ -208,21 +212,22 @@ def loading_state() -> Iterator[None]:
         raise ValueError(what) from error
 
 
-def count(samples: Any) -> int:
-    """A number of samples.
+def count(
+    given: Any, what: str = "samples", of: str = "samples that the loss is the mean of"
+) -> int:
+    """A number of samples, or of something else that is counted.
 
     Raises:
         TypeError: it is no whole number. ValueError: it is negative.
     """
     try:
-        number = operator.index(samples)
+        number = operator.index(given)
     except TypeError:
         raise TypeError(
-            f"samples is {shown(samples)}: give the number of samples that the loss is the mean "
-            "of, a whole number"
+            f"{what} is {shown(given)}: give the number of {of}, a whole number"
         ) from None
     if number < 0:
-        raise ValueError(f"samples {number} is negative")
+        raise ValueError(f"{what} {number} is negative")
     return number
 
 

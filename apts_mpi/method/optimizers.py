@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method import interface
@@ -56,7 +56,7 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
     _settings: ClassVar[tuple[str, ...]] = ("weight_decay", "radius_scale")
     _method: StochasticMethod | None
     _joining = False
-    _told: BaseException | None = None  # that every rank knows of
+    _agreed: BaseException | None = None  # an error that every rank has raised
 
     def __init__(
         self,
@@ -67,13 +67,13 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
         comm: Comm | MPI.Comm | None = None,
         **options: Any,
     ) -> None:
-        if steps is not None and interface.count(steps) < 1:
+        if steps is not None and interface.count(steps, "steps", "minibatches of the run") < 1:
             raise ValueError(f"steps {steps} must be at least 1")
+        StochasticOptions(weight_decay=weight_decay)  # checks it
         self.steps, self._taken = steps, 0
         self._counts: bool | None = None  # whether steps are given their samples
         own = {"weight_decay": weight_decay, "radius_scale": 1.0}
         super().__init__(params, positional, comm, options, own)
-        StochasticOptions(weight_decay=weight_decay)  # checks it
 
     def step(  # type: ignore[override]
         self,
@@ -144,7 +144,7 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
                 done = method.take(_NOTHING)  # until a message raises on every rank
         except BaseException as error:
             method.abandon()
-            self._told = error
+            self._agreed = error
             raise
         if done is not None:
             self.last_iteration = done
@@ -172,7 +172,7 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
                     self._give_nothing()
                 self._give_nothing()
         except Exception as error:
-            if self._joining and error is not self._told:
+            if self._joining and error is not self._agreed:
                 self._fail(error)
                 self._out(1.0)
             raise
@@ -189,20 +189,18 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
         try:
             return self._method_now.messages.sum((out,))[0]
         except Exception as error:
-            self._told = error
+            self._agreed = error
             raise
 
     # ---- evaluation and state --------------------------------------------------------------
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within, the network has the average of the iterates, to evaluate or save it.
+    def averaged(
+        self, model: nn.Module | None = None, batches: Iterable[Any] = ()
+    ) -> Iterator[None]:
+        """As the base class's; the parameters are the average of the iterates.
 
-        The same on every rank, also amid an outer iteration. A BatchNorm layer's statistics are
-        those of the last minibatches: ``torch.optim.swa_utils.update_bn`` makes them anew.
-
-        Raises:
-            RuntimeError: it is nested.
+        The same also amid an outer iteration.
         """
         method = self._method_now
         if not method.now.accepted and self._taken and self.comm.rank == 0:
@@ -212,8 +210,10 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
                 self._taken,
                 method.options.local_steps,
             )
-        with super().averaged():
+        with super().averaged(model, batches):
             yield
+
+    averaged.__doc__ = TorchOptimizer.averaged.__doc__
 
     def _counters(self) -> dict[str, Any]:
         return {"taken": self._taken}

@@ -155,6 +155,7 @@ class StochasticOptions:
         if self.local_solver not in SAMPLED:
             raise ValueError(f"local_solver {self.local_solver!r} is none of {SAMPLED}")
         _count(self, "local_steps", "subdomains")
+        _real(self, "weight_decay", "averaging")
         _check_momentum(self.mu)
         if not 0.0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay {self.weight_decay} is outside [0, inf)")
@@ -247,6 +248,13 @@ def _switch(options: Options, *names: str) -> None:
     for name in names:
         if not isinstance(value := getattr(options, name), bool):
             raise TypeError(f"{name} is {shown(value)}: give True or False")
+
+
+def _real(options: Options, *names: str) -> None:
+    for name in names:
+        value = getattr(options, name)
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} is {shown(value)}: give a number")
 
 
 def _check_momentum(momentum: float) -> None:

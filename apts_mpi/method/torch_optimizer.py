@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.replicas import take_rank_zeros
 from apts_mpi.method import interface, torch_state
+from apts_mpi.method.batch_norm import renewed
 from apts_mpi.method.closures import Closures
 from apts_mpi.method.flat import FlatParameters
 from apts_mpi.method.iteration import Iteration
@@ -55,10 +56,7 @@ class Group(dict[str, Any]):
 
 
 class TorchOptimizer(torch.optim.Optimizer):
-    """A method over a user's own loop.
-
-    A class of it names its method.
-    """
+    """A method over a user's own loop; a class of it names its method."""
 
     __signature__: ClassVar[inspect.Signature]
     _kind: ClassVar[Any]
@@ -73,11 +71,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         cls._kind = method
         # For help(), and to name the arguments there are where another one is given.
         named = inspect.Parameter.KEYWORD_ONLY
-        own = [
-            each
-            for each in inspect.signature(cls.__init__).parameters.values()
-            if each.kind is named
-        ]
+        every = inspect.signature(cls.__init__).parameters.values()
+        own = [each for each in every if each.kind is named]
         known = {each.name for each in own} | set(_INTERNAL)
         options = (each for each in fields(method._kinds[0]) if each.name not in known)
         cls.__signature__ = inspect.Signature(
@@ -184,17 +179,26 @@ class TorchOptimizer(torch.optim.Optimizer):
         """Nothing, for loops that call it: a step makes its gradients by itself."""
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(
+        self, model: nn.Module | None = None, batches: Iterable[Any] = ()
+    ) -> Iterator[None]:
         """Within, the network has the parameters to evaluate or save, the same on every rank.
 
+        Args:
+            model: in training mode, to have the running statistics of its BatchNorm layers computed
+                for these parameters, of all ranks' samples, until the end; every rank calls it.
+            batches: of this rank's training samples, as its loader gives them, (x, ...); the first
+                2048 samples are used.
+
         Raises:
-            RuntimeError: it is nested.
+            RuntimeError: it is nested. ValueError, TypeError, AgreedError: on every rank, where a
+                rank's batches do not go through the model.
         """
         if self._averaging:
             raise RuntimeError("averaged() within averaged()")
         self._averaging = True
         try:
-            with self._method.averaged():
+            with self._method.averaged(), renewed(model, batches, self.comm):
                 yield
         finally:
             self._averaging = False
@@ -227,9 +231,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         numbers = {id(p): k for k, p in enumerate(self._everything)}
         entries: dict[int, dict[str, Tensor]] = {numbers[id(p)]: {} for p in self._trained}
         for name, vector in {"iterate": method.iterate_vector, **vectors}.items():
-            for each, part in zip(
-                entries.values(), torch_state.cut(vector, self._trained), strict=True
-            ):
+            parts = torch_state.cut(vector, self._trained)
+            for each, part in zip(entries.values(), parts, strict=True):
                 each[name] = part
         groups = [
             {**group, "params": [numbers[id(p)] for p in group["params"]]}
@@ -288,11 +291,8 @@ class TorchOptimizer(torch.optim.Optimizer):
             for each in rest["subdomains"].values():
                 if "local" in each:
                     torch_state.learned_once(each["local"])
-        if (
-            resized
-            and "global_model" in rest
-            and set(state["state"]) != {numbers[id(p)] for p in trained}
-        ):
+        others = set(state["state"]) != {numbers[id(p)] for p in trained}
+        if resized and others and "global_model" in rest:
             rest["global_model"] = method.state_dict()["global_model"]
         method.load_state_dict(rest, resized=resized)
         if "iterate" in vectors:

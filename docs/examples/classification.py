@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset, random_split
 
 from apts_mpi import Comm, StochasticAPTS
@@ -57,7 +56,7 @@ if state.exists():
 
 
 def accuracy() -> float:
-    """Of the validation images, in percent, with this rank's statistics of BatchNorm."""
+    """Of the validation images, in percent."""
     model.eval()
     with torch.no_grad():
         right = [(model(x).argmax(1) == y).sum() for x, y in DataLoader(validation, 200)]
@@ -69,8 +68,7 @@ for epoch in range(first, epochs):
     sampler.set_epoch(epoch)
     for x, y in loader:
         loss = optimizer.step(lambda: criterion(model(x), y))
-    with optimizer.averaged():
-        update_bn(loader, model)
+    with optimizer.averaged(model, loader):
         figures = {"loss": float(loss), "accuracy": accuracy(), "radius": optimizer.radius}
         both = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
         torch.save(both, state)

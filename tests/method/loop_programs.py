@@ -176,6 +176,30 @@ def states_are_taken_up() -> None:
     same(comm, optimizers[2])
 
 
+def statistics_of_batch_norm_are_the_same_on_all() -> None:
+    """Weighed by the samples of each rank; and an error on one rank reaches all."""
+    comm, net = Comm(), network()
+    net.insert(1, norm := nn.BatchNorm1d(8))
+    optimizer = StochasticAPTS(net.parameters(), comm=comm, local_steps=STEPS)
+    for index in minibatches(comm.rank, 10):
+        optimizer.step(partial(loss_of, net, index))
+    own = [X[: 30 * (comm.rank + 1)]]
+    with optimizer.averaged(net, own):
+        assert norm.running_mean is not None
+        with torch.no_grad():
+            means = [net[0](X[: 30 * (rank + 1)]).mean(0) * (rank + 1) for rank in range(comm.size)]
+        wanted = torch.stack(means).sum(0) / sum(range(comm.size + 1))
+        assert torch.allclose(norm.running_mean, wanted, atol=1e-5)
+        for buffer in (norm.running_mean, norm.running_var):
+            assert buffer is not None
+            comm.check_replicas(buffer)
+    try:
+        with optimizer.averaged(net, [] if comm.rank == 0 else own):
+            raise AssertionError("nothing was raised")
+    except (ValueError, AgreedError) as error:
+        assert "no batch of two samples" in str(error)
+
+
 def bad_states_are_refused_by_all() -> None:
     """Also where one rank alone has one."""
     comm, net = Comm(), network()

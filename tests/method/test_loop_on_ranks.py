@@ -13,6 +13,7 @@ NAMES = (
     "loops_of_several_lengths",
     "errors_reach_all_ranks",
     "states_are_taken_up",
+    "statistics_of_batch_norm_are_the_same_on_all",
     "bad_states_are_refused_by_all",
 )
 

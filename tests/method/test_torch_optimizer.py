@@ -294,7 +294,7 @@ def test_added_parameters_join_averages_that_stay_as_they_are() -> None:
     assert not metric.m[len(m) :].any()
 
 
-def test_a_module_that_was_moved_is_told() -> None:
+def test_a_module_that_was_moved_is_refused() -> None:
     net = network()
     optimizer = made(net)
     net.double().float()
@@ -407,11 +407,25 @@ def test_a_loader_with_workers_and_an_uneven_end_trains_batch_norm() -> None:
         for x, y in loader:
             loss = optimizer.step(lambda: cross_entropy(net(x), y), samples=len(x))  # noqa: B023
             losses.append(loss.item())
-    with optimizer.averaged():
-        torch.optim.swa_utils.update_bn(loader, net)
+    with optimizer.averaged(net, loader):
         net.eval()
         accuracy = float((net(X).argmax(1) == Y).float().mean())
     assert accuracy > 0.8, (accuracy, losses)
+
+
+def test_a_loss_computed_before_the_step_is_refused_with_the_remedy() -> None:
+    net = network()
+    optimizer, loss = made(net), loss_of(net, minibatches(1)[0])
+    loss.backward()
+    with pytest.raises(RuntimeError, match="compute it within the closure"):
+        optimizer.step(lambda: loss)
+
+
+def test_settings_that_are_no_numbers_are_refused_by_their_names() -> None:
+    with pytest.raises(TypeError, match="steps is a float: give the number of minibatches"):
+        made(network(), steps=1.5)
+    with pytest.raises(TypeError, match=r"weight_decay is nothing \(None\): give a number"):
+        made(network(), weight_decay=None)
 
 
 def test_an_error_of_a_closure_leaves_the_loop_fit_to_continue() -> None:
