@@ -151,17 +151,21 @@ class Metric:
         if not self._hidden:
             return
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
-        if (self.learned - 1) % self._every == 0:
+        if (self.learned - 1) % self._every == 0 or self.learned == 2:  # of averages begun anew
             looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
             torch._foreach_copy_(self._polar, polar_factors(looking))
         lengths = self._lengths().mul_(-radius).unbind()
         for at, p, length in zip(self._theta, self._polar, lengths, strict=True):
             at.addcmul_(p, length)
 
+    def _squares(self, first: float) -> Tensor:
+        """|m|^2 of each hidden matrix, corrected."""
+        return torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
+
     def _lengths(self) -> Tensor:
         """q rho of each hidden matrix."""
         first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
-        squares = torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
+        squares = self._squares(first)
         self._usual.lerp_(squares, 1.0 - SECOND_DECAY)
         least = self._part**2 / second * self._usual
         q = squares.div_(least.clamp_min_(1e-30)).clamp_max_(1.0)
@@ -242,7 +246,15 @@ class Metric:
         """Restore what ``state_dict`` gave."""
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
-        self.back_to((int(state["learned"]), state["usual"]))
+        learned, usual = int(state["learned"]), state["usual"]
+        if self._hidden and len(usual) != len(self._hidden):  # other layers: what is there is usual
+            first, second = (
+                1.0 - decay ** max(learned, 1) for decay in (FIRST_DECAY, SECOND_DECAY)
+            )
+            usual = second * self._squares(first)
+        elif not self._hidden:
+            usual = self._usual
+        self.back_to((learned, usual))
 
 
 def _adam_step(

@@ -30,7 +30,7 @@ from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.job import MPI
 from apts_mpi.errors import AgreedError
 from apts_mpi.files import sealed
-from apts_mpi.training import build, flat_network, run_directory, subdomain
+from apts_mpi.training import build, evaluation, flat_network, run_directory, subdomain
 from apts_mpi.training import loop as training
 from apts_mpi.training import samples as placement
 
@@ -40,7 +40,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "message": (Comm, "allreduce"),
     "drawing": (subdomain.Subdomain, "draw"),
     "gradient": (flat_network.FlatNetwork, "start_gradient"),
-    "evaluation": (training, "evaluate"),
+    "evaluation": (evaluation, "evaluate"),
     "after an iteration": (training.Training, "_count"),
     "row of metrics": (run_directory.RunDirectory, "row"),
     "checkpoint": (checkpoint, "write_state"),
