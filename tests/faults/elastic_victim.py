@@ -101,9 +101,10 @@ def plant(place: str, number: int, action: Callable[[], object]) -> None:
     setattr(owner, name, instead)
 
 
-def strike(folder: Path, action: str) -> None:
-    """Say when, and do it."""
-    (folder / "struck").write_text(str(time.monotonic()))
+def strike(folder: Path | None, action: str) -> None:
+    """Say when, in that folder, and do it."""
+    if folder is not None:
+        (folder / "struck").write_text(str(time.monotonic()))
     victim.ACTIONS[action]()
 
 
@@ -127,8 +128,8 @@ def count() -> dict[str, int]:
 def main() -> int:
     """The program's own, on this rank."""
     rank, named = MPI.COMM_WORLD.Get_rank(), os.environ.get("RECORDS")
-    folder = Path(named or ".")
-    if named:
+    folder = Path(named) if named else None
+    if folder is not None:
         record(folder, rank)
     planted = os.environ.get("PLANTED")
     if planted:
@@ -138,7 +139,7 @@ def main() -> int:
         return program.main()
     counts = count()
     status = program.main()
-    (folder / f"counts-{rank}").write_text(json.dumps(counts))
+    ((folder or Path()) / f"counts-{rank}").write_text(json.dumps(counts))
     return status
 
 
