@@ -76,7 +76,8 @@ def learned_once(local: State) -> None:
     count = local["learned"]
     if count > 1:
         local["m"] *= (1.0 - FIRST_DECAY) / (1.0 - FIRST_DECAY**count)
-        local["v"] *= (1.0 - SECOND_DECAY) / (1.0 - SECOND_DECAY**count)
+        for name in ("v", "usual"):
+            local[name] *= (1.0 - SECOND_DECAY) / (1.0 - SECOND_DECAY**count)
         local["learned"] = 1
 
 

@@ -34,7 +34,7 @@ from torch.optim.adam import adam
 from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
-SPECTRAL = 0.4  # c; measured, as the next one (docs/method.md)
+SPECTRAL = 0.4  # c; measured (docs/method.md)
 
 
 class Matrix(Protocol):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from apts_mpi.method.layers import Layer
+from apts_mpi.method.torch_state import learned_once
 from apts_mpi.trust_region.metric import FIRST_DECAY, SECOND_DECAY, SPECTRAL, Metric, Span
 from apts_mpi.trust_region.polar import polar_factors
 
@@ -228,3 +229,17 @@ def test_spans_change_between_steps() -> None:
     metric.step(0.01)
     assert torch.allclose(theta[41:], torch.full((4,), 0.98), atol=1e-5)
     assert torch.allclose(theta[:3], torch.full((3,), 0.98), atol=1e-5)
+
+
+def test_averages_that_begin_anew_leave_the_steps_their_length() -> None:
+    metric, theta, g = made([TALL, WIDE])
+    g.copy_(gradients(1)[0])
+    for _ in range(300):
+        metric.step(0.01)
+    state = metric.state_dict()
+    learned_once(state)
+    metric.load_state_dict(state)
+    before = theta.clone()
+    metric.step(0.01)
+    root = float((theta - before)[TALL.part].square().mean().sqrt())
+    assert root == pytest.approx(0.01 * SPECTRAL, rel=0.3)
