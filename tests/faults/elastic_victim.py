@@ -108,23 +108,6 @@ def strike(folder: Path | None, action: str) -> None:
     victim.ACTIONS[action]()
 
 
-def count() -> dict[str, int]:
-    """Counts of the calls of each place, from now on."""
-    counts = dict.fromkeys(PLACES, 0)
-    for place, (owner, name) in PLACES.items():
-
-        def wrap(function: Callable[..., Any], place: str = place) -> Callable[..., Any]:
-            @functools.wraps(function)
-            def counted(*arguments: Any, **named: Any) -> Any:
-                counts[place] += 1
-                return function(*arguments, **named)
-
-            return counted
-
-        setattr(owner, name, wrap(getattr(owner, name)))
-    return counts
-
-
 def main() -> int:
     """The program's own, on this rank."""
     rank, named = MPI.COMM_WORLD.Get_rank(), os.environ.get("RECORDS")
@@ -137,9 +120,11 @@ def main() -> int:
             if fault["rank"] == rank:
                 plant(fault["place"], fault["number"], partial(strike, folder, fault["action"]))
         return program.main()
-    counts = count()
+    counts = victim.count(PLACES)
     status = program.main()
-    ((folder or Path()) / f"counts-{rank}").write_text(json.dumps(counts))
+    ((folder or Path()) / f"counts-{rank}").write_text(
+        json.dumps({place: counts[place] for place in PLACES})
+    )
     return status
 
 
