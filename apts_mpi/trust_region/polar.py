@@ -47,12 +47,16 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 def _products(grams: Tensor) -> Tensor:
     """Of the iteration's polynomials, for Gram matrices (k, m, m)."""
-    product = None
-    for a, b, c in COEFFICIENTS:
-        if product is not None:
-            grams = polynomial @ grams @ polynomial
-        polynomial = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
-        polynomial.diagonal(dim1=1, dim2=2).add_(a)
-        product = polynomial if product is None else polynomial @ product
-    assert product is not None
+    product = last = _polynomials(grams, *COEFFICIENTS[0])
+    for coefficients in COEFFICIENTS[1:]:
+        grams = last @ grams @ last
+        last = _polynomials(grams, *coefficients)
+        product = last @ product
     return product
+
+
+def _polynomials(grams: Tensor, a: float, b: float, c: float) -> Tensor:
+    """a I + b A + c A^2 of each A (k, m, m)."""
+    found = torch.baddbmm(grams, grams, grams, beta=b, alpha=c)
+    found.diagonal(dim1=1, dim2=2).add_(a)
+    return found
