@@ -32,6 +32,11 @@ OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
 FEWEST, SHORT = 16, 10
 
 
+def outer_samples(context: int | None) -> int:
+    """Of all subdomains between two messages; context: tokens of one, of text."""
+    return OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
+
+
 def plan(
     subdomains: int,
     samples: int,
@@ -55,8 +60,7 @@ def plan(
     usual, (low, high) = OUTER_STEPS, MINIBATCHES
     if context is not None:
         usual, low, high = TEXT_STEPS, max(TOKENS[0] // context, 1), max(TOKENS[1] // context, 1)
-    whole = OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
-    share = (outer or whole) / subdomains
+    share = (outer or outer_samples(context)) / subdomains
     if context is None:
         low = FEWEST if outer else max(min(low, round(share / SHORT)), FEWEST)
     if batch is None:

@@ -191,9 +191,10 @@ class Ranks:
     )
     compress: str = setting(
         "none",
-        one_of("none", "bf16", "fp16", "int8", "int4"),
+        one_of("none", "bf16", "fp16", "int8", "int4", "auto"),
         "send corrections in 16, 8 or 4 bits per number, adding what that rounds off to the next "
-        "one; where a host has several ranks, with --hierarchical on",
+        "one; where a host has several ranks, with --hierarchical on; 'auto': in the most bits "
+        "with which a run takes hardly longer than with the best, measured at the start",
         where=APTS,
         idle=True,
     )

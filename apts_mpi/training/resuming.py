@@ -156,7 +156,8 @@ class Resumed:
             InputError: they are none, or are not complete.
         """
         config, where = _settings(checkpoint, "complete"), checkpoint.path / COMMON
-        if config.local_steps == AUTO or (config.optimizer in BASELINES and config.lr is None):
+        rated = config.optimizer not in BASELINES or config.lr is not None
+        if config.local_steps == AUTO or config.compress == "auto" or not rated:
             raise fault(where, "has settings that are not complete", REMEDY)
         return cls(checkpoint, config, _settings(checkpoint, "settings"))
 
@@ -194,6 +195,12 @@ class Resumed:
             InputError: one of them contradicts the run's own; the line has all that do.
         """
         complete = self.config
+        # What the run itself was given stands, also where it was auto.
+        given = {
+            name: value
+            for name, value in given.items()
+            if name in _FREE or value != getattr(self.given, name)
+        }
         differing = [
             f"{name} = {value!r}, not {getattr(complete, name)!r}"
             for name, value in given.items()

@@ -166,7 +166,7 @@ def test_a_run_repeats_from_its_settings_which_have_effect(
 
 
 def test_messages_take_every_form_there_is() -> None:
-    assert SETTINGS["compress"].kind.choices == COMPRESSIONS
+    assert SETTINGS["compress"].kind.choices == (*COMPRESSIONS, "auto")
 
 
 def test_settings_an_optimizer_has_not_are_refused() -> None:
