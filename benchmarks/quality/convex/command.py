@@ -129,7 +129,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         f"{FIRST_ORDER_RULE.grow_above:g}). One process, the quadratics drawn from a fixed seed.",
         Image("relative gap", "convex_loss.png"),
         Image("radius", "convex_radius.png"),
-        f"Set-up: apts_mpi {first['settings']['apts_mpi']}, commit {first['commit']}, torch "
+        f"Set-up: apts_mpi {first['versions']['apts_mpi']}, commit {first['commit']}, torch "
         f"{first['versions']['torch']}, one thread; {first['date']}. Repeat: `python -m benchmarks "
         "convex --fresh`.",
     ]
