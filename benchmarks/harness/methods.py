@@ -61,10 +61,12 @@ def note(rows: Iterable[Row]) -> str | None:
     old = [row for row in rows if outdated(row)]
     if not old:
         return None
-    solvers = ", ".join(sorted({str(solver(row["settings"])) for row in old}))
+    default, named = TrainConfig().local_solver, {solver(row["settings"]) for row in old}
+    words = ["the default of then" if name == default else str(name) for name in named]
     days = sorted({row.get("date", "an unknown day") for row in old})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (
-        f"Of an earlier version of the method: {len(old)} runs with the local solver {solvers} "
+        f"Of an earlier version of the method: {len(old)} runs with the local solver "
+        f"{', '.join(sorted(words))} "
         f"({when}). Their commits are in the rows."
     )
