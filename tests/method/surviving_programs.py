@@ -10,38 +10,49 @@ import signal
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from apts_mpi import Comm, StochasticAPTS
 from apts_mpi.errors import RanksLost
-from tests.method.loop_programs import loss_of, minibatches, network, same
+from tests.method.loop_programs import X, loss_of, minibatches, network, same
 
 FIRST, LAST = 4, 9  # iterations after which rank 1 dies, and at the end
 
 
-class Loop:
-    """A loop of ranks that die: their numbers, those at first, and the iterations before."""
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    def __init__(self, *deaths: tuple[int, int], local_steps: int = 1, **options: Any) -> None:
+
+class Loop:
+    """A loop of ranks that die: their numbers, those at first, and the iterations before.
+
+    Args:
+        hearing: whether rank 2 dies as it hears of it.
+    """
+
+    def __init__(
+        self, *deaths: tuple[int, int], local_steps: int = 1, hearing: bool = False
+    ) -> None:
+        self.dies_hearing = hearing
         self.number, self.deaths = Comm().rank, deaths
         self.heard, self.states = list[tuple[int, int, int]](), list[dict[str, Any]]()
         self.net = network()
         self.optimizer = StochasticAPTS(
-            self.net.parameters(), local_steps=local_steps, on_lost_ranks=self.hear, **options
+            self.net.parameters(), local_steps=local_steps, on_lost_ranks=self.hear
         )
 
     def hear(self, rank: int, size: int, iterations: int) -> None:
         assert (rank, size) == (self.optimizer.comm.rank, self.optimizer.comm.size)
         self.heard.append((rank, size, iterations))
         self.states.append(self.optimizer.state_dict())
-
-    def live(self, place: str, iterations: int) -> None:
-        if (self.number, iterations) in self.deaths or (self.number, place) in self.deaths:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self.number == 2 and self.dies_hearing:
+            die()
 
     def closure(self, index: Tensor) -> Tensor:
-        self.live("closure", self.optimizer.iterations)
+        if (self.number, self.optimizer.iterations) in self.deaths:
+            die()
         return loss_of(self.net, index)
 
     def run(self, batches: list[Tensor], until: int) -> None:
@@ -93,3 +104,53 @@ def resumed() -> None:
                 optimizer.step(partial(loss_of, net, index), samples=len(index))
     theta = nn.utils.parameters_to_vector(net.parameters())
     assert torch.equal(theta, torch.load(f"theta-{number}.pt", weights_only=True))
+
+
+def another_dies_meanwhile() -> None:
+    """Rank 0 dies, and as the others hear of it rank 2: rank 1 ends alone what they began."""
+    loop = Loop((0, FIRST), local_steps=3, hearing=True)
+    optimizer = loop.optimizer
+    with optimizer.join():
+        loop.run(minibatches(loop.number, 60), LAST)
+    assert loop.heard == [(0, 2, FIRST), (0, 1, FIRST)]
+    assert (optimizer.comm.size, optimizer.iterations) == (1, LAST)
+    last = optimizer.last_iteration
+    assert last is not None
+    assert last.radius == optimizer.radius
+
+
+def between_loops() -> None:
+    """Ranks die where the loop sends no messages, or messages of its own."""
+    loop = Loop(local_steps=3)
+    net, optimizer = loop.net, loop.optimizer
+    net.insert(1, norm := nn.BatchNorm1d(8))
+    with optimizer.join():
+        loop.run(minibatches(loop.number, 12), LAST)
+    if loop.number == 1:
+        die()
+    with optimizer.averaged(net, [X[: 30 * (loop.number + 1)]]):
+        comm = optimizer.comm
+        assert comm.size == 2
+        assert isinstance(norm.running_mean, Tensor)
+        comm.check_replicas(norm.running_mean)
+        comm.check_replicas(loop.theta)
+    before = optimizer.state_dict()
+    if loop.number == 0:
+        die()
+    try:
+        comm.maximum(np.zeros(1))
+    except RanksLost:
+        assert optimizer.comm is comm
+    optimizer.load_state_dict(before)
+    assert (optimizer.comm.size, len(loop.heard)) == (1, 2)
+    with optimizer.join():
+        loop.run(minibatches(loop.number, 12, 1), LAST)
+    assert optimizer.iterations > before["method"]["iterations"]
+
+
+def cannot() -> None:
+    """Without what MPI needs for it: one line."""
+    try:
+        Loop()
+    except RuntimeError as error:
+        print(error)

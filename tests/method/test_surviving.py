@@ -22,3 +22,26 @@ def test_survivors_go_the_very_way_of_a_loop_resumed_on_as_many_ranks(
     assert line in done.err
     done = program(2, "surviving.resumed")
     assert done.status == 0, done.out + done.err
+
+
+def test_a_loop_goes_on_until_one_rank_is_left(program: Callable[..., Finished]) -> None:
+    done = program(3, "surviving.another_dies_meanwhile", mpirun=ULFM)
+    assert done.status == 0, done.out + done.err
+    assert "rank 2 is gone (in iteration 5): 1 of 2 ranks are left" in done.err
+
+
+def test_deaths_between_the_loops_are_noticed_at_the_next_message(
+    program: Callable[..., Finished],
+) -> None:
+    done = program(3, "surviving.between_loops", mpirun=ULFM)
+    assert done.status == 0, done.out + done.err
+
+
+def test_without_fault_tolerance_one_line_says_what_is_missing(
+    program: Callable[..., Finished],
+) -> None:
+    done = program(2, "surviving.cannot")
+    assert done.status == 0, done.out + done.err
+    lines = [line for line in done.out.splitlines() if line.startswith("on_lost_ranks: ")]
+    assert len(lines) == 2
+    assert lines[0].endswith("(docs/elastic.md); or leave it out")
