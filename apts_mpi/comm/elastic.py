@@ -74,15 +74,16 @@ class Guarded:
             if each != MPI.COMM_NULL and not each.Is_revoked():
                 each.Revoke()
 
-    def agreed(self, fine: bool) -> bool:
-        """Whether all ranks that are left say so; it works where a rank has died, too."""
+    def agreed(self, fine: bool, known: bool = True) -> tuple[bool, bool]:
+        """Of each, whether all ranks that are left say so; of the first, and none has died."""
         for _ in range(_TRIES):
-            self.communicator.Ack_failed()
+            dead = self.communicator.Ack_failed()
             try:
-                return bool(self.communicator.Agree(int(fine)))
+                both = self.communicator.Agree(int(fine and not dead) + 2 * known)
             except MPI.Exception:  # on all alike: another one has died
                 continue
-        return False
+            return bool(both & 1), bool(both & 2)
+        return False, False
 
     def shrink(self) -> Guarded:
         """The ranks that are left, in their order; every one of them calls it.
