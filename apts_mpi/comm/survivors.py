@@ -57,24 +57,13 @@ def without_dead(guarded: Guarded) -> tuple[Guarded, Loss]:
     return left, Loss([number for number in before if number not in after], before, after)
 
 
-def of_the_furthest(comm: Comm, place: int, data: bytes) -> bytes:
-    """The data of the rank that is furthest, of the lowest of them; every rank calls it.
-
-    Args:
-        place: how far this rank is.
-    """
+def furthest(comm: Comm, place: int) -> int:
+    """The rank that is furthest, the lowest of them; every rank calls it, with how far it is."""
     places = np.array([float(place)])
     comm.maximum(places)
     first = np.array([comm.rank if place == places[0] else comm.size])
     comm.allreduce(first, "MIN")
-    root = int(first[0])
-    length = np.array([len(data)])
-    comm.broadcast(length, root)
-    buffer = np.zeros(int(length[0]), np.uint8)
-    if comm.rank == root:
-        buffer[:] = np.frombuffer(data, np.uint8)
-    comm.broadcast(buffer, root)
-    return buffer.tobytes()
+    return int(first[0])
 
 
 class Survivors:
@@ -104,7 +93,7 @@ class Survivors:
         if self.comm.watch is not None:
             self.comm.watch.enter("recovery")
         try:
-            return self._ranks.agreed(fine)
+            return self._ranks.agreed(fine)[0]
         finally:
             if self.comm.watch is not None:
                 self.comm.watch.leave()

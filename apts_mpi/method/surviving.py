@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from apts_mpi.comm.communicator import Comm
-from apts_mpi.comm.survivors import Loss, Survivors, of_the_furthest
+from apts_mpi.comm.survivors import Loss, Survivors, furthest
 from apts_mpi.errors import RanksLost
 from apts_mpi.method.iteration import Iteration
 from apts_mpi.method.torch_optimizer import TorchOptimizer
@@ -104,8 +104,8 @@ class Surviving(TorchOptimizer):
         """What the furthest rank has, and the user's new part of the data."""
         file = io.BytesIO()
         torch.save(self._kept, file)
-        place = self._kept["method"]["iterations"]
-        data = of_the_furthest(self.comm, place, file.getvalue())
+        root = furthest(self.comm, self._kept["method"]["iterations"])
+        data = self.comm.broadcast_bytes(file.getvalue(), root)
         self._kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         self._rebuild(self._kept)
         last = self._kept["last"]
