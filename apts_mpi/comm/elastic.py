@@ -25,7 +25,6 @@ from apts_mpi.files.streams import write_error
 
 _TRIES, _PAUSE = 60, 0.25  # a death is known to MPI some time after the first call that fails
 _SLACK = 1.0  # seconds a process may be late on a busy machine
-_SWITCH, _ON = "OMPI_MCA_mpi_ft_enable", ("1", "t", "true", "enabled", "yes", "y")
 _REMEDY = "start with Open MPI 5's mpirun --with-ft ulfm (docs/elastic.md)"
 
 
@@ -35,7 +34,7 @@ def unavailable() -> str | None:
         MPI.COMM_WORLD.Is_revoked()
     except NotImplementedError:
         return f"{job.library_version()} has no ULFM: {_REMEDY}"
-    if "Open MPI" in job.library_version() and os.environ.get(_SWITCH) not in _ON:
+    if "Open MPI" in job.library_version() and not job.tolerates_faults():
         return f"{job.library_version()} has its fault tolerance off: {_REMEDY}"
     return None
 
