@@ -76,6 +76,7 @@ class Watch:
         if not (warning >= 0 and abort >= 0):
             raise ValueError(f"warning {warning} and abort {abort} must be seconds, 0 for never")
         self.directory: Path | None = None
+        self._limits = warning, abort
         self._rank, self._size = ranks.rank, ranks.size
         self._abort = abort or math.inf
         self._first = min(warning or math.inf, self._abort)  # what comes first of the two
@@ -129,6 +130,14 @@ class Watch:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(_GRACE)
+
+    def renewed(self, ranks: Ranks) -> Watch:
+        """The same over other ranks, from now on; this one ends. Every rank calls it."""
+        self.stop()
+        watch = Watch(ranks, *self._limits)
+        watch.directory = self.directory
+        watch.start()
+        return watch
 
     def _run(self) -> None:
         last = time.monotonic()

@@ -23,10 +23,10 @@ import numpy as np
 
 from apts_mpi.checkpoints.folder import FOLDER, Checkpoint
 from apts_mpi.checkpoints.state_file import State, from_bytes, to_bytes
-from apts_mpi.comm import job
 from apts_mpi.comm.communicator import STOP, Comm
 from apts_mpi.comm.elastic import Guarded, die
 from apts_mpi.comm.elastic_watch import ElasticWatch, Left, Process
+from apts_mpi.comm.survivors import furthest, without_dead
 from apts_mpi.errors import AgreedError, InputError, RanksLost, is_exhausted
 from apts_mpi.files.streams import write_error
 from apts_mpi.settings.config import TrainConfig
@@ -81,19 +81,10 @@ class Kept:
 
     def reconciled(self, comm: Comm) -> Kept:
         """That of the survivor that is furthest, of the lowest rank of them; all call it."""
-        places = np.array([float(self.place)])
-        comm.maximum(places)
-        first = np.array([comm.rank if self.place == places[0] else comm.size])
-        comm.allreduce(first, "MIN")
-        root = int(first[0])
+        root = furthest(comm, self.place)
         extra = json.loads(comm.broadcast_text(json.dumps(self.extra), root))
-        data = np.frombuffer(to_bytes(self.shared) if comm.rank == root else b"", np.uint8)
-        length = np.array([len(data)])
-        comm.broadcast(length, root)
-        if comm.rank != root:
-            data = np.zeros(int(length[0]), np.uint8)
-        comm.broadcast(data if data.flags.writeable else data.copy(), root)
-        return replace(self, shared=from_bytes(data.tobytes()), extra=extra)
+        data = comm.broadcast_bytes(to_bytes(self.shared) if comm.rank == root else b"", root)
+        return replace(self, shared=from_bytes(data), extra=extra)
 
     def resumed(self, head: str) -> Resumed:
         """As a checkpoint that a run resumes; ``head``: what is said of it."""
@@ -150,7 +141,7 @@ class ElasticRun:
         try:
             return self._run()
         except Exception as error:
-            if is_exhausted(error):
+            if is_exhausted(error) and self._guarded.communicator.Get_size() > 1:
                 self._die()
             raise
 
@@ -266,31 +257,24 @@ class ElasticRun:
             self._kept = Kept.of(self._training) if self._training.progress.iterations else None
             self._training.close()
             self._training = None
-        before = self._guarded.numbers()
-        alike = str((before, self._facts and self._facts[0]))  # to all of them, and to no other run
+        numbers = self._guarded.numbers()
+        alike = str((numbers, self._facts and self._facts[0]))  # to them all, and to no other run
         self._split = f"{zlib.crc32(alike.encode()):08x}"
-        self._guarded = self._guarded.shrink()
-        after = self._guarded.numbers()
+        self._guarded, loss = without_dead(self._guarded)
         if self._watch is not None:
             self._watch.stop()
-        dead = [number for number in before if number not in after]
-        who, hosts = [f"rank {number}" for number in dead], list[str]()
+        gone = list[Process]()
         if self._facts is not None:
-            facts = dict(zip(before, self._facts, strict=True))
-            self._facts = [facts[number] for number in after]
-            gone = [Process.of(facts[number]) for number in dead]
-            who = [f"{name} on {process}" for name, process in zip(who, gone, strict=True)]
-            hosts = [process.host for process in gone]
+            facts = dict(zip(loss.before, self._facts, strict=True))
+            self._facts = [facts[number] for number in loss.after]
+            gone = [Process.of(facts[number]) for number in loss.ranks]
+        hosts = [process.host for process in gone]
         # Processes of this host are seen to be gone; of others the network may only say so.
         near = {Process.of(fact).host for fact in self._facts or ()}
-        self._smaller_part = 2 * len(after) <= len(before) and not set(hosts) <= near
-        loss = {"ranks": dead, "hosts": hosts, "phase": phase, "left": len(after)}
-        self._losses.append(loss)
-        self._head = (
-            f"{', '.join(who)} {'is' if len(who) == 1 else 'are'} gone (in {phase}): "
-            f"{len(after)} of {len(before)} ranks are left and"
-        )
-        job.shrunk(self._guarded.Get_rank(), self._guarded.Get_size())
+        self._smaller_part = 2 * len(loss.after) <= len(loss.before) and not set(hosts) <= near
+        who = {"ranks": loss.ranks, "hosts": hosts}
+        self._losses.append({**who, "phase": phase, "left": len(loss.after)})
+        self._head = loss.head(phase, gone)
 
     def _die(self) -> NoReturn:
         """End this rank alone, whose memory has run out: the others go on without it."""
