@@ -65,8 +65,6 @@ class TrainConfig(Files, Ranks, Length, Published, Method, Network, Data):
             self._refuse("pretrained", what)
         if self.local_steps == AUTO and self._missed(SCALED.missed):
             self._refuse("local_steps", f"auto is for {SCALED}")
-        if self.compress == "auto" and self._missed(SCALED.missed):
-            self._refuse("compress", f"auto is for {SCALED}")
         auto, both = self.local_steps == AUTO, None not in (self.batch, self.local_steps)
         if self.outer_samples is not None and (auto or both):
             given = "auto" if auto else "and --batch"

@@ -83,8 +83,8 @@ class Method:
     local_steps: int | None = setting(
         None,
         of.STEPS,
-        "local steps per outer iteration; 'auto': from the measured cost of a message and of a "
-        "gradient evaluation (spectral, scaled)",
+        "local steps per outer iteration; 'auto': these, --batch and --compress from the measured "
+        "cost of messages and of a gradient evaluation (spectral, scaled)",
         usual="as many as take some 10,000 samples of all ranks, at least 5 (spectral, scaled); "
         "at most 5 (sr1, first-order); 20 (local-sgd, diloco, muloco)",
         where=of.STEPPING,
@@ -93,7 +93,7 @@ class Method:
         None,
         whole(1, 2**40),
         "samples of all subdomains between two messages, from which batch and local steps follow",
-        usual="10,500, of text windows of 20,480 tokens",
+        usual="10,500, of text windows of 10,240 tokens",
     )
     radius: float | None = setting(
         None,
@@ -121,7 +121,7 @@ class Method:
         None,
         number(0, 100),
         "last percent of --epochs over which the length of local steps falls to 0",
-        usual="25 (spectral), 0 (scaled)",
+        usual="25, of text 50 (spectral), 0 (scaled)",
     )
     shared_moment: bool = _scaled(
         True,

@@ -146,7 +146,7 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     subdomains = _subdomains(config, comm, info, network, train)
     _try(config, comm, console, network, judge, subdomains, list(judged.values()))
     start = time.perf_counter()
-    if config.local_steps == AUTO or config.compress == "auto":
+    if config.local_steps == AUTO:
         numbers = (comm, console.say, network, subdomains)
         config = local_steps.paced(config, *numbers, batch=given.batch)
         subdomains = _subdomains(config, comm, info, network, train)  # of other minibatches
@@ -177,13 +177,13 @@ def _choose_messages(
     """By hosts or not, compressed or not, from a GPU's memory or not."""
     if config.hierarchical:
         comm.join_by_hosts()
-    if config.compress != "none" and comm.parts < 2:
+    if config.compress not in (None, "none") and comm.parts < 2:
         alone = "one host" if comm.size > 1 else "one rank"
         console.say(
             f"--compress {config.compress}: {alone} has none to exchange with, so that nothing "
             "is rounded"
         )
-    if config.gpu_aware and config.compress != "none":
+    if config.gpu_aware and config.compress not in (None, "none"):
         console.say("--gpu-aware: messages go by the host, where they are compressed")
     elif config.gpu_aware:
         gpu_aware.enable(comm, placement.device, console.say)

@@ -1,4 +1,4 @@
-"""``--local-steps auto`` and ``--compress auto``: work and bits of a message, from what both cost.
+"""``--local-steps auto``: how much work between two messages, and their bits, from what they cost.
 
 An outer iteration of S samples over all ranks costs a message, T seconds, and t seconds for each
 sample, all ranks computing at once. More samples between messages mean more work in all: on MNIST
@@ -7,8 +7,8 @@ minibatches of 64). The time, (1 + S / S0) (T / S + t), is least at
 
     S = sqrt(S0 T / t).
 
-Minibatch and steps are then those of so many ``--outer-samples``. A vector is sent in the most bits
-with which a run takes hardly longer than with the best choice.
+Minibatch and steps are then those of so many ``--outer-samples``. Without ``--compress`` a vector
+is sent in the most bits with which a run takes hardly longer than with the best choice.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from apts_mpi.comm.message import FusedMessage
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import outer_samples, plan
-from apts_mpi.settings.texts import AUTO
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.subdomain import Subdomain
 
@@ -53,13 +52,14 @@ def paced(
     """The settings with what messages and gradients decide that are measured here.
 
     Args:
-        config: completed, but for what is ``auto``. batch: the minibatch that was given, if any.
+        config: completed, but for what is chosen here. batch: the minibatch that was given, if any.
     """
     assert config.batch is not None, "completed settings have one"
     samples, many = subdomains[0].samples, comm.size * len(subdomains)
     x, y = next(samples.blocks(config.batch))
-    open_forms = _FORMS if comm.parts > 1 else _FORMS[:1]
-    forms = open_forms if config.compress == "auto" else (config.compress,)
+    forms = (config.compress,) if config.compress else _FORMS
+    if comm.parts < 2:  # which nothing rounds
+        forms = forms[:1]
     with kept(network.module):
         messages, gradient = measure(
             comm,
@@ -67,25 +67,18 @@ def paced(
             lambda: len(y) and network.loss_and_gradient(x, y),
             forms=forms,
         )
-    steps = None if config.local_steps == AUTO else config.local_steps
     choice = chosen(
         dict(zip(forms, messages, strict=True)),
         gradient / (comm.size * config.batch),
         samples=samples.total,
         usual=outer_samples(config.context),
-        fixed=steps and steps * config.batch * many,
     )
-    message = f"an iteration's messages take {1e3 * choice.message:.3g} ms"
-    if config.compress == "auto":
-        message += f" with --compress {choice.form}"
-    if steps is None:
-        batch, steps = plan(
-            many, samples.total, outer=choice.samples, context=config.context, batch=batch
-        )
-    else:
-        batch = config.batch
+    batch, steps = plan(
+        many, samples.total, outer=choice.samples, context=config.context, batch=batch
+    )
     say(
-        f"{steps} local steps of {batch} samples: {message}, a gradient of {config.batch} "
+        f"{steps} local steps of {batch} samples, --compress {choice.form}: an iteration's "
+        f"messages take {1e3 * choice.message:.3g} ms, a gradient of {config.batch} samples "
         f"{1e3 * gradient:.3g} ms"
     )
     return dataclasses.replace(config, local_steps=steps, batch=batch, compress=choice.form)
@@ -111,21 +104,20 @@ def chosen(
     *,
     samples: int,
     usual: int,
-    fixed: int | None = None,
 ) -> Choice:
     """The best of an outer iteration's messages, and samples.
 
     Args:
         messages: their seconds by form, most bits first. each: seconds for a sample.
         samples: of the training set. usual: of an outer iteration by default; the least that is
-            taken is no more. fixed: of an outer iteration, where they are not to be chosen.
+            taken is no more.
     """
     growth = _S0 * samples
     least = min(_LEAST * samples, usual)
     found = list[tuple[float, Choice]]()
     for form, message in messages.items():
         best = min(max(math.sqrt(growth * message / each), least), _MOST * samples)
-        outer = fixed or max(round(best), 1)
+        outer = max(round(best), 1)
         seconds = (1.0 + outer / growth) * (message / outer + each)
         found.append((seconds, Choice(form, message, outer)))
     shortest = min(seconds for seconds, _ in found)

@@ -156,8 +156,7 @@ class Resumed:
             InputError: they are none, or are not complete.
         """
         config, where = _settings(checkpoint, "complete"), checkpoint.path / COMMON
-        rated = config.optimizer not in BASELINES or config.lr is not None
-        if config.local_steps == AUTO or config.compress == "auto" or not rated:
+        if config.local_steps == AUTO or (config.optimizer in BASELINES and config.lr is None):
             raise fault(where, "has settings that are not complete", REMEDY)
         return cls(checkpoint, config, _settings(checkpoint, "settings"))
 
