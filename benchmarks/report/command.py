@@ -1,8 +1,7 @@
-"""One HTML page and a Markdown summary of results, in any mix.
+"""One HTML page of results, in any mix.
 
 Reads JSON lines of strong, weak, micro, network, project and compare. Writes report.html, which
-needs no network and no other file, report.md, and the pictures of the latter in report_figures.
-Sections appear where there are rows for them.
+needs no network and no other file. Figures and sections appear where there are rows for them.
 """
 
 from __future__ import annotations
@@ -13,19 +12,20 @@ from pathlib import Path
 
 from benchmarks.harness import figures
 from benchmarks.harness.command import OUT
+from benchmarks.harness.names import PRODUCT
 from benchmarks.harness.rows import Rows, read
 from benchmarks.harness.sections import Section, Text
 from benchmarks.report import setup
+from benchmarks.report.front import front
 from benchmarks.report.write import write
 
-TITLE = "Communication against compute"
 # Modules of the commands that have ``sections`` for the page, in its order: functions of the rows.
 PAGES = (
-    "benchmarks.scaling.section",
-    "benchmarks.messages.micro.section",
-    "benchmarks.messages.network.section",
     "benchmarks.quality.compare.section",
+    "benchmarks.messages.network.section",
+    "benchmarks.scaling.section",
     "benchmarks.project.section",
+    "benchmarks.messages.micro.section",
 )
 
 
@@ -51,18 +51,13 @@ def run(parsed: argparse.Namespace) -> int:
 
 def page(rows: Rows) -> Section:
     """The report on these rows."""
-    lead = [
-        "Data-parallel training over MPI, measured: where the time of ranks goes, what more of "
-        "them bring, and what messages cost. Every sentence with a number is computed from the "
-        "results."
-    ]
-    if rows["projection"]:
-        lead.append("Not all of it is measured: what is a projection says so in its heading.")
     when = setup.span(rows.everything)
-    if when:
-        lead.append(f"Measured {when}.")
+    lead = "Training networks data-parallel over MPI without a learning rate to tune. Every "
+    lead += "sentence with a number is computed from the results; what is a projection says so."
+    lead += f" Measured {when}." if when else ""
     sections: list[Section] = []
     for name in PAGES:
         sections += import_module(name).sections(rows.by_kind)
     sections += [setup.section(rows), setup.method()]
-    return Section(TITLE, [Text(text) for text in lead], sections)
+    title = f"{PRODUCT} on {where}" if (where := setup.machines(rows)) else PRODUCT
+    return Section(title, [*front(rows.by_kind), Text(lead)], sections)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.harness.results import Row
-from benchmarks.harness.rows import KINDS, Rows
+from benchmarks.harness.rows import KINDS, SCALING, Rows
 from benchmarks.harness.sections import Section, Table, Text
 from benchmarks.harness.statistics import LEVEL, RESAMPLES
 
@@ -118,6 +118,18 @@ def method() -> Section:
     )
 
 
+def machines(rows: Rows) -> str:
+    """The host that scaling was measured on, or how many, and cores of each; "" without it."""
+    own = [row for kind in SCALING for row in rows[kind]]
+    hosts = sorted({str(row["host"]) for row in own})
+    cores = sorted({int(row["cores"]) for row in own})
+    if not hosts:
+        return ""
+    each = f"{' to '.join(map(str, dict.fromkeys((cores[0], cores[-1]))))} cores" if cores else ""
+    named = hosts[0] if len(hosts) == 1 else f"{len(hosts)} hosts"
+    return f"{named}, {each}" if each else named
+
+
 def span(rows: Sequence[Row]) -> str:
     """From which days and commits rows are."""
     dates = sorted({str(row["date"]) for row in rows if row.get("date")})
@@ -126,5 +138,5 @@ def span(rows: Sequence[Row]) -> str:
     if dates:
         found.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
     if commits:
-        found.append(f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}")
+        found.append(f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits")
     return "; ".join(found)
