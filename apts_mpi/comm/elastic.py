@@ -18,7 +18,6 @@ from apts_mpi.comm.job import MPI
 from apts_mpi.errors import AgreedError, RanksLost
 
 _TRIES, _PAUSE = 60, 0.25  # a death is known to MPI some time after the first call that fails
-_SWITCH, _ON = "OMPI_MCA_mpi_ft_enable", ("1", "t", "true", "enabled", "yes", "y")
 _REMEDY = "start with Open MPI 5's mpirun --with-ft ulfm (docs/elastic.md)"
 
 
@@ -28,7 +27,7 @@ def unavailable() -> str | None:
         MPI.COMM_WORLD.Is_revoked()
     except NotImplementedError:
         return f"{job.library_version()} has no ULFM: {_REMEDY}"
-    if "Open MPI" in job.library_version() and os.environ.get(_SWITCH) not in _ON:
+    if "Open MPI" in job.library_version() and not job.tolerates_faults():
         return f"{job.library_version()} has its fault tolerance off: {_REMEDY}"
     return None
 
@@ -75,15 +74,16 @@ class Guarded:
             if each != MPI.COMM_NULL and not each.Is_revoked():
                 each.Revoke()
 
-    def agreed(self, fine: bool) -> bool:
-        """Whether all ranks that are left say so; it works where a rank has died, too."""
+    def agreed(self, fine: bool, known: bool = True) -> tuple[bool, bool]:
+        """Of each, whether all ranks that are left say so; of the first, and none has died."""
         for _ in range(_TRIES):
-            self.communicator.Ack_failed()
+            dead = self.communicator.Ack_failed()
             try:
-                return bool(self.communicator.Agree(int(fine)))
+                both = self.communicator.Agree(int(fine and not dead) + 2 * known)
             except MPI.Exception:  # on all alike: another one has died
                 continue
-        return False
+            return bool(both & 1), bool(both & 2)
+        return False, False
 
     def shrink(self) -> Guarded:
         """The ranks that are left, in their order; every one of them calls it.

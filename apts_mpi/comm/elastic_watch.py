@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apts_mpi.comm.status_board import RECOVERY, News, Status, StatusBoard, born, rounded
-from apts_mpi.comm.watch import Ranks, Watch
+from apts_mpi.comm.status_board import RECOVERY, News, Ranks, Status, StatusBoard, born, rounded
+from apts_mpi.comm.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,19 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
 
 
+@dataclass
+class Left:
+    """What the watch needs of ranks before they have a ``Comm``; it knows them already."""
+
+    rank: int
+    size: int
+    host: str = ""
+
+    def gather_texts(self, text: str) -> list[str]:
+        """Not asked for."""
+        raise NotImplementedError
+
+
 class ElasticWatch(Watch):
     """As ``Watch``, and ranks that have not arrived in time are killed.
 
@@ -73,6 +86,7 @@ class ElasticWatch(Watch):
         self._lose = lose or math.inf
         self._first = min(self._first, self._lose)
         self.interval = min(1.0, self._first / 8)
+        self._watches = True  # one that is left alone, too: its launcher
         self._rest(self._state)
 
     def recover(self) -> None:
@@ -85,7 +99,8 @@ class ElasticWatch(Watch):
             self._say(f"{self._peers.name(self._rank)} ends, as its launcher is gone")
             self._end_process(0.1)
             return
-        super().advance(seconds)
+        if self._size > 1:
+            super().advance(seconds)
 
     def _move(self, state: tuple[int, str | None]) -> None:
         if state[0] == RECOVERY:

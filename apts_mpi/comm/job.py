@@ -6,6 +6,7 @@ processes that do not find each other: each would train alone, and every one wou
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -32,6 +33,7 @@ else:
 
 ALONE = "APTS_MPI_ALLOW_SINGLETON"
 _PATIENCE = 5.0  # seconds: launchers end all processes with any, and one has to say why
+_SWITCH, _ON = "OMPI_MCA_mpi_ft_enable", ("1", "t", "true", "enabled", "yes", "y")
 _DIGITS = 12  # of a number that is one
 _LAST_STEP = 0xFFFFFFF0  # numbers above are no steps of srun: batch script, interactive shell
 
@@ -39,7 +41,13 @@ _LAST_STEP = 0xFFFFFFF0  # numbers above are no steps of srun: batch script, int
 def _start() -> Any:
     if "HOME" not in os.environ:  # without which Open MPI does not start
         os.environ["HOME"] = str(_home())
+    late = is_loaded()
     try:
+        import mpi4py
+
+        if tolerates_faults() and not late:
+            mpi4py.rc.finalize = False
+            atexit.register(_end)
         from mpi4py import MPI as started
     except (ImportError, RuntimeError) as error:
         if isinstance(error, ModuleNotFoundError) or "mpi" not in str(error).lower():
@@ -51,6 +59,24 @@ def _start() -> Any:
             status=1,
         ) from error
     return started
+
+
+def tolerates_faults() -> bool:
+    """Whether Open MPI's launcher was told to let ranks outlive others."""
+    return os.environ.get(_SWITCH) in _ON
+
+
+def _end() -> None:
+    """MPI's end, where ranks may have died: it may wait for these for ever, and is left out.
+
+    So it is after an error, whose rank is a dead one to the others; and where ``python -m mpi4py``
+    may be about to end them all.
+    """
+    failed = hasattr(sys, "last_type")
+    by = getattr(sys.modules["__main__"], "__spec__", None)
+    ends_all = by is not None and by.name.startswith("mpi4py")
+    if not (_left or failed or ends_all or MPI.Is_finalized()):
+        MPI.Finalize()
 
 
 def _home() -> Path:

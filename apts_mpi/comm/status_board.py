@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 _END = "end"  # a file that says that the run is over
 _GONE = "gone-"  # one that says that a rank is taken for lost
@@ -80,6 +80,17 @@ def rounded(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
+class Ranks(Protocol):
+    """What the watch needs of a ``Comm``."""
+
+    rank: int
+    size: int
+    host: str
+
+    def gather_texts(self, text: str) -> list[str]:
+        """Every rank's text, on every rank."""
+
+
 class Peers:
     """The processes of a job, in words.
 
@@ -108,6 +119,17 @@ class Peers:
                 for rank in ranks
             ]
         )
+
+    def stalled(
+        self, wait: str, missing: Sequence[int], statuses: Mapping[int, Status], now: float
+    ) -> str:
+        """That all but those that are missing have waited, in the words of ``wait``."""
+        size, here = len(self._facts), len(self._facts) - len(missing)
+        if not missing:
+            why = "the network fails, or a rank was stopped within the call"
+            return f"all {here} ranks have {wait}: {why}"
+        have = f"{here} of {size} ranks {'has' if here == 1 else 'have'}"
+        return f"{have} {wait}; not arrived: {self.describe(missing, statuses, now)}"
 
 
 def _listed(names: list[str]) -> str:

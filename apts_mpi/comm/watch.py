@@ -17,13 +17,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol
+from typing import IO
 
 from apts_mpi.comm import job
 from apts_mpi.comm.status_board import (
     Errands,
     News,
     Peers,
+    Ranks,
     Status,
     StatusBoard,
     born,
@@ -36,17 +37,6 @@ from apts_mpi.files.streams import write_error
 FOLDER = ".watch"  # in the run directory, while there is something in it
 _GRACE = 5.0  # seconds for the launcher to end the processes, before they end by themselves
 _SLACK = 2.0  # seconds a thread may be late on a busy machine
-
-
-class Ranks(Protocol):
-    """What the watch needs of a ``Comm``."""
-
-    rank: int
-    size: int
-    host: str
-
-    def gather_texts(self, text: str) -> list[str]:
-        """Every rank's text, on every rank."""
 
 
 class Watch:
@@ -86,9 +76,11 @@ class Watch:
         if not (warning >= 0 and abort >= 0):
             raise ValueError(f"warning {warning} and abort {abort} must be seconds, 0 for never")
         self.directory: Path | None = None
+        self._limits = warning, abort
         self._rank, self._size = ranks.rank, ranks.size
         self._abort = abort or math.inf
         self._first = min(warning or math.inf, self._abort)  # what comes first of the two
+        self._watches = self._size > 1 and self._first < math.inf
         self.interval = min(1.0, self._first / 8)
         own = f"{ranks.host[:64]} {os.getpid()} {born(os.getpid()) or time.time_ns()}"
         self.facts = facts or (ranks.gather_texts(own) if ranks.size > 1 else [own])
@@ -129,7 +121,7 @@ class Watch:
     def start(self) -> None:
         """Watch, from now on, the thread that calls this."""
         self._main = threading.get_ident()
-        if self._size > 1 and self._first < math.inf:
+        if self._watches:
             self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
             self._thread.start()
 
@@ -138,6 +130,14 @@ class Watch:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(_GRACE)
+
+    def renewed(self, ranks: Ranks) -> Watch:
+        """The same over other ranks, from now on; this one ends. Every rank calls it."""
+        self.stop()
+        watch = Watch(ranks, *self._limits)
+        watch.directory = self.directory
+        watch.start()
+        return watch
 
     def _run(self) -> None:
         last = time.monotonic()
@@ -235,16 +235,8 @@ class Watch:
             for rank in range(self._size)
             if rank != self._rank and (rank not in seen or seen[rank].call < call)
         ]
-        here = self._size - len(missing)
-        have = f"{here} of {self._size} ranks {'has' if here == 1 else 'have'}"
-        if not missing:
-            have = f"all {here} ranks have"
-        line = f"{have} waited {rounded(stall)} at {place(name, call)}"
-        if missing:
-            line += f"; not arrived: {self._peers.describe(missing, news.others, now)}"
-        else:
-            line += ": the network fails, or a rank was stopped within the call"
-        self._report(line, missing)
+        wait = f"waited {rounded(stall)} at {place(name, call)}"
+        self._report(self._peers.stalled(wait, missing, news.others, now), missing)
 
     def _guess(self, why: str) -> None:
         """The same without files; the lowest two ranks report, as one of them may be missing."""

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from apts_mpi.comm.communicator import Comm
+from apts_mpi.errors import RanksLost
 from apts_mpi.method import interface
 from apts_mpi.method.apts import DeterministicMethod
+from apts_mpi.method.joining import Joining
 from apts_mpi.method.options import StochasticOptions
 from apts_mpi.method.stochastic import StochasticMethod
+from apts_mpi.method.surviving import Heard
 from apts_mpi.method.torch_optimizer import TorchOptimizer
-from apts_mpi.trust_region.objective import Batch
 
 if TYPE_CHECKING:
     from apts_mpi.comm.job import MPI
@@ -28,10 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("apts_mpi")
 
 Closure = Callable[[], Tensor]
-_NOTHING: Batch = (lambda with_gradient: 0.0), 0  # a minibatch without samples
 
 
-class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
+class StochasticAPTS(Joining, method=StochasticMethod):
     """Trains on fresh minibatches, one per ``step``, on this rank and all others.
 
     Args:
@@ -42,21 +43,22 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
         weight_decay: decoupled, as AdamW's: a local step multiplies the parameters by
             ``1 - radius * weight_decay``.
         comm: the ranks that work together, also as mpi4py's communicator; default all of them.
+        on_lost_ranks: have the loop go on where ranks die (mpirun --with-ft ulfm), which is then
+            within ``join``. Called on every rank that is left with its rank, their number and that
+            of the iterations, to cut the data anew; ``comm`` is another one then.
         options: the fields of ``StochasticOptions`` (options.py), which has what they mean.
 
     Raises:
         TypeError, ValueError: an argument is unusable; the message says what to do.
         AgreedError: on every rank, where the ranks' networks differ.
+        RuntimeError: with ``on_lost_ranks``, where MPI or its launcher cannot.
 
     Attributes:
         last_iteration: what the last outer iteration did (``Iteration``); None before the first.
-        iterations: outer ones done so far. radius: of the trust region.
+        iterations: outer ones done so far. radius: of the trust region. comm: the ranks.
     """
 
     _settings: ClassVar[tuple[str, ...]] = ("weight_decay", "radius_scale")
-    _method: StochasticMethod | None
-    _joining = False
-    _agreed: BaseException | None = None  # an error that every rank has raised
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
         steps: int | None = None,
         weight_decay: float = 0.0,
         comm: Comm | MPI.Comm | None = None,
+        on_lost_ranks: Heard | None = None,
         **options: Any,
     ) -> None:
         if steps is not None and interface.count(steps, "steps", "minibatches of the run") < 1:
@@ -73,7 +76,9 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
         self.steps, self._taken = steps, 0
         self._counts: bool | None = None  # whether steps are given their samples
         own = {"weight_decay": weight_decay, "radius_scale": 1.0}
-        super().__init__(params, positional, comm, options, own)
+        ranks = self._outlive(interface.communicator(comm), on_lost_ranks)
+        super().__init__(params, positional, ranks, options, own)
+        self._remember()
 
     def step(  # type: ignore[override]
         self,
@@ -104,18 +109,21 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
         if count and self._counts not in (None, samples is not None):
             raise ValueError("give samples in every step, or in none: minibatches weigh by them")
         self._counts = samples is not None if count else self._counts
-        self._settle()
-        with self._closures.called():
-            objective, bare = self._closures.objective(*closures, weights=weights)
-            self._take((objective, count))
+        self._require_join()
+        while True:
+            try:
+                self._settle()
+                with self._closures.called():
+                    objective, bare = self._closures.objective(*closures, weights=weights)
+                    self._take((objective, count))
+                break
+            except RanksLost:
+                if self._survivors is None:
+                    raise
+                self._recover()
         self._taken += 1
         device = self._method_now.flat.vector.device
         return torch.tensor(torch.nan, device=device) if bare.first is None else bare.first
-
-    @property
-    def _method_now(self) -> StochasticMethod:
-        assert self._method is not None
-        return self._method
 
     def _settle(self) -> None:
         super()._settle()
@@ -131,66 +139,6 @@ class StochasticAPTS(TorchOptimizer, method=StochasticMethod):
             if self._taken == self.steps and self.comm.rank == 0:
                 log.warning("all %d steps are done: further ones hardly move", self.steps)
             method.done = min(self._taken, self.steps - 1) / self.steps
-
-    def _take(self, batch: Batch) -> None:
-        method = self._method_now
-        try:
-            if self._joining and method.meets:
-                self._out(0.0)
-            done = method.take(batch)
-            if self._joining and method.messages.error is not None:
-                self._out(0.0)  # which raises on every rank
-            while done is None and method.messages.error is not None:
-                done = method.take(_NOTHING)  # until a message raises on every rank
-        except BaseException as error:
-            method.abandon()
-            self._agreed = error
-            raise
-        if done is not None:
-            self.last_iteration = done
-        self._gradient_version = method.flat.gradient._version
-
-    # ---- loops of several lengths ----------------------------------------------------------
-
-    @contextmanager
-    def join(self) -> Iterator[None]:
-        """Around a loop: a rank that has run out of minibatches takes part until all have.
-
-        It takes part without samples. The outer iteration in which the last rank runs out continues
-        in the next loop. An error in a rank's loop is raised on every rank.
-
-        Raises:
-            AgreedError: the loop of another rank has raised an error.
-        """
-        if self._joining:
-            raise RuntimeError("join() within join()")
-        self._joining = self.comm.size > 1
-        try:
-            yield
-            while self._joining and self._out(1.0) < self.comm.size:
-                while not self._method_now.meets:
-                    self._give_nothing()
-                self._give_nothing()
-        except Exception as error:
-            if self._joining and error is not self._agreed:
-                self._fail(error)
-                self._out(1.0)
-            raise
-        finally:
-            self._joining = False
-
-    def _give_nothing(self) -> None:
-        done = self._method_now.take(_NOTHING)
-        self.last_iteration = done or self.last_iteration
-        self._gradient_version = self._method_now.flat.gradient._version
-
-    def _out(self, out: float) -> float:
-        """How many ranks have run out, before a message; every rank says whether it has."""
-        try:
-            return self._method_now.messages.sum((out,))[0]
-        except Exception as error:
-            self._agreed = error
-            raise
 
     # ---- evaluation and state --------------------------------------------------------------
 

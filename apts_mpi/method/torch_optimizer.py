@@ -29,32 +29,6 @@ if TYPE_CHECKING:
 _INTERNAL = ("subdomains", "ahead")
 
 
-class NoSetting(KeyError):
-    """A parameter group does not have what torch's schedulers, say, look for."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Group(dict[str, Any]):
-    """A parameter group; a learning rate is neither read from it nor written to it."""
-
-    def __missing__(self, name: str) -> Any:
-        why = f": {interface.NO_RATE}" if "lr" in name else f" (it has {', '.join(self)})"
-        raise NoSetting(f"a parameter group has no {name}{why}")
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        if "lr" in name:
-            self.__missing__(name)
-        super().__setitem__(name, value)
-
-    def setdefault(self, name: str, default: Any = None) -> Any:
-        """As a dict's, but for learning rates."""
-        if name not in self:
-            self[name] = default
-        return self[name]
-
-
 class TorchOptimizer(torch.optim.Optimizer):
     """A method over a user's own loop; a class of it names its method."""
 
@@ -119,11 +93,11 @@ class TorchOptimizer(torch.optim.Optimizer):
 
     def _build(self) -> None:
         """The method over the parameters that require a gradient now."""
-        self._trained = [p for p in self._everything if p.requires_grad]
         flat = FlatParameters(self._everything, self._spans())
         several = self.comm.size > 1
-        self._method = self._kind(flat, comm=self.comm, **self._options)
+        method = self._kind(flat, comm=self.comm, **self._options)
         take_rank_zeros(flat.frozen, self.comm)
+        self._method, self._trained = method, [p for p in self._everything if p.requires_grad]
         self._closures = Closures(
             flat, warns=self.comm.rank == 0, failed=self._fail if several else None
         )
@@ -134,33 +108,42 @@ class TorchOptimizer(torch.optim.Optimizer):
         if self._method.messages.error is None:
             self._method.messages.error = error
 
-    def _rebuild(self) -> None:
+    def _rebuild(self, shared: Mapping[str, Any] | None = None) -> None:
         """After parameters were frozen, unfrozen or added; what is known of the others stays.
 
         An outer iteration in progress is abandoned.
+
+        Args:
+            shared: of a state, what all ranks are to have.
         """
         interface.require_plain(self._everything)
         self._method.abandon()
         state, before = self.state_dict(), self._trained
+        if shared is not None:
+            torch_state.overlay(state, shared)
         for p in before:
             if not p.requires_grad:
                 p.data = p.data.clone()  # no part of the vector any more
         self._build()
         self._restore(state, resized=True)
 
+    def _change(self) -> None:
+        """Other parameters are to be trained, on all ranks alike."""
+        self._rebuild()
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Train more parameters from now on; every rank calls it. See ``torch.optim``."""
         super().add_param_group(interface.group(param_group, self._settings))
-        self.param_groups[-1] = Group(self.param_groups[-1])
+        self.param_groups[-1] = torch_state.Group(self.param_groups[-1])
         if self._method is not None:
-            self._rebuild()
+            self._change()
 
     def _settle(self) -> None:
         """Before a minibatch: the parameters are still those that the method trains."""
         if self._averaging:
             raise RuntimeError("a step within averaged(): leave it first, to train the iterate")
         if list(map(id, self._trained)) != [id(p) for p in self._everything if p.requires_grad]:
-            self._rebuild()
+            self._change()
         self._method.flat.check_views()
 
     # ---- what torch's optimizers have ------------------------------------------------------
@@ -224,8 +207,13 @@ class TorchOptimizer(torch.optim.Optimizer):
 
         Amid an outer iteration it is the state that the iteration began from.
         """
+        state = self._in_form(self._method.state_dict())
+        state["method"] |= self._counters()
+        return state
+
+    def _in_form(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state of the method, or a part of one, in torch's form, with the iterate."""
         method, n = self._method, self._method.flat.n
-        state = method.state_dict()
         vectors = torch_state.vectors_of(state, n)
         rest = torch_state.without(state, vectors)
         numbers = {id(p): k for k, p in enumerate(self._everything)}
@@ -238,7 +226,7 @@ class TorchOptimizer(torch.optim.Optimizer):
             {**group, "params": [numbers[id(p)] for p in group["params"]]}
             for group in self.param_groups
         ]
-        return {"state": entries, "param_groups": groups, "method": {**rest, **self._counters()}}
+        return {"state": entries, "param_groups": groups, "method": rest}
 
     def _counters(self) -> dict[str, Any]:
         return {}

@@ -12,9 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from apts_mpi.method import interface
 from apts_mpi.trust_region.metric import FIRST_DECAY, SECOND_DECAY
 
 State = dict[str, Any]
+
+
+class NoSetting(KeyError):
+    """A parameter group does not have what torch's schedulers, say, look for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class Group(dict[str, Any]):
+    """A parameter group; a learning rate is neither read from it nor written to it."""
+
+    def __missing__(self, name: str) -> Any:
+        why = f": {interface.NO_RATE}" if "lr" in name else f" (it has {', '.join(self)})"
+        raise NoSetting(f"a parameter group has no {name}{why}")
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if "lr" in name:
+            self.__missing__(name)
+        super().__setitem__(name, value)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        """As a dict's, but for learning rates."""
+        if name not in self:
+            self[name] = default
+        return self[name]
 
 
 def vectors_of(state: Mapping[str, Any], n: int, path: str = "") -> dict[str, Tensor]:
@@ -44,6 +71,13 @@ def put(state: State, name: str, value: Tensor) -> None:
     for part in path:
         state = state.setdefault(part, {})
     state[last] = value
+
+
+def overlay(state: State, shared: Mapping[str, Any]) -> None:
+    """Put what all ranks have alike into a state in torch's form."""
+    for number, entries in shared["state"].items():
+        state["state"].setdefault(number, {}).update(entries)
+    state["method"].update(shared["method"])
 
 
 def cut(vector: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -41,11 +41,20 @@ class Console:
         if self._speaks:
             _write(f"{_OVER if self._shown else ''}{line}\n{self._shown}")
 
-    def start(self, part: float, known: Mapping[str, Any]) -> None:
-        """Progress begins, with that part of the run done, 0 to 1, and those last figures."""
-        self._last = {**known}
-        self._begun, self._part, self._samples = self._now(), part, 0.0
+    def start(
+        self, part: float, known: Mapping[str, Any], row: Mapping[str, Any] | None = None
+    ) -> None:
+        """Progress begins, with that part of the run done, 0 to 1, and those last figures.
+
+        Args:
+            row: that is still to be shown, of an iteration that is in that part.
+        """
+        self._last, self._begun = {**known}, self._now()
+        self._part, self._samples = part, 0.0
         self._next, self._interval = self._begun, _FIRST  # the first line at once
+        if row is not None:  # which does not tell how fast the run advances
+            self._samples -= row["gradient_evaluations"]
+            self._next += _FIRST
 
     def progress(self, row: dict[str, Any], part: float, *, last: bool = False) -> None:
         """Show a row of the metrics, if it is time to.

@@ -95,8 +95,7 @@ class Loggers:
     """
 
     def __init__(self, loggers: dict[str, Logger], say: Callable[[str], object]) -> None:
-        self._loggers, self._say = loggers, say
-        self._failed: set[str] = set()
+        self._loggers, self._say, self._failed = loggers, say, set[str]()
 
     def log(self, row: dict[str, Any]) -> None:
         """A row of the metrics for all of them."""
@@ -107,6 +106,7 @@ class Loggers:
     def close(self, *, ended: bool) -> None:
         """No more rows."""
         self._each(lambda logger: logger.close(ended=ended))
+        self._loggers = {}
 
     def _each(self, what: Callable[[Logger], None]) -> None:
         for name, logger in self._loggers.items():

@@ -59,7 +59,8 @@ class Training:
         before: Before | None = None,
     ) -> None:
         self._started = time.perf_counter()  # less what the run took before it was resumed
-        self._born = time.monotonic() - (before.seconds if before else 0.0)
+        before = before or Before()
+        self._born = time.monotonic() - before.seconds
         self.comm, self.progress, self.phase = comm, Progress(), "the start"
         self.built = run = build(config, comm, resumed)
         if resumed is not None:
@@ -68,14 +69,16 @@ class Training:
         run_state.rehearse(run, self.progress)
         for each in run.subdomains:
             each.follow()
+        done = self.progress.iterations
+        stand = done - (before.row is not None)  # rows of the metrics
         self.directory, self.checkpoints, self.best = open_run(
             run.config,
             comm,
             resumed,
             threads=run.placement.threads,
-            done=self.progress.iterations,
-            rewritten=int(before is not None and before.row is not None),
-            again=before is not None,
+            done=done,
+            rows=stand,
+            again=bool(before.losses),
             say=run.console.say,
         )
         self._logs = open_loggers(
@@ -83,23 +86,21 @@ class Training:
             comm,
             self.directory.path,
             run=self.checkpoints.run,
-            done=self.progress.iterations,
+            done=stand,
             splits=list(run.judged),
             say=run.console.say,
         )
         self._length = run.config, run.samples  # what it follows from
-        task = task_of(run.info)
-        self._evaluator = Evaluator(
-            run.network, run.optimizer, run.statistics, comm, task, run.criterion
-        )
+        what = run.network, run.optimizer, run.statistics, comm, task_of(run.info), run.criterion
+        self._evaluator = Evaluator(*what)
         self._iterating, self._stopping = Iterating(run), False
         self._signals, self._reason = signals, ""  # why this rank wants to stop
-        self._row = before.row if before else None  # of the last iteration
+        # The row of the last iteration, and whether that is still to be evaluated and written.
+        self._row, self._pending, self._losses = before.row, before.pending, before.losses
         self._lap = dict.fromkeys(comm.clock.seconds, 0.0)
-        self._pending = before is not None and before.pending  # whether it is to be dealt with
-        self._losses = before.losses if before else []
         if self._row is not None and not self._pending:
             self.directory.row(self._row)
+            self._logs.log(self._row)
         self._remember()
 
     def seconds(self) -> float:
@@ -147,7 +148,8 @@ class Training:
                 seconds by phase, and those of what came between it and the next: evaluation,
                 checks, writing.
         """
-        self.built.console.start(self.progress.part(*self._length), self.progress.losses)
+        begun = self._row if self._pending else None
+        self.built.console.start(self.progress.part(*self._length), self.progress.losses, begun)
         self._checkpointed = time.monotonic()
         while self._pending or not self.progress.done(*self._length):
             if not self._pending:
@@ -172,7 +174,8 @@ class Training:
         self.phase = f"evaluation or writing after iteration {self.progress.iterations}"
         last = self.progress.done(*self._length)
         since = row["epoch"] - self.progress.evaluated_at
-        if last or since >= (self.built.config.evaluate_every or 0.0):
+        seen = "test_loss" in row  # by ranks of which one has died since
+        if not seen and (last or since >= (self.built.config.evaluate_every or 0.0)):
             self._judge(row)
             last = self.progress.done(*self._length)
         self.directory.row(row)
@@ -224,8 +227,6 @@ class Training:
         comm, caught = self.comm, self._signals.caught if self._signals else None
         own = f"{caught} on rank {comm.rank} ({comm.host})" if caught else self._reason
         reason = comm.first_error(InputError(own) if own else None) or "a rank's wish"
-        self.built.console.stop()
-        self._logs.close(ended=False)
         if self.built.trace is not None:
             try:
                 self.built.trace.finish()
@@ -239,10 +240,18 @@ class Training:
             if not self.progress.losses:
                 self._judge(self._row)
             self.directory.row(self._row)
+            self._logs.log(self._row)
         left = f"{self.comm.size} rank{'s' * (self.comm.size > 1)}"
         self._end_early(f"{left} left, --min-ranks is {ranks}: stopped", self.checkpoint())
 
+    def close(self) -> None:
+        """Close what is open, of a run that breaks off."""
+        self.built.console.stop()
+        self._logs.close(ended=False)
+        self.directory.close()
+
     def _end_early(self, why: str, failed: str | None) -> NoReturn:
+        self.close()
         line = f"{why} after iteration {self.progress.iterations}"
         if failed is not None:
             raise AgreedError(f"{line}; no checkpoint could be written: {failed}", status=1)
@@ -274,23 +283,15 @@ class Training:
             )
         # As many as take a tenth of the run, and no fewer than 1000.
         most = run.config.evaluate_samples or run.samples
-        train = spread(
-            [each.samples for each in run.subdomains],
-            min(max(int(SHARE * FORWARD * progress.work), 1000), most),
-            run.comm,
-        )
+        most = min(max(int(SHARE * FORWARD * progress.work), 1000), most)
+        train = spread([each.samples for each in run.subdomains], most, run.comm)
         results = {
             **progress.totals(run.samples),
-            "passes": run.subdomains[0].batches.passes,
             "train_loss": self._evaluator.evaluate(train, progress.iterations)["loss"],
             "train_loss_samples": train[0].total,
             **progress.losses,
-            "evaluate_samples": run.config.evaluate_samples,
-            # What is best on the test samples would be chosen by them.
-            "best_test_accuracy": None,
+            **({"lost_ranks": self._losses} if self.comm.elastic else {}),
         }
-        if self.comm.elastic:
-            results["lost_ranks"] = self._losses
         summary = summarise(run, seconds_total=self.seconds(), results=results)
         self.directory.finish(summary)
         self._logs.close(ended=True)

@@ -23,10 +23,10 @@ import numpy as np
 
 from apts_mpi.checkpoints.folder import FOLDER, Checkpoint
 from apts_mpi.checkpoints.state_file import State, from_bytes, to_bytes
-from apts_mpi.comm import job
 from apts_mpi.comm.communicator import STOP, Comm
 from apts_mpi.comm.elastic import Guarded, die
-from apts_mpi.comm.elastic_watch import ElasticWatch, Process
+from apts_mpi.comm.elastic_watch import ElasticWatch, Left, Process
+from apts_mpi.comm.survivors import furthest, without_dead
 from apts_mpi.errors import AgreedError, InputError, RanksLost, is_exhausted
 from apts_mpi.files.streams import write_error
 from apts_mpi.settings.config import TrainConfig
@@ -81,19 +81,10 @@ class Kept:
 
     def reconciled(self, comm: Comm) -> Kept:
         """That of the survivor that is furthest, of the lowest rank of them; all call it."""
-        places = np.array([float(self.place)])
-        comm.maximum(places)
-        first = np.array([comm.rank if self.place == places[0] else comm.size])
-        comm.allreduce(first, "MIN")
-        root = int(first[0])
+        root = furthest(comm, self.place)
         extra = json.loads(comm.broadcast_text(json.dumps(self.extra), root))
-        data = np.frombuffer(to_bytes(self.shared) if comm.rank == root else b"", np.uint8)
-        length = np.array([len(data)])
-        comm.broadcast(length, root)
-        if comm.rank != root:
-            data = np.zeros(int(length[0]), np.uint8)
-        comm.broadcast(data if data.flags.writeable else data.copy(), root)
-        return replace(self, shared=from_bytes(data.tobytes()), extra=extra)
+        data = comm.broadcast_bytes(to_bytes(self.shared) if comm.rank == root else b"", root)
+        return replace(self, shared=from_bytes(data), extra=extra)
 
     def resumed(self, head: str) -> Resumed:
         """As a checkpoint that a run resumes; ``head``: what is said of it."""
@@ -111,7 +102,7 @@ class ElasticRun:
         signals: that ask for a stop. console: makes a rank's lines.
 
     Attributes:
-        comm: the ranks that are left. path: the run directory.
+        comm: the ranks that are left.
     """
 
     def __init__(
@@ -136,10 +127,10 @@ class ElasticRun:
         self._split, self._smaller_part = "", False  # a name for the last one; see _claim
 
     @property
-    def path(self) -> Path:
-        """The run directory."""
+    def training(self) -> Training:
+        """The run, once it has come to its end."""
         assert self._training is not None
-        return self._training.directory.path
+        return self._training
 
     def run(self) -> dict[str, Any]:
         """Train; the summary.
@@ -162,13 +153,16 @@ class ElasticRun:
             except RanksLost:
                 pass
             except AgreedError as error:
+                if self._facts is None:  # about flags, by ranks that may not know of --elastic
+                    raise
                 outcome = error
             if self._watch is not None:
                 self._watch.recover()
             # Who is done must not leave while another needs it, nor who has failed wait for it.
-            if self._guarded.agreed(outcome is not None):
+            done, known = self._guarded.agreed(outcome is not None, self._facts is not None)
+            if done:
                 break
-            self._shrink()
+            self._shrink(known)
         if self._watch is not None:
             self._watch.stop()
         if isinstance(outcome, AgreedError):
@@ -178,15 +172,16 @@ class ElasticRun:
 
     def _attempt(self) -> dict[str, Any]:
         """From the start, or from what the survivors have kept, to the end."""
-        if not self._losses:
+        if self._facts is None:
             self.comm = Comm(self._guarded)
-            self._signals.ask = lambda: self.comm.wish(STOP)
+            self.comm.agree(self._error)
+            self.comm.require_same("settings", ["elastic = true"])
             self._begin_watch(self.comm)
         else:
-            self._begin_watch(_Left(self._guarded.Get_rank(), self._guarded.Get_size()))
+            self._begin_watch(Left(self._guarded.Get_rank(), self._guarded.Get_size()))
             self.comm = Comm(self._guarded)
         self.comm.watch = self._watch
-        self.comm.agree(self._error)
+        self._signals.ask = lambda: self.comm.wish(STOP)
         stopping = self._kept is not None and self._kept.extra["stopping"]
         if stopping or self._signals.caught is not None:  # ranks that had heard it have died
             self.comm.wish(STOP)
@@ -201,22 +196,21 @@ class ElasticRun:
             if self._losses:
                 console.say(f"{self._head} start anew")
             config, resumed = resuming.settings(self._values, self.comm, console.say)
-            before = Before(None, False, 0.0, self._losses) if self._losses else None
+            before = Before(losses=self._losses)
         else:
             self._claim(Path(self._kept.extra["path"]))
             resumed = self._kept.resumed(self._head)
             config = resumed.continued(self._values, self.comm.size)
             extra = self._kept.extra
             before = Before(extra["row"], extra["pending"], extra["seconds"], self._losses)
-        training = Training(
+        self._training = Training(
             config, self.comm, resumed=resumed, signals=self._signals, before=before
         )
-        self._training = training
         if self.comm.size < fewest:
-            training.stop_below(fewest)
-        return training.run()
+            self._training.stop_below(fewest)
+        return self._training.run()
 
-    def _begin_watch(self, ranks: Comm | _Left) -> None:
+    def _begin_watch(self, ranks: Comm | Left) -> None:
         """Watch the ranks, those that are left before they send each other anything."""
         given = self._given
         limits = (given.stall_warning, given.stall_abort)
@@ -230,9 +224,9 @@ class ElasticRun:
         """That of one survivor is everybody's, or nobody's where one has none of an iteration."""
         if not self._losses:
             return
-        fewest = np.array([1.0 if self._kept is None else 0.0])
-        self.comm.maximum(fewest)
-        self._kept = None if fewest[0] or self._kept is None else self._kept.reconciled(self.comm)
+        none = np.array([float(self._kept is None)])
+        self.comm.maximum(none)
+        self._kept = None if none[0] or self._kept is None else self._kept.reconciled(self.comm)
 
     def _claim(self, path: Path) -> None:
         """Be the only ones that go on: where the network parts ranks, each side sees the other die.
@@ -252,39 +246,35 @@ class ElasticRun:
                 except FileExistsError:
                     raise InputError(f"{self._head} end, as the others go on") from None
 
-    def _shrink(self) -> None:
-        """Leave out the ranks that have died."""
+    def _shrink(self, known: bool) -> None:
+        """Leave out the ranks that have died; ``known``: all that are left have all facts."""
+        if not known:  # a rank has died as they were sent: they are sent again
+            self._facts = None
         phase = "the start"
         if self._training is not None:
             phase = self._training.phase
             # Before the first iteration is done there is nothing to keep.
             self._kept = Kept.of(self._training) if self._training.progress.iterations else None
+            self._training.close()
             self._training = None
-        before = self._guarded.numbers()
-        known = str((before, self._facts and self._facts[0]))  # to all of them, and to no other run
-        self._split = f"{zlib.crc32(known.encode()):08x}"
-        self._guarded = self._guarded.shrink()
-        after = self._guarded.numbers()
+        numbers = self._guarded.numbers()
+        alike = str((numbers, self._facts and self._facts[0]))  # to them all, and to no other run
+        self._split = f"{zlib.crc32(alike.encode()):08x}"
+        self._guarded, loss = without_dead(self._guarded)
         if self._watch is not None:
             self._watch.stop()
-        dead = [number for number in before if number not in after]
-        who, hosts = [f"rank {number}" for number in dead], list[str]()
+        gone = list[Process]()
         if self._facts is not None:
-            facts = dict(zip(before, self._facts, strict=True))
-            self._facts = [facts[number] for number in after]
-            gone = [Process.of(facts[number]) for number in dead]
-            who = [f"{name} on {process}" for name, process in zip(who, gone, strict=True)]
-            hosts = [process.host for process in gone]
+            facts = dict(zip(loss.before, self._facts, strict=True))
+            self._facts = [facts[number] for number in loss.after]
+            gone = [Process.of(facts[number]) for number in loss.ranks]
+        hosts = [process.host for process in gone]
         # Processes of this host are seen to be gone; of others the network may only say so.
         near = {Process.of(fact).host for fact in self._facts or ()}
-        self._smaller_part = 2 * len(after) <= len(before) and not set(hosts) <= near
-        loss = {"ranks": dead, "hosts": hosts, "phase": phase, "left": len(after)}
-        self._losses.append(loss)
-        self._head = (
-            f"{', '.join(who)} {'is' if len(who) == 1 else 'are'} gone (in {phase}): "
-            f"{len(after)} of {len(before)} ranks are left and"
-        )
-        job.shrunk(self._guarded.Get_rank(), self._guarded.Get_size())
+        self._smaller_part = 2 * len(loss.after) <= len(loss.before) and not set(hosts) <= near
+        who = {"ranks": loss.ranks, "hosts": hosts}
+        self._losses.append({**who, "phase": phase, "left": len(loss.after)})
+        self._head = loss.head(phase, gone)
 
     def _die(self) -> NoReturn:
         """End this rank alone, whose memory has run out: the others go on without it."""
@@ -292,15 +282,3 @@ class ElasticRun:
         lines = traceback.format_exc().splitlines()
         write_error("".join(f"[rank {rank} on {host}] {line}\n" for line in lines))
         die()
-
-
-@dataclass
-class _Left:
-    """What the watch needs of ranks before they have a ``Comm``; it knows them already."""
-
-    rank: int
-    size: int
-    host: str = ""
-
-    def gather_texts(self, text: str) -> list[str]:
-        raise NotImplementedError

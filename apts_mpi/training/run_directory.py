@@ -10,6 +10,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,13 @@ class RunDirectory:
                 f"{self.path}: another run has begun here and continues; this one ends"
             )
 
+    def close(self) -> None:
+        """No more rows, of a run that breaks off."""
+        if self._rows is not None:
+            rows, self._rows = self._rows, None
+            with suppress(OSError):
+                rows.close()
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Write the summary and close; every rank calls it. What is not finite becomes null.
 
@@ -166,7 +174,8 @@ class RunDirectory:
         with self._comm.together(status=1), writing(str(self.path)):
             if self._rows is not None:
                 self._require_ours(self._rows)
-                self._rows.close()
+                rows, self._rows = self._rows, None
+                rows.close()
                 sealed.write(self.path / SUMMARY, f"{_json(summary, indent=2)}\n".encode())
 
 
@@ -228,15 +237,15 @@ def open_run(
     *,
     threads: int,
     done: int,
+    rows: int,
     say: Callable[[str], object],
-    rewritten: int = 0,
     again: bool = False,
 ) -> tuple[RunDirectory, Checkpoints, Checkpoints]:
     """The directory of a run, its checkpoints, and those that were best; every rank calls it.
 
     Args:
         config: completed. threads: of a rank. done: iterations that the run has behind it.
-        rewritten: of their rows so many, the last ones, are written anew.
+        rows: of the metrics, so many stand.
         again: whether the same run may have made the directory before.
 
     Raises:
@@ -251,7 +260,7 @@ def open_run(
         comm.watch.directory = path
     # Complete, so that the run repeats from it; where to write is the next run's own to choose.
     complete = dataclasses.replace(config, out=None, resume=None, trace=None, threads=threads)
-    shared, rows = again or config.resume == "auto", done - rewritten
+    shared = again or config.resume == "auto"
     directory = RunDirectory(path, complete, comm, warn=say, shared=shared, begun=begun, rows=rows)
     folder, best = path / FOLDER, path / FOLDER / BEST
     for each in (folder, best) if resumed is not None else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +82,10 @@ class Before:
         seconds: that the run has lived. losses: of ranks, for the summary.
     """
 
-    row: dict[str, Any] | None
-    pending: bool
-    seconds: float
-    losses: list[dict[str, Any]]
+    row: dict[str, Any] | None = None
+    pending: bool = False
+    seconds: float = 0.0
+    losses: Sequence[dict[str, Any]] = ()
 
 
 def shared(run: Run, progress: Progress, optimizer: State, place: Place) -> State:
@@ -181,9 +181,8 @@ def restore(run: Run, resumed: Resumed) -> tuple[Progress, float]:
     changes = "; ".join(resumed.changes(run.config, comm.size))
     if resumed.head:
         line = (
-            f"{resumed.head} go on after iteration {checkpoint.iteration}; lost: what of iteration "
-            f"{checkpoint.iteration + 1} was done, and {run.optimizer.LOST_ON_RESIZE}"
-            + (f"; {changes}" if changes else "")
+            f"{resumed.head} go on after iteration {checkpoint.iteration}; lost: what was done "
+            f"since, and {run.optimizer.LOST_ON_RESIZE}" + (f"; {changes}" if changes else "")
         )
     elif _is_resized(run, resumed):
         line += (

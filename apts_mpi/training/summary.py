@@ -50,6 +50,10 @@ def summarise(run: Run, *, seconds_total: float, results: dict[str, Any]) -> dic
         "oversubscribed": where.oversubscribed,
         "device": where.device.type,
         "seed": config.seed,
+        "passes": run.subdomains[0].batches.passes,
+        "evaluate_samples": config.evaluate_samples,
+        # What is best on the test samples would be chosen by them.
+        "best_test_accuracy": None,
         **results,
         **sent,
         **_over_ranks(seconds, comm),

@@ -18,7 +18,7 @@ from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import option, several, whole
-from benchmarks.harness.results import Row, versioned
+from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Section, Table
 from benchmarks.harness.worker import training
 
@@ -39,7 +39,7 @@ def plan(session: Session) -> Rounds:
             ranks=ranks,
             pieces=[
                 Piece(
-                    settings=[versioned(hidden=hidden, ranks=ranks)],
+                    settings=[dict(hidden=hidden, ranks=ranks)],
                     words=f"{hidden}, N = {ranks}",
                     arguments={"hidden": hidden, "repetitions": session.options.repetitions},
                     keep=keep,

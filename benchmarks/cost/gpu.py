@@ -18,7 +18,7 @@ from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import chosen, option, several, timeout, whole
-from benchmarks.harness.results import Row, in_order, versioned
+from benchmarks.harness.results import Row, in_order
 from benchmarks.harness.sections import Section, Table, bullets
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def plan(session: Session) -> Rounds:
 def _piece(name: str, way: str, ranks: int, subdomains: int, options: Namespace) -> Piece:
     case = {"way": way, "subdomains": subdomains, "device": options.device}
     return Piece(
-        settings=[versioned(network=name, ranks=ranks, **case)],
+        settings=[dict(network=name, ranks=ranks, **case)],
         words=f"{name}, {way}, {ranks} ranks x {subdomains} subdomains",
         arguments={"name": name, "repeats": options.repetitions, **case},
         keep=keep,

@@ -18,7 +18,7 @@ from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import number, option, several, some_of, timeout
-from benchmarks.harness.results import Row, in_order, versioned
+from benchmarks.harness.results import Row, in_order
 from benchmarks.harness.sections import Part, Section, Table, bullets
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _piece(ranks: int, network: str, solver: str, repetitions: int | None) -> Pi
 
 def settings(ranks: int, network: str, method: str) -> Row:
     """What a row is about."""
-    return versioned(ranks=ranks, network=network, method=method)
+    return dict(ranks=ranks, network=network, method=method)
 
 
 def task(comm: Comm, folder: Path, network: str, solver: str, repetitions: int) -> dict[str, Row]:

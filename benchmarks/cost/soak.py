@@ -23,7 +23,7 @@ from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import real, whole
-from benchmarks.harness.results import Row, versioned
+from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Image, Section, Table
 from benchmarks.harness.worker import resident, training
 
@@ -48,7 +48,7 @@ def check(options: Namespace) -> None:
 def plan(session: Session) -> Rounds:
     """One run; a row per rank."""
     seconds, ranks = session.options.seconds, session.options.ranks
-    rows = [versioned(rank=k, ranks=ranks) for k in range(ranks)]
+    rows = [dict(rank=k, ranks=ranks) for k in range(ranks)]
     piece = Piece(
         settings=rows,
         words=f"{ranks} ranks for {seconds:g} s",

@@ -21,7 +21,7 @@ from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import option, whole
-from benchmarks.harness.results import Row, in_order, versioned
+from benchmarks.harness.results import Row, in_order
 from benchmarks.harness.sections import Section, Table
 from benchmarks.harness.worker import resident
 
@@ -64,7 +64,7 @@ def _jobs(session: Session, shards: Path) -> Iterator[Job]:
             case = {"network": network, "way": way}
             asked = {name: sizes[name] for name in ("batch", "minibatches")}
             piece = Piece(
-                settings=[versioned(**sizes, **case)],
+                settings=[dict(benchmark="streaming", **sizes, **case)],
                 words=f"{network}, {way}",
                 arguments={"shards": str(shards), **asked, **case},
                 keep=keep,

@@ -8,13 +8,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import apts_mpi
-from benchmarks.harness import figures, tables
+from benchmarks.harness import figures, methods, tables
 from benchmarks.harness.jobs import RESULTS
 from benchmarks.harness.measure import Job, Session
 from benchmarks.harness.options import Option, job_folder, option, shared_folder
 from benchmarks.harness.results import Results, Row
-from benchmarks.harness.sections import Section, to_markdown
+from benchmarks.harness.sections import Finding, Section, to_markdown
 
 Namespace = argparse.Namespace
 Rounds = Generator[Sequence[Job], None, None]
@@ -71,9 +70,11 @@ class Command:
             except KeyboardInterrupt:
                 print("benchmarks: interrupted; the runs that had ended are kept", flush=True)
                 return 130
-        rows = current(results.rows())
+        rows = results.rows()
         section = self.section(rows, options) if rows else None
         if section is not None:
+            if (earlier := methods.note(rows)) is not None:
+                section.parts.insert(0, Finding(earlier, warning=True))
             self.draw(rows, options, out)
             tables.write(out / f"{name}.md", *to_markdown(section))
         return 1 if failed or not self.verdict(rows, options) else 0
@@ -89,13 +90,6 @@ class Command:
                 for jobs in rounds:
                     session.measure(jobs)
         return len(session.failed)
-
-
-def current(rows: Sequence[Row]) -> list[Row]:
-    """The rows of this version, where there are any; otherwise all."""
-    version = apts_mpi.__version__
-    own = [row for row in rows if row["settings"].get("apts_mpi", version) == version]
-    return own or list(rows)
 
 
 COMMON = (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness.jobs import RunFailed, end_all, mpirun
+from benchmarks.harness.methods import outdated, version
 from benchmarks.harness.results import Results, Row, origin
 from benchmarks.harness.worker import ENDED, collect
 
@@ -97,11 +98,12 @@ class Session:
         self._made: set[str] = set()
 
     def done(self, piece: Piece) -> bool:
-        """Whether there is nothing to do for it: it is measured, or has just failed."""
+        """Whether there is nothing to do for it: measured by this version, or just failed."""
         key = _key(piece)
         if key in self._made | self.failed:
             return True
-        return not self._fresh and None not in map(self.results.get, piece.settings)
+        rows = [self.results.get(settings) for settings in piece.settings]
+        return not self._fresh and all(row is not None and not outdated(row) for row in rows)
 
     def missing(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs with the pieces that are not done, each once; empty jobs are left out."""
@@ -122,8 +124,9 @@ class Session:
         total = sum(len(job.pieces) for job in wanted)
         left = sum(len(job.pieces) for job in todo)
         print(f"{total} runs, {total - left} of them done before", flush=True)
-        if self._fresh:  # first, so that what is interrupted may be resumed
-            self.results.forget(s for job in todo for piece in job.pieces for s in piece.settings)
+        again = [s for job in todo for piece in job.pieces for s in piece.settings]
+        if any(map(self.results.get, again)):  # first, so that what is interrupted may be resumed
+            self.results.forget(again)
         at_once = int(getattr(self.options, "jobs", 1))
         _Queue(self, todo, self._timeout).work_off(at_once)
 
@@ -131,7 +134,9 @@ class Session:
         """Write the rows of a piece."""
         made = origin()
         for settings, row in zip(piece.settings, rows, strict=True):
-            self.results.add(settings, {**row, **made})
+            computed = version(settings)
+            method = {} if computed is None else {"method": computed}
+            self.results.add(settings, {**row, **method, **made})
         self._made.add(_key(piece))
 
     def fail(self, piece: Piece) -> None:

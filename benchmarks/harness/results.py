@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import apts_mpi
 from apts_mpi.errors import InputError
 from benchmarks.harness.jobs import ROOT
 
@@ -36,11 +35,6 @@ KEPT = (
 Row = dict[str, Any]
 T = TypeVar("T")
 K = TypeVar("K")
-
-
-def versioned(**settings: Any) -> Row:
-    """Settings that rows of other versions of the package do not answer."""
-    return {"apts_mpi": apts_mpi.__version__, **settings}
 
 
 def in_order(rows: Iterable[Row], **known: Iterable[object] | None) -> list[Row]:

@@ -16,7 +16,7 @@ from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import MNIST, several, timeout
-from benchmarks.harness.results import Row, in_order, metrics, summary, versioned
+from benchmarks.harness.results import Row, in_order, metrics, summary
 from benchmarks.harness.sections import Section, Table
 from benchmarks.harness.worker import PROGRAM
 
@@ -42,7 +42,7 @@ def _job(n: int, ranks: int, shards: Shards) -> Job:
     flags += ["--checkpoint-every", "off", "--out", "{folder}/run"]
     flags += ["--subdomains-per-rank", str(n // ranks)]
     piece = Piece(
-        settings=[versioned(subdomains=n, ranks=ranks)],
+        settings=[dict(subdomains=n, ranks=ranks)],
         words=f"{n} subdomains on {ranks} ranks",
         arguments={"lines": [flags]},
         keep=keep,

@@ -21,7 +21,7 @@ class Imitated:
     """A communicator that fails as it is told."""
 
     def __init__(self, size: int = 3) -> None:
-        self.size, self.revoked, self.acknowledged = size, 0, 0
+        self.size, self.revoked, self.acknowledged, self.dead = size, 0, 0, 0
         self.answers: list[Any] = []
 
     def Set_errhandler(self, handler: object) -> None:
@@ -36,8 +36,9 @@ class Imitated:
     def Get_size(self) -> int:
         return self.size
 
-    def Ack_failed(self) -> None:
+    def Ack_failed(self) -> int:
         self.acknowledged += 1
+        return self.dead
 
     def _answer(self, *arguments: Any) -> Any:
         answer = self.answers.pop(0)
@@ -45,7 +46,10 @@ class Imitated:
             raise answer
         return answer
 
-    Allreduce = Agree = Shrink = _answer
+    def Agree(self, flag: int) -> int:
+        return flag & int(self._answer())
+
+    Allreduce = Shrink = _answer
 
 
 def failure() -> Exception:
@@ -66,10 +70,18 @@ def test_a_call_that_fails_revokes_the_family_and_raises_ranks_lost() -> None:
 def test_agreement_is_asked_for_again_where_another_rank_dies() -> None:
     world = Imitated()
     guarded = Guarded(world)  # type: ignore[arg-type]
-    world.answers = [failure(), 1, 0]
-    assert guarded.agreed(True)
+    world.answers = [failure(), 3, 2, 1]
+    assert guarded.agreed(True) == (True, True)
     assert world.acknowledged == 2
-    assert not guarded.agreed(True)
+    assert guarded.agreed(True) == (False, True)
+    assert guarded.agreed(True) == (True, False)
+
+
+def test_a_rank_that_dies_after_the_last_message_is_a_loss() -> None:
+    world = Imitated()
+    guarded = Guarded(world)  # type: ignore[arg-type]
+    world.answers, world.dead = [3], 1
+    assert guarded.agreed(True) == (False, True)
 
 
 def test_a_failed_call_without_a_death_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from apts_mpi.comm import watch as module
-from apts_mpi.comm.elastic_watch import ElasticWatch, Process
+from apts_mpi.comm.elastic_watch import ElasticWatch, Left, Process
 from tests.comm.imitated import Job
 
 
@@ -86,3 +86,10 @@ def test_without_its_launcher_a_rank_ends(job: Job, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("apts_mpi.comm.elastic_watch.os.getppid", lambda: 1)
     job.live(1)
     assert sorted(job.ended) == [0, 1, 2, 3]
+
+
+def test_one_that_is_left_alone_is_watched_too() -> None:
+    alone = ElasticWatch(Left(0, 1), 60, 600, lose=300, facts=["here 1 2"])
+    alone.start()
+    assert alone._thread is not None
+    alone.stop()

@@ -5,6 +5,9 @@
 
 Neither random numbers nor losses in float32 are in it, so that another machine differs by rounding
 alone: some 1e-6 of the numbers, which the L-SR1 updates amplify a hundredfold.
+
+Each record has the version of its method, ``apts_mpi.version.METHODS``, by which results are known
+to be of an earlier one: where figures change, the version must.
 """
 
 from __future__ import annotations
@@ -23,16 +26,22 @@ from torch.nn.functional import cross_entropy
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.method.iteration import Iteration
+from apts_mpi.settings.config import TrainConfig
+from apts_mpi.settings.defaults import completed
 from apts_mpi.trust_region.radius import FIRST_ORDER_RULE, NoisyRule
+from apts_mpi.version import METHODS as VERSIONS
 from tests.conftest import Launch
 from tests.method.driving import Deterministic, Stochastic
 
 RECORDED = Path(__file__).with_name("recorded.json")
 ITERATIONS, SAMPLES, BATCH = 4, 60, 16
-NEAR = {"default": 1e-4, "scaled": 1e-4, "own moments": 1e-4, "first-order": 1e-4, "sr1": 1e-3}
+NEAR = {"sr1": 1e-3}  # of the others 1e-4
+SIZES = ((1, 60_000), (2, 60_000), (8, 50_000), (16, 1437), (64, 60_000))  # ranks, samples
+CHOSEN = ("batch", "local_steps", "epochs", "momentum", "window", "cooldown", "averaging", "norm")
 
 METHODS: dict[str, dict[str, Any]] = {
     "default": {"local_steps": 4, "ahead": False},
+    "many positions": {"local_steps": 4, "ahead": False},
     "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False},
     "own moments": {"local_steps": 4, "ahead": False, "shared": False, "momentum": 0.3},
     "sr1": {"local_solver": "sr1", "local_steps": 2},
@@ -40,7 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 CASES = [(method, subdomains) for method in METHODS for subdomains in (1, 3)]
 
-Record = dict[str, list[Any]]
+Record = dict[str, Any]
 
 
 def waves(*shape: int, pitch: float) -> Tensor:
@@ -50,24 +59,27 @@ def waves(*shape: int, pitch: float) -> Tensor:
 
 
 class Tiny(nn.Module):
-    """Four inputs, five hidden units, three classes; float32 parameters, loss in float64."""
+    """Four inputs, five hidden units, three classes; float32 parameters, loss in float64.
 
-    def __init__(self) -> None:
+    With three dimensions the first matrix counts as applied to many positions.
+    """
+
+    def __init__(self, *, many: bool) -> None:
         super().__init__()
-        self.first = nn.Parameter(waves(4, 5, pitch=0.7).float())
+        self.first = nn.Parameter(waves(4, 5, *[1] * many, pitch=0.7).float())
         self.last = nn.Parameter(waves(5, 3, pitch=0.9).float())
         self.bias = nn.Parameter(waves(3, pitch=1.1).float())
         self.x = waves(SAMPLES, 4, pitch=1.3)
         self.y = (self.x[:, 0] > 0.2).long() + (self.x[:, 1] * self.x[:, 2] > 0.0).long()
 
     def loss(self, index: Tensor) -> Tensor:
-        hidden = torch.tanh(self.x[index] @ self.first.double())
+        hidden = torch.tanh(self.x[index] @ self.first.double().view(4, 5))
         return cross_entropy(hidden @ self.last.double() + self.bias.double(), self.y[index])
 
 
 def record(method: str, subdomains: int, comm: Comm) -> Record:
     """What some iterations did, and where the parameters are then."""
-    net, options = Tiny(), METHODS[method]
+    net, options = Tiny(many=method == "many positions"), METHODS[method]
     drawn = [0] * subdomains
 
     def minibatch(k: int) -> tuple[Callable[[], Tensor], int]:
@@ -95,7 +107,19 @@ def record(method: str, subdomains: int, comm: Comm) -> Record:
             [each.accepted, each.global_accepted, each.local_accepted, each.local_tried]
             for each in done
         ],
+        "version": VERSIONS[options.get("local_solver", "spectral")],
     }
+
+
+def defaults(solver: str) -> Record:
+    """What the program chooses where nothing is given, of figures and of text."""
+    runs = [
+        completed(TrainConfig(local_solver=solver), ranks, samples, task=task)
+        for ranks, samples in SIZES
+        for task in ("classification", "language")
+    ]
+    chosen = [[getattr(run, name) for name in CHOSEN] for run in runs]
+    return {"chosen": chosen, "version": VERSIONS[solver]}
 
 
 def name_of(method: str, subdomains: int, ranks: int) -> str:
@@ -105,16 +129,27 @@ def name_of(method: str, subdomains: int, ranks: int) -> str:
 def all_records(comm: Comm) -> dict[str, Record]:
     """Of this number of ranks."""
     torch.set_num_threads(1)
-    return {name_of(*case, comm.size): record(*case, comm) for case in CASES}
+    updates = {name_of(*case, comm.size): record(*case, comm) for case in CASES}
+    return updates | {f"defaults of {solver}": defaults(solver) for solver in VERSIONS}
 
 
 def differing(method: str, found: Record, expected: Record) -> list[str]:
     """What of it is not as recorded."""
+    exact, near = ("decisions", "chosen", "version"), NEAR.get(method, 1e-4)
     return [
         name
         for name, values in expected.items()
-        if found[name]
-        != (values if name == "decisions" else pytest.approx(values, rel=NEAR[method]))
+        if found[name] != (values if name in exact else pytest.approx(values, rel=near))
+    ]
+
+
+def unversioned(records: dict[str, Record], before: dict[str, Record]) -> list[str]:
+    """The records that are not as before although their version is."""
+    return [
+        name
+        for name in records.keys() & before.keys()
+        if "version" not in (changed := differing(name.split(",")[0], records[name], before[name]))
+        and changed
     ]
 
 
@@ -138,6 +173,20 @@ def test_two_ranks_compute_what_was_recorded(recorded: dict[str, Record], launch
     for method, subdomains in CASES:
         name = name_of(method, subdomains, 2)
         assert differing(method, found[name], recorded[name]) == [], name
+
+
+@pytest.mark.parametrize("solver", VERSIONS)
+def test_the_program_chooses_what_was_recorded(recorded: dict[str, Record], solver: str) -> None:
+    assert defaults(solver) == recorded[f"defaults of {solver}"]
+
+
+def test_other_figures_need_another_version(recorded: dict[str, Record]) -> None:
+    name = name_of("sr1", 1, 1)
+    changed = {**recorded[name], "loss": [0.0] * ITERATIONS}
+    assert unversioned(recorded, recorded) == []
+    assert unversioned({**recorded, name: changed}, recorded) == [name]
+    raised = {**changed, "version": changed["version"] + 1}
+    assert unversioned({**recorded, name: raised}, recorded) == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +213,9 @@ if __name__ == "__main__":
     of_all = Comm()
     records = all_records(of_all)
     if of_all.rank == 0 and "--write" in sys.argv:
-        before = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+        before = json.loads(RECORDED.read_text())
+        if names := unversioned(records, before):
+            sys.exit(f"{', '.join(names)}: raise METHODS in apts_mpi/version.py first")
         lines = [f"{json.dumps(n)}: {json.dumps(r)}" for n, r in {**before, **records}.items()]
         RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     elif of_all.rank == 0:

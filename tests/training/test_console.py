@@ -60,6 +60,18 @@ def test_a_line_says_how_far_how_fast_and_how_good(capsys: Captured) -> None:
     ]
 
 
+def test_a_row_of_an_iteration_before_tells_no_speed(capsys: Captured) -> None:
+    clock = Clock()
+    console = Console(Alone(), clock)
+    console.start(0.25, {}, row())
+    clock.now += 0.001
+    console.progress(row(), 0.25)
+    assert capsys.readouterr().err == ""
+    clock.now += 9.999
+    console.progress(row(), 0.5)
+    assert "0:10 elapsed, 0:20 left  50 samples/s" in capsys.readouterr().err
+
+
 def test_on_a_terminal_the_line_is_rewritten_below_what_is_said(
     capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,10 +52,11 @@ def injected(
     return runs.run(name)
 
 
-def test_survivors_go_on_without_rank_zero_and_one_that_dies_as_they_recover(
+def test_survivors_go_on_without_rank_zero_one_that_dies_as_they_recover_and_one_at_the_end(
     runs: ElasticFaults,
 ) -> None:
-    found = injected(runs, 0, 1, ("kill", "message", 0, 60), ("kill", "handing over", 2, 1))
+    in_recovery, after_it = ("kill", "handing over", 2, 1), ("kill", "agreement", 1, 3)
+    found = injected(runs, 0, 1, ("kill", "message", 0, 60), in_recovery, after_it)
     assert (found.why, found.status, found.left) == ("", 0, 2)
 
 
@@ -83,11 +84,15 @@ def test_survivors_go_the_very_way_of_a_run_resumed_on_as_many_ranks(
     assert resumed.status == 0
     fault = {"action": "kill", "place": "after an iteration", "rank": 2, "number": 4}
     done = runs.job(
-        3, (*flags, "--iterations", "8", "--elastic", "--out", tmp_path / "left"), fault
+        3,
+        (*flags, "--iterations", "8", "--elastic", "--log", "csv", "--out", tmp_path / "left"),
+        fault,
     )
     assert done == 0
     expected, found = rows(tmp_path / "whole"), rows(tmp_path / "left")
     assert [row["iteration"] for row in found] == list(range(1, 9))
+    logged = (tmp_path / "left/metrics.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in logged] == [str(row["iteration"]) for row in found]
     assert found[4:] == expected[4:]
     # The fourth was evaluated on fewer parts, whose sums may round in another way.
     same = [(row["loss"], row["radius"]) for row in found[:4]]

@@ -14,7 +14,7 @@ from apts_mpi.errors import InputError
 from apts_mpi.method.options import LOCAL, OPTIMIZERS
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
-from benchmarks.harness.results import Row, versioned
+from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
@@ -116,7 +116,7 @@ class Group:
 
     def candidates(self) -> list[Row]:
         """The settings of each point of the grid, but for the seed; one point without a grid."""
-        common = versioned(
+        common = dict(
             **{"data": self.data.source, **self._network(), "epochs": self.data.epochs},
             **{"ranks": self.ranks, "optimizer": self.method.optimizer},
             arguments=list(self.method.arguments),

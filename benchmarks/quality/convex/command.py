@@ -18,7 +18,7 @@ from benchmarks.harness import figures
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import whole
-from benchmarks.harness.results import Row, grouped, matching, versioned
+from benchmarks.harness.results import Row, grouped, matching
 from benchmarks.harness.sections import Image, Part, Section, Table
 from benchmarks.quality.convex.problems import DIMENSION, METHODS, PROBLEMS, RIDGE
 
@@ -34,7 +34,7 @@ def plan(session: Session) -> Rounds:
     pieces = [
         Piece(
             settings=[
-                versioned(problem=problem, method=method, radius=radius, limit=iterations)
+                dict(problem=problem, method=method, radius=radius, limit=iterations)
                 for radius in RADII
             ],
             words=f"{problem}; {method}",
@@ -129,7 +129,7 @@ def section(rows: list[Row], options: Namespace) -> Section | None:
         f"{FIRST_ORDER_RULE.grow_above:g}). One process, the quadratics drawn from a fixed seed.",
         Image("relative gap", "convex_loss.png"),
         Image("radius", "convex_radius.png"),
-        f"Set-up: apts_mpi {first['settings']['apts_mpi']}, commit {first['commit']}, torch "
+        f"Set-up: apts_mpi {first['versions']['apts_mpi']}, commit {first['commit']}, torch "
         f"{first['versions']['torch']}, one thread; {first['date']}. Repeat: `python -m benchmarks "
         "convex --fresh`.",
     ]

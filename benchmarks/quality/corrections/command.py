@@ -17,7 +17,7 @@ from apts_mpi.data import load_source, write_shards
 from benchmarks.harness.command import Command, Rounds
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import real, several, timeout
-from benchmarks.harness.results import KEPT, Row, curve, metrics, summary, versioned
+from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
 from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.corrections.report import DATA, JOINS, SOLVERS, command, draw, section
 
@@ -63,7 +63,7 @@ def _settings(ranks: int, seeds: Sequence[int], work: float) -> list[Row]:
     joins = JOINS if ranks > 1 else JOINS[1:]
     terms = (True, False) if ranks > 1 else (True,)
     return [
-        versioned(
+        dict(
             **{"ranks": ranks, "data": kind, "local_solver": solver, "join": join},
             **{"consistency": term, "seed": seed, "work": work},
             momentum=0.0,  # the joined correction of one iteration alone
@@ -73,7 +73,7 @@ def _settings(ranks: int, seeds: Sequence[int], work: float) -> list[Row]:
 
 
 def _piece(settings: Row, shards: Path) -> Piece:
-    shown = [str(v) for k, v in settings.items() if k not in ("apts_mpi", "work", "momentum")]
+    shown = [str(v) for k, v in settings.items() if k not in ("work", "momentum")]
     return Piece(
         settings=[settings],
         words=", ".join(shown),

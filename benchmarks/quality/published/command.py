@@ -15,7 +15,7 @@ from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.data import Shards
 from benchmarks.harness.measure import Job, Outcome, Piece, Session
 from benchmarks.harness.options import MNIST, option, several, timeout, whole
-from benchmarks.harness.results import KEPT, Row, curve, metrics, summary, versioned
+from benchmarks.harness.results import KEPT, Row, curve, metrics, summary
 from benchmarks.harness.worker import PROGRAM
 from benchmarks.quality.published.authors import (
     EXTRACT,
@@ -54,7 +54,7 @@ def _job(ranks: int, data: Path, samples: int, options: Namespace) -> Job:
 
 
 def _piece(ranks: int, solver: str, seed: int, iterations: int, data: Path, samples: int) -> Piece:
-    settings = versioned(
+    settings = dict(
         **{"ranks": ranks, "local_solver": solver, "seed": seed, "iterations": iterations},
         **{"minibatches": MINIBATCHES, "overlap": OVERLAP},
     )

@@ -13,7 +13,7 @@ from apts_mpi.settings.config import SETTINGS, TrainConfig
 from apts_mpi.settings.defaults import completed
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
-from benchmarks.harness.results import Row, versioned
+from benchmarks.harness.results import Row
 from benchmarks.harness.runs import AVERAGING
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
@@ -70,7 +70,7 @@ class Family:
     def settings(self, ranks: int, **changes: Any) -> Row:
         """Of a run, but for the seed, as ``runs.command`` takes them."""
         hidden = ",".join(map(str, self.hidden))
-        row = versioned(
+        row = dict(
             **{"data": self.data, "hidden": hidden, "epochs": self.epochs, "ranks": ranks},
             optimizer=self.optimizer,
         )
