@@ -11,7 +11,7 @@ from typing import Any
 
 from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import UNREADABLE, Row, contents
 
 SCALING = ("strong", "weak")
 KINDS = (
@@ -162,9 +162,9 @@ def read(paths: Sequence[Path]) -> Rows:
     seen: dict[str, tuple[Row, Path, int, str]] = {}
     for path in paths:
         try:
-            raw = path.read_bytes()
+            raw = contents(path)
             text = raw.decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
         counts: dict[str, int] = {}
         # Not splitlines(): JSON text may hold characters that it takes for ends of lines.

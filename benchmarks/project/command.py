@@ -17,7 +17,7 @@ from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.measure import Session
 from benchmarks.harness.options import config, option
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, packed
 from benchmarks.harness.rows import read
 from benchmarks.project.fit import Fitted, costs_of, fits_of
 from benchmarks.project.grid import MEASURED, Projection, project
@@ -73,13 +73,13 @@ def _paths(options: Namespace) -> list[Path]:
     paths = options.results or [Path(options.out) / f"{name}.jsonl" for name in READ]
     for path in paths:
         command = path.stem if path.stem in READ else "strong"
-        if path.exists():
+        if path.exists() or packed(path).exists():
             continue
         if options.results or command != "network":
             why = f"no such results; run python -m benchmarks {command} first"
             raise InputError(f"{path}: {why}")
         print(f"{path}: not there; networks are not among the predictions", flush=True)
-    return [path for path in paths if path.exists()]
+    return [path for path in paths if path.exists() or packed(path).exists()]
 
 
 def _fitted(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.harness import names
 from benchmarks.harness.results import Row
 from benchmarks.harness.rows import KINDS, SCALING, Rows
 from benchmarks.harness.sections import Section, Table, Text
@@ -34,10 +35,10 @@ def section(rows: Rows) -> Section:
     """The set-up of all rows."""
     kinds = [kind for kind in KINDS if rows[kind] and kind != "fitted"]
 
-    def table(caption: str, names: Row, value: Callable[[Row, str], object]) -> Table:
+    def table(caption: str, labels: Row, value: Callable[[Row, str], object]) -> Table:
         lines = [
             [label, *(_all(value(row, name) for row in rows[kind]) for kind in kinds)]
-            for name, label in names.items()
+            for name, label in labels.items()
         ]
         lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
         return Table(caption, ["what", *kinds], lines, text=1 + len(kinds))
@@ -46,7 +47,7 @@ def section(rows: Rows) -> Section:
         found = row.get("versions")
         return found if isinstance(found, dict) else {}
 
-    names = sorted({name for row in rows.everything for name in versions(row)})
+    known = sorted({name for row in rows.everything for name in versions(row)})
     return Section(
         "Set-up",
         [
@@ -54,7 +55,7 @@ def section(rows: Rows) -> Section:
             table(
                 "Settings and machines", _LINES, lambda row, n: row["settings"].get(n, row.get(n))
             ),
-            table("Versions", {name: name for name in names}, lambda row, n: versions(row).get(n)),
+            table("Versions", {name: name for name in known}, lambda row, n: versions(row).get(n)),
             _files(rows),
         ],
     )
@@ -79,7 +80,7 @@ def _word(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else names.mpi(names.shown(str(value)))
 
 
 def _files(rows: Rows) -> Table:

@@ -94,7 +94,7 @@ def _parts(found: Sequence[Case]) -> list[Part]:
     lines = best_lines(found)
     if lines:
         parts.append(Finding(f"{lines[0]}. For a job script: {lines[1]}".lstrip("# ")))
-    return [*parts, *map(sizes, shown), _fits(found)]
+    return [*parts, *map(sizes, shown), _fits(shown)]
 
 
 def _best(found: Sequence[Case]) -> str:
