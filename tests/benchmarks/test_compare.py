@@ -106,7 +106,7 @@ def test_the_plan_beyond_it() -> None:
     assert {c["local_steps"] for c in text["muloco"]} == {10}
     assert len(text["muon"]) == len(text["muloco"]) == 5
     assert text["muon"][0]["arguments"] == ["--schedule", "cosine", "--warmup", "5"]
-    bits = {g.method.name: g.candidates() for g in groups(plan["transformer-bf16"])}
+    bits = {g.method.name: g.candidates() for g in groups(plan["transformer-int4"])}
     assert bits["muon"] == text["muon"], "the same runs stand for both"
 
 
