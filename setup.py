@@ -31,6 +31,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",
+    project_urls={"Paper": "https://arxiv.org/abs/2502.05133"},
     packages=find_packages(include=["apts_mpi", "apts_mpi.*"]),
     package_data={"apts_mpi": ["py.typed"], "apts_mpi.data.embedded": ["*.h5", "*.md"]},
     python_requires=">=3.10",

@@ -87,7 +87,8 @@ train() {
         await USR1 "${shield[@]}" "${launch[@]}" -n "$SLURM_NTASKS" python -m apts_mpi train \
             --out "$run" --resume auto --threads "$OMP_NUM_THREADS" "${@:2}" \
             ${staged:+--data "$staged"}
-        ((elastic && !limited && !cancelled)) && fewer_nodes || break
+        ((elastic && !limited && !cancelled)) || break
+        fewer_nodes || break
     done
     unstage
     # Status 3 means a checkpoint after at least one iteration of this start, so that a run whose

@@ -137,14 +137,18 @@ def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) 
 
     with StopSignals() as signals:  # before MPI starts, which may take long
         from apts_mpi.comm.communicator import STOP
-        from apts_mpi.comm.elastic import unavailable
+        from apts_mpi.comm.elastic import bounded, unavailable
         from apts_mpi.comm.watch import Watch
         from apts_mpi.training import resuming
         from apts_mpi.training.loop import Training
         from apts_mpi.training.recovery import ElasticRun
         from apts_mpi.training.summary import table
 
-        why = unavailable() if comm is None and values.get("elastic") else ""
+        given = TrainConfig(**values)
+        why: str | None = ""
+        if comm is None and given.elastic:
+            with bounded(given.stall_abort):
+                why = unavailable()
         if why is None:
             elastic = ElasticRun(values, error, signals, _console)
             summary = elastic.run()
@@ -155,7 +159,7 @@ def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) 
             if comm is None:  # as ElasticRun does
                 ranks.require_same("settings", ["elastic = false"])
             signals.ask = lambda: ranks.wish(STOP)
-            given, console = TrainConfig(**values), _console(ranks)
+            console = _console(ranks)
             if why:
                 console.say(f"warning: --elastic: {why}; where a rank dies all end")
             with Watch(ranks, given.stall_warning, given.stall_abort) as ranks.watch:

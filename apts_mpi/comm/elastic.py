@@ -8,16 +8,23 @@ agree that one was lost (``agreed``) and ``shrink``. Nothing is sent as long as 
 
 from __future__ import annotations
 
+import faulthandler
+import math
 import os
 import signal
+import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from apts_mpi.comm import job
 from apts_mpi.comm.job import MPI
 from apts_mpi.errors import AgreedError, RanksLost
+from apts_mpi.files.streams import write_error
 
 _TRIES, _PAUSE = 60, 0.25  # a death is known to MPI some time after the first call that fails
+_SLACK = 1.0  # seconds a process may be late on a busy machine
 _REMEDY = "start with Open MPI 5's mpirun --with-ft ulfm (docs/elastic.md)"
 
 
@@ -30,6 +37,39 @@ def unavailable() -> str | None:
     if "Open MPI" in job.library_version() and not job.tolerates_faults():
         return f"{job.library_version()} has its fault tolerance off: {_REMEDY}"
     return None
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Within, MPI starts; where that takes longer, this process ends with status 1 and a line.
+
+    A rank that dies before MPI has started on all keeps the others waiting in its start, for ever
+    and with no thread of theirs running: so another process says it, for the first two ranks.
+
+    Args:
+        seconds: the limit; 0 or infinity: none.
+    """
+    if job.is_loaded() or not 0 < seconds < math.inf:
+        yield
+        return
+    number, own, child = getattr(job.launched(), "rank", 0), os.getpid(), 0
+    with open(os.devnull, "w") as nowhere:
+        faulthandler.dump_traceback_later(seconds + _SLACK, exit=True, file=nowhere)
+        if number < 2 and (child := os.fork()) == 0:
+            end = time.monotonic() + seconds
+            while os.getppid() == own and time.monotonic() < end:
+                time.sleep(0.1)
+            if os.getppid() == own:
+                why = f"MPI has not started on all ranks after {seconds:g} s (--stall-abort)"
+                write_error(f"apts_mpi: rank {number} on {socket.gethostname()} ends: {why}\n")
+            os._exit(0)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            if child:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
 
 class Guarded:

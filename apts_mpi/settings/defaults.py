@@ -17,7 +17,7 @@ LEARNING_RATES = {
     **dict.fromkeys(("muon", "muloco"), 3e-3),
     **{"schedule-free": 2.5e-3, "prodigy": 1.0},  # their packages' own
 }
-SPECTRAL_COOLDOWN = 25.0  # percent of a run
+SPECTRAL_COOLDOWN, TEXT_COOLDOWN = 25.0, 50.0  # percent of a run
 LOCAL_STEPS = {"sr1": 5, "first-order": 5, **dict.fromkeys(LOCAL, 20)}
 BASELINE_BATCH = 500  # samples of all ranks together
 LEAST_WORK = 300_000  # sample gradients: the epochs of small data sets come from it
@@ -27,7 +27,7 @@ SHARE, FORWARD = 0.1, 3
 # local steps it has where the minibatches are in their range, and that range. Of text in tokens, as
 # a window is as many samples as it has tokens.
 OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
-OUTER_TOKENS, TEXT_STEPS, TOKENS = 20_480, 10, (128, 2048)
+OUTER_TOKENS, TEXT_STEPS, TOKENS = 10_240, 10, (128, 2048)
 # A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.
 FEWEST, SHORT = 16, 10
 
@@ -102,12 +102,14 @@ def completed(
         batch, steps = plan(
             subdomains, samples, outer=c.outer_samples, context=context, batch=batch, steps=steps
         )
-    momentum, window, cooldown = c.momentum, c.window, c.cooldown
+    momentum, window, cooldown, compress = c.momentum, c.window, c.cooldown, c.compress
     if c.optimizer == "apts":
         spectral = c.local_solver == "spectral"
         usual = (MOMENTUM, 1) if c.deterministic else (MOMENTA[c.local_solver], 5)
         if cooldown is None and not c.deterministic:
-            cooldown = SPECTRAL_COOLDOWN * spectral
+            cooldown = (TEXT_COOLDOWN if context else SPECTRAL_COOLDOWN) * spectral
+        if compress is None:  # of text messages are twice as frequent
+            compress = "none" if c.deterministic or ranks == 1 or not context else "int8"
         momentum = usual[0] if momentum is None else momentum
         window = usual[1] if window is None else window
     every = c.evaluate_every
@@ -125,6 +127,7 @@ def completed(
         momentum=momentum,
         window=window,
         cooldown=cooldown,
+        compress=compress,
         epochs=enough if c.epochs is None else c.epochs,
         evaluate_every=every,
     )

@@ -189,11 +189,12 @@ class Ranks:
         where=APTS,
         idle=True,
     )
-    compress: str = setting(
-        "none",
+    compress: str | None = setting(
+        None,
         one_of("none", "bf16", "fp16", "int8", "int4"),
         "send corrections in 16, 8 or 4 bits per number, adding what that rounds off to the next "
         "one; where a host has several ranks, with --hierarchical on",
+        usual="int8 of text (spectral, scaled), else none",
         where=APTS,
         idle=True,
     )

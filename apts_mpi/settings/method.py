@@ -93,7 +93,7 @@ class Method:
         None,
         whole(1, 2**40),
         "samples of all subdomains between two messages, from which batch and local steps follow",
-        usual="10,500, of text windows of 20,480 tokens",
+        usual="10,500, of text windows of 10,240 tokens",
     )
     radius: float | None = setting(
         None,
@@ -121,7 +121,7 @@ class Method:
         None,
         number(0, 100),
         "last percent of --epochs over which the length of local steps falls to 0",
-        usual="25 (spectral), 0 (scaled)",
+        usual="25, of text 50 (spectral), 0 (scaled)",
     )
     shared_moment: bool = _scaled(
         True,

@@ -175,13 +175,13 @@ def _choose_messages(
     """By hosts or not, compressed or not, from a GPU's memory or not."""
     if config.hierarchical:
         comm.join_by_hosts()
-    if config.compress != "none" and comm.parts < 2:
+    if config.compress not in (None, "none") and comm.parts < 2:
         alone = "one host" if comm.size > 1 else "one rank"
         console.say(
             f"--compress {config.compress}: {alone} has none to exchange with, so that nothing "
             "is rounded"
         )
-    if config.gpu_aware and config.compress != "none":
+    if config.gpu_aware and config.compress not in (None, "none"):
         console.say("--gpu-aware: messages go by the host, where they are compressed")
     elif config.gpu_aware:
         gpu_aware.enable(comm, placement.device, console.say)

@@ -49,7 +49,7 @@ def paced(
             comm,
             network.vector,
             lambda: len(y) and network.loss_and_gradient(x, y),
-            compress=config.compress,
+            compress=config.compress or "none",
         )
     steps = local_steps(
         message=message,

@@ -141,7 +141,7 @@ class ElasticRun:
         try:
             return self._run()
         except Exception as error:
-            if is_exhausted(error):
+            if is_exhausted(error) and self._guarded.communicator.Get_size() > 1:
                 self._die()
             raise
 

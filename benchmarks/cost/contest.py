@@ -81,7 +81,7 @@ class Contest:
         before = self._allocated()
         self.adam()
         self.adam_held = self._allocated() - before
-        self.ways = {"own": self.iterate, "bare": self.bare, "adam": self.adam}
+        self.ways = {"own": self.iterate, "bare": self.bare, "adam": self.adam, "keep": self.keep}
 
     def iterate(self) -> None:
         """An outer iteration of the method."""
@@ -99,6 +99,10 @@ class Contest:
     def adam(self) -> None:
         """The same with a step of Adam after each gradient."""
         self.bare(self._adam.step)
+
+    def keep(self) -> None:
+        """What ``--elastic`` adds to an iteration: a copy of what all ranks have alike."""
+        self._kept = self.own.vector.clone(), self.method.shared_state()
 
     # ---- measuring -------------------------------------------------------------------------
 
@@ -156,6 +160,12 @@ class Contest:
 def middle(turns: Sequence[dict[str, Seconds]], way: str) -> float:
     """Median seconds of wall."""
     return median(seconds[way][0] for seconds in turns)
+
+
+def of_iterations(turns: Sequence[dict[str, Seconds]], way: str) -> list[float]:
+    """Quartiles of what a way takes of the method's iteration, in percent of wall time."""
+    shares = [100.0 * seconds[way][0] / seconds["own"][0] for seconds in turns]
+    return quantiles(shares, n=4)
 
 
 def added(turns: Sequence[dict[str, Seconds]], way: str, clock: int = 0) -> list[float]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SOLVERS = ("spectral", "scaled", "sr1", "first-order")
 METHODS = (*SOLVERS, "adam")
+ELASTIC = 2.0  # percent
 VECTORS = 6.0  # besides parameters and gradient; L-SR1 two more per pair
 TITLES = {
     "spectral": "default (spectral)",
@@ -81,7 +82,7 @@ def settings(ranks: int, network: str, method: str) -> Row:
 def task(comm: Comm, folder: Path, network: str, solver: str, repetitions: int) -> dict[str, Row]:
     """The rows of a network by method, the solver and Adam over its loop; rank 0's times."""
     from apts_mpi.training.provenance import versions
-    from benchmarks.cost.contest import added, middle, recorded
+    from benchmarks.cost.contest import added, middle, of_iterations, recorded
     from benchmarks.cost.memory import PeakVectors
 
     load, contest = os.getloadavg()[0], recorded(COST[network], solver, comm)
@@ -101,6 +102,7 @@ def task(comm: Comm, folder: Path, network: str, solver: str, repetitions: int) 
         "repetitions": repetitions,
         "seconds_bare": middle(turns, "bare"),
         "threads_per_rank": 1,
+        "elastic": of_iterations(turns, "keep"),
         "load": max(load, os.getloadavg()[0]),
         "versions": versions(),
     }
@@ -139,6 +141,9 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
         if row["settings"]["ranks"] == 1 and method != "adam":
             held, allowed = round(row["held"], 2), vectors_allowed(row)
             found.append(verdict(name, held, "vectors held", allowed))
+            if "elastic" in row:  # not in older rows
+                what = "% of an iteration's time by --elastic"
+                found.append(verdict(name, row["elastic"][1], what, ELASTIC, " %"))
     return found
 
 
@@ -155,7 +160,8 @@ def section(rows: list[Row], options: Namespace) -> Section:
         "With more than one rank the messages, and waiting for them, are included, and the "
         "processor's time says nothing. Adam: one step per gradient. Vectors: memory beyond "
         "the network's own two (parameters, gradient), in their length: held between iterations, "
-        "and at most within one, outside the network's evaluations.",
+        "and at most within one, outside the network's evaluations. By --elastic: its copy of what "
+        "all ranks have alike, median, of the method's own iteration; it sends nothing.",
         Table("", HEADER, list(map(_line, rows)), text=2),
         bullets(verdicts(rows)),
         f"Repetitions: {', '.join(sorted({str(row['repetitions']) for row in rows}))}. Load of the "

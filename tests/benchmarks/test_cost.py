@@ -65,7 +65,7 @@ def test_an_iteration_is_written_down(solver: str, monkeypatch: pytest.MonkeyPat
     begin = contest.own.vector.clone()
     (turn,) = contest.turns(1)
     assert all(wall > 0 for wall, _ in turn.values())
-    assert list(turn) == ["own", "bare", "adam"]
+    assert list(turn) == ["own", "bare", "adam", "keep"]
     adams = torch.cat([p.flatten() for p in contest.module.parameters()])
     assert not torch.equal(adams, begin)  # Adam has moved
     contest.own.vector.zero_()
@@ -107,6 +107,7 @@ def test_memory_of_the_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert 2.0 < rows["scaled"]["held"] < 12.0
     assert rows["scaled"]["peak"] >= rows["scaled"]["held"]
     assert len(rows["scaled"]["overhead"]) == len(rows["adam"]["overhead_processor"]) == 3
+    assert 0.0 < rows["scaled"]["elastic"][1] < 100.0
     steps = rows["scaled"]["local_steps"]
     assert rows["scaled"]["gradients"] >= steps
 
@@ -130,6 +131,8 @@ def test_verdicts() -> None:
     told = verdicts([row_of(small, "spectral", added=20.0), row_of(large, "spectral", added=15.1)])
     assert [line.rsplit(" ", 1)[1] for line in told] == ["met.", "met.", "missed.", "met."]
     assert "20.0 % of processor time added, goal at most 20 %" in told[0]
+    told = verdicts([{**row_of(small, "scaled"), "elastic": [1.0, 2.1, 3.0]}])
+    assert told[1].endswith("2.1 % of an iteration's time by --elastic, goal at most 2 %: missed.")
     told = verdicts([row_of(small, "sr1", held=16.1), row_of(small, "first-order", held=6.1)])
     assert [line.rsplit(" ", 1)[1] for line in told] == ["missed.", "missed."]
     assert verdicts([row_of(small, "adam"), row_of(small, "spectral", ranks=2)]) == []

@@ -52,6 +52,17 @@ class Imitated:
     Allreduce = Shrink = _answer
 
 
+def test_a_start_of_mpi_that_takes_too_long_ends_with_a_line() -> None:
+    program = "import time\nfrom apts_mpi.comm.elastic import bounded\nwith bounded({}): {}"
+    ways = (program.format(0.1, "time.sleep(60)"), program.format(60, "pass"))
+    late, done = (
+        subprocess.run([sys.executable, "-c", way], capture_output=True, text=True, timeout=50)
+        for way in ways
+    )
+    assert (late.returncode, done.returncode, done.stderr) == (1, 0, "")
+    assert "MPI has not started on all ranks after 0.1 s (--stall-abort)" in late.stderr
+
+
 def failure() -> Exception:
     return MPI.Exception(MPI.ERR_OTHER)
 

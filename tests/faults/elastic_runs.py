@@ -11,12 +11,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -27,9 +24,8 @@ import numpy as np
 
 from apts_mpi.data import load_source, write_shards
 from apts_mpi.data.shards.partitioning import part
-from tests.conftest import ENVIRONMENT, NO_LISTENER, ROOT
 from tests.faults.elastic_victim import IN_RECOVERY
-from tests.faults.faulty_runs import GONE, _checkpoints, _left
+from tests.faults.jobs import GONE, damaged, finished, left_over
 
 RANKS = 4
 ITERATIONS = 16
@@ -116,27 +112,8 @@ class ElasticFaults:
         records.mkdir(exist_ok=True)
         command = [self._mpirun, "--with-ft", "ulfm", "-n", str(ranks), self._python]
         command += ["-m", "tests.faults.elastic_victim", *words]
-        log, start = self._folder / f"{name}.log", time.monotonic()
         mark = {"FAULT_MARK": f"{name}-{os.getpid()}", "RECORDS": str(records)}
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, **ENVIRONMENT, **mark, **more},
-                start_new_session=True,
-            )
-            try:
-                status: int | None = process.wait(timeout=LIMIT)
-            except subprocess.TimeoutExpired:
-                status = None
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-        return status, log.read_text(errors="replace"), time.monotonic() - start
+        return finished(command, self._folder / f"{name}.log", LIMIT, **mark, **more)
 
     def _count(self) -> list[dict[str, int]]:
         """How often each rank comes to each place where nobody dies."""
@@ -164,15 +141,16 @@ class ElasticFaults:
             faults.append({"action": action, "place": place, "rank": rank, "number": call})
         return {"faults": faults, "variant": list(variant), "fewest": fewest}
 
-    def run(self, number: int) -> Elastic:
-        """The run of that number."""
+    def run(self, numbers: Iterable[int]) -> list[Elastic]:
+        """The runs of these numbers."""
+        return [self._one(number) for number in numbers]
+
+    def _one(self, number: int) -> Elastic:
         chosen, name = self.choose(number), f"run-{number}"
         variant = [*chosen["variant"], "--min-ranks", str(chosen["fewest"])]
         planted = json.dumps(chosen["faults"])
         status, text, seconds = self._run(name, variant, PLANTED=planted)
-        if status == NO_LISTENER:  # the launcher itself did not start
-            status, text, seconds = self._run(name, variant, PLANTED=planted)
-        left, run = _left(f"{name}-{os.getpid()}"), self._folder / name
+        left, run = left_over(f"{name}-{os.getpid()}"), self._folder / name
         records, why, ends = self._folder / f"{name}-records", "", 0
         if status is None:
             why = f"no end within {LIMIT:.0f} s"
@@ -189,7 +167,7 @@ class ElasticFaults:
             ends = len(sums)
             why = self._at_end(run, sums)
         if not why:
-            why = _checkpoints(run) or ("" if status else self._accounted(records))
+            why = damaged(run) or ("" if status else self._accounted(records))
         outcome = "wrong" if why else {0: "went on"}.get(status or 0, "stopped")
         found = Elastic(
             number,

@@ -9,10 +9,7 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,15 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from apts_mpi.checkpoints.folder import FOLDER, listed, read
+from apts_mpi.checkpoints.folder import FOLDER
 from apts_mpi.data import load_source, write_shards
-from apts_mpi.errors import InputError
-from tests.conftest import ENVIRONMENT, ROOT
+from tests.faults.jobs import GONE, damaged, finished, left_over
 
 RANKS = 3
 WARNING, ABORT = 1.5, 5.0  # seconds
 LIMIT = ABORT + 120.0  # of a whole run, start-up on a busy machine included
-GONE = 10.0  # seconds after the end of mpirun in which its processes have to be gone
 FLAGS = (
     *("--hidden", "8", "--threads", "1", "--batch", "60", "--local-steps", "6"),
     *("--epochs", "1e6", "--evaluate-every", "6", "--device", "cpu"),
@@ -118,27 +113,8 @@ class Faults:
     ) -> tuple[int | None, str, float]:
         """Exit status (None: it had to be killed), output and seconds of a job."""
         python = sys.executable if '"stop"' in more.get("PLANTED", "") else self._python
-        command = [self._mpirun, "-n", str(RANKS), python, "-m", "tests.faults.victim"]
-        log, start = self._folder / f"{mark}.log", time.monotonic()
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [*command, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, **ENVIRONMENT, "FAULT_MARK": mark, **more},
-                start_new_session=True,
-            )
-            try:
-                status: int | None = process.wait(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                status = None
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-        return status, log.read_text(errors="replace"), time.monotonic() - start
+        words = [self._mpirun, "-n", str(RANKS), python, "-m", "tests.faults.victim", *words]
+        return finished(words, self._folder / f"{mark}.log", timeout, FAULT_MARK=mark, **more)
 
     def _count(self) -> list[dict[str, int]]:
         """The run that nothing happens to; how often each rank comes to each place."""
@@ -186,7 +162,7 @@ class Faults:
         mark = self._mark(f"run-{number}")
         words = self._flags(run, data)
         status, text, seconds = self._run(words, mark, LIMIT, PLANTED=json.dumps(fault))
-        left = _left(mark)
+        left = left_over(mark)
         shutil.rmtree(data)
         why = ""
         if status is None:
@@ -198,7 +174,7 @@ class Faults:
         elif not (run / "summary.json").exists():
             why = "status 0 without a summary"
         if fault["action"] != "checkpoint damaged":
-            why = why or _checkpoints(run)
+            why = why or damaged(run)
         outcome = {0: "went on", 3: "stopped"}.get(status or 0, "ended")
         return run, Outcome(
             number,
@@ -243,7 +219,7 @@ class Faults:
             elif _rows(run) != _rows(self.reference) and not _strayed(outcome):
                 why = "it has other metrics than the run without a fault"
             else:
-                why = _checkpoints(run)
+                why = damaged(run)
         if not why:
             shutil.rmtree(run, ignore_errors=True)
             return outcome
@@ -253,37 +229,6 @@ class Faults:
 def _strayed(outcome: Outcome) -> bool:
     """Whether a run has taken another course that is as right: a loss was passed over and told."""
     return outcome.action == "NaN" and outcome.status == 0
-
-
-def _left(mark: str) -> list[int]:
-    """Processes of a job that are there for long after its end; they are killed."""
-    deadline = time.monotonic() + GONE
-    while True:
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if f"FAULT_MARK={mark}".encode() in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
-            except OSError:
-                continue
-        if not found:
-            return []
-        if time.monotonic() > deadline:
-            for pid in found:
-                os.kill(pid, signal.SIGKILL)
-            return found
-        time.sleep(0.1)
-
-
-def _checkpoints(run: Path) -> str:
-    """What is wrong with the checkpoints of a run; each must be whole."""
-    damaged = []
-    for path in listed(run / FOLDER) if (run / FOLDER).is_dir() else []:
-        try:
-            read(path, 0, 1)
-        except InputError as error:
-            damaged.append(str(error))
-    return damaged[0] if damaged else ""
 
 
 def _rows(run: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -50,20 +51,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines, gone on with")
     parser.add_argument("--elastic", action="store_true", help="ranks die, and the others go on")
     given = parser.parse_args(arguments)
-    if given.elastic:
-        return _elastic(given)
-    results = []
+    kind: type[Elastic] | type[Outcome] = Elastic if given.elastic else Outcome
+    results = list[Any]()
     if given.out and given.out.exists():
         lines = given.out.read_text(encoding="utf-8").splitlines()
-        results = [Outcome(**json.loads(line)) for line in lines]
-    done = {each.number for each in results}
+        results = [kind(**json.loads(line)) for line in lines]
+    done, folder = {each.number for each in results}, Path(tempfile.mkdtemp(prefix="faults-"))
     wanted = range(given.first, given.first + given.injections)
     numbers = [number for number in wanted if number not in done]
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
-    faults = Faults(folder, given.seed)
-    with tqdm(total=len(numbers), unit="injection") as bar:
-        for start in range(0, len(numbers), 8):
-            some = faults.run(numbers[start : start + 8])
+    with quick_python() as python, tqdm(total=len(numbers), unit="injection") as bar:
+        faults = (ElasticFaults if given.elastic else Faults)(folder, given.seed, python)
+        many = 1 if given.elastic else 8
+        for start in range(0, len(numbers), many):
+            some = faults.run(numbers[start : start + many])
             results += some
             bar.update(len(some))
             for each in some:
@@ -72,34 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.out:
                 with given.out.open("a", encoding="utf-8") as file:
                     file.writelines(json.dumps(asdict(each)) + "\n" for each in some)
-    print(table(results))
-    wrong = any(each.outcome == "wrong" for each in results)
-    if wrong:
-        print(f"what was wrong is in {folder}")
-    else:
-        shutil.rmtree(folder)
-    return int(wrong)
-
-
-def _elastic(given: argparse.Namespace) -> int:
-    """The same where the ranks that are left are to go on."""
-    results = list[Elastic]()
-    if given.out and given.out.exists():
-        lines = given.out.read_text(encoding="utf-8").splitlines()
-        results = [Elastic(**json.loads(line)) for line in lines]
-    done, folder = {each.number for each in results}, Path(tempfile.mkdtemp(prefix="faults-"))
-    wanted = range(given.first, given.first + given.injections)
-    with quick_python() as python:
-        faults = ElasticFaults(folder, given.seed, python)
-        for number in tqdm([number for number in wanted if number not in done], unit="injection"):
-            found = faults.run(number)
-            results.append(found)
-            if found.outcome == "wrong":
-                tqdm.write(f"{number}: {found}")
-            if given.out:
-                with given.out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(asdict(found)) + "\n")
-    print(elastic_table(results))
+    print(elastic_table(results) if given.elastic else table(results))
     wrong = any(each.outcome == "wrong" for each in results)
     if wrong:
         print(f"what was wrong is in {folder}")

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.conftest import ENVIRONMENT, NO_LISTENER, ROOT
+from tests.faults.jobs import finished
 
 RANKS, DEATH = 3, 5  # the iteration that is the last of one rank
 LIMIT = 300.0
@@ -38,25 +35,7 @@ def job(folder: Path, name: str, ranks: int, words: Sequence[str], **more: str) 
     records.mkdir()
     command = ["mpirun", "--with-ft", "ulfm"] if "--elastic" in words else ["mpirun"]
     command += ["-n", str(ranks), sys.executable, "-m", "tests.faults.elastic_victim", *FLAGS]
-    environment = {**os.environ, **ENVIRONMENT, "RECORDS": str(records), **more}
-    with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=ROOT,
-            env=environment,
-            start_new_session=True,
-        )
-        try:
-            status = process.wait(timeout=LIMIT)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    if status == NO_LISTENER:  # the launcher itself did not start
-        shutil.rmtree(records)
-        return job(folder, name, ranks, words, **more)
+    finished([*command, *words], folder / f"{name}.log", LIMIT, RECORDS=str(records), **more)
     return records
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import MPIRUN
-from tests.faults import faulty_runs
-from tests.faults.faulty_runs import ACTIONS, Faults, Outcome
+from tests.faults import jobs
+from tests.faults.faulty_runs import ACTIONS, RANKS, Faults, Outcome
 from tests.faults.inject import table
 
 # A rank that is gone amid a file, one that stands still, samples that are bad; signals and damaged
@@ -60,7 +60,7 @@ def test_faults_are_the_same_again_and_everywhere(faults: Faults) -> None:
     kills = [each for each in chosen if each["action"] == "kill"]
     assert len(kills) == 20
     assert len({each["place"] for each in kills}) >= 6
-    assert {each["rank"] for each in kills} == set(range(faulty_runs.RANKS))
+    assert {each["rank"] for each in kills} == set(range(RANKS))
 
 
 # ---- the judge ---------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ def orphan() -> Iterator[subprocess.Popen[bytes]]:
 def test_processes_that_are_left_are_found_and_ended(
     orphan: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faulty_runs, "GONE", 0.3)
+    monkeypatch.setattr(jobs, "GONE", 0.3)
     time.sleep(0.1)
-    assert faulty_runs._left("left-behin") == []
-    assert faulty_runs._left("left-behind") == [orphan.pid]
+    assert jobs.left_over("left-behin") == []
+    assert jobs.left_over("left-behind") == [orphan.pid]
     assert orphan.wait(timeout=60) == -9

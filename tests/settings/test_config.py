@@ -152,7 +152,7 @@ def test_a_flag_without_effect_is_refused_at_its_default_too() -> None:
     ):
         with pytest.raises(InputError, match=word):
             train_settings(flags.split())
-    assert train_settings("--optimizer adam --compress none --overlap 0".split()).lr is None
+    assert train_settings("--optimizer adam --subdomains-per-rank 1 --overlap 0".split()).lr is None
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)

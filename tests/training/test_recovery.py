@@ -49,7 +49,7 @@ def injected(
         "variant": ["--local-steps", "4"],
         "fewest": fewest,
     }
-    return runs.run(name)
+    return runs.run([name])[0]
 
 
 def test_survivors_go_on_without_rank_zero_one_that_dies_as_they_recover_and_one_at_the_end(
