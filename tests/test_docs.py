@@ -62,27 +62,40 @@ def test_the_tables_of_the_results_are_of_their_rows() -> None:
     assert filled(text) == text
 
 
-def paragraphs() -> list[tuple[str, str]]:
-    """Those of the page of results that link to one result, with its name."""
-    text = (DOCS / "results.md").read_text(encoding="utf-8")
-    written = re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)
-    blocks = re.split(r"\n\n(?!\|)", written)  # a table belongs to the words before it
-    found = [(block, re.findall(r"results/(\w+)\.md\)", block)) for block in blocks]
-    return [(block, names[0]) for block, names in found if len(names) == 1]
+def paragraphs(pages: list[Path]) -> list[tuple[str, str]]:
+    """Those that link to one result, with its name; a table belongs to the words before it."""
+    found = []
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        written = re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)
+        for block in re.split(r"\n\n(?!\|)", written):
+            names = re.findall(r"results/(\w+)\.md\)", block)
+            found += [(block, names[0])] if len(names) == 1 else []
+    return found
 
 
 def test_figures_in_words_are_those_of_the_result_they_link_to() -> None:
-    known = paragraphs()
+    known = paragraphs([DOCS / "results.md"])
     assert {"network", "published", "faults"} <= {name for _, name in known}
     for block, result in known:
-        there = (RESULTS / f"{result}.md").read_text(encoding="utf-8")
-        figures = set(re.findall(r"(?<![\w.])\d+(?:,\d{3})*\.?\d*(?![\w.]*\w)", there))
+        there = (RESULTS / f"{result}.md").read_text(encoding="utf-8").replace(",", "")
+        figures = [float(each) for each in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?!\w)", there)]
         for figure in re.findall(r"(?<![\w.\-/])\d+\.\d+(?!\w)", block):
-            assert figure in figures, f"{result}: {figure}"
+            digits = len(figure.split(".")[1])
+            assert figure in [f"{each:.{digits}f}" for each in figures], f"{result}: {figure}"
+
+
+def test_ranks_that_died_are_counted() -> None:
+    page, there = (DOCS / "results.md").read_text(), (RESULTS / "elastic.md").read_text()
+    said = re.search(
+        r"(\d+) runs lost .*?; (\d+) went on .*?, (\d+) stopped .*? (\d+)\s", page, re.S
+    )
+    assert said is not None
+    assert re.search(rf"^\| all \| {' . '.join(said.groups())} \|", there, flags=re.MULTILINE)
 
 
 def test_figures_of_an_earlier_version_say_so() -> None:
-    for block, result in paragraphs():
+    for block, result in paragraphs(PAGES):
         assert ("earlier version" in block) == (result in EARLIER), block
 
 
