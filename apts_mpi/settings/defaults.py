@@ -27,14 +27,18 @@ SHARE, FORWARD = 0.1, 3
 # local steps it has where the minibatches are in their range, and that range. Of text in tokens, as
 # a window is as many samples as it has tokens.
 OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
+# Convolutions compute more for each parameter that is sent.
+OUTER_IMAGES = {"cnn": 2_500, **dict.fromkeys(("resnet", "timm", "torchvision"), 1_250)}
 OUTER_TOKENS, TEXT_STEPS, TOKENS = 10_240, 10, (128, 2048)
 # A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.
 FEWEST, SHORT = 16, 10
 
 
-def outer_samples(context: int | None) -> int:
+def outer_samples(context: int | None, network: str = "mlp") -> int:
     """Of all subdomains between two messages; context: tokens of one, of text."""
-    return OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
+    if context is None:
+        return OUTER_IMAGES.get(network.partition(":")[0], OUTER_SAMPLES)
+    return max(OUTER_TOKENS // context, 1)
 
 
 def plan(
@@ -54,7 +58,8 @@ def plan(
 
     Args:
         subdomains: how many. samples: of the training set, over all of them.
-        outer: samples between two messages; default OUTER_SAMPLES, or OUTER_TOKENS of text.
+        outer: samples between two messages, where minibatches may have FEWEST; default
+            OUTER_SAMPLES, or OUTER_TOKENS of text.
         context: tokens of a window, where the samples are those.
     """
     usual, (low, high) = OUTER_STEPS, MINIBATCHES
@@ -102,9 +107,11 @@ def completed(
         least = max(TOKENS[0] // context, 1) if context else MINIBATCHES[0]
         batch = least if batch is None else batch
     else:
-        subdomains = ranks * c.subdomains_per_rank
+        subdomains, outer = ranks * c.subdomains_per_rank, c.outer_samples
+        if outer is None and outer_samples(context, c.network) < outer_samples(context):
+            outer = outer_samples(context, c.network)
         batch, steps = plan(
-            subdomains, samples, outer=c.outer_samples, context=context, batch=batch, steps=steps
+            subdomains, samples, outer=outer, context=context, batch=batch, steps=steps
         )
     momentum, window, cooldown, compress = c.momentum, c.window, c.cooldown, c.compress
     if c.optimizer == "apts":

@@ -93,7 +93,8 @@ class Method:
         None,
         whole(1, 2**40),
         "samples of all subdomains between two messages, from which batch and local steps follow",
-        usual="10,500, of text windows of 10,240 tokens",
+        usual="10,500; of cnn 2,500, of resnet, timm and torchvision 1,250; of text windows of "
+        "10,240 tokens",
     )
     radius: float | None = setting(
         None,

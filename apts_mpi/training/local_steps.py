@@ -71,7 +71,7 @@ def paced(
         dict(zip(forms, messages, strict=True)),
         gradient / (comm.size * config.batch),
         samples=samples.total,
-        usual=outer_samples(config.context),
+        usual=outer_samples(config.context, config.network),
     )
     batch, steps = plan(
         many, samples.total, outer=choice.samples, context=config.context, batch=batch

@@ -65,6 +65,22 @@ def test_samples_between_messages_decide_the_steps() -> None:
 
 
 @pytest.mark.parametrize(
+    ("network", "outer"), [("cnn", 2500), ("resnet", 1250), ("timm:resnet10t", 1250)]
+)
+def test_convolutions_send_more_often(network: str, outer: int) -> None:
+    done = completed(TrainConfig(network=network), 8, 60_000)
+    assert done == completed(TrainConfig(network=network, outer_samples=outer), 8, 60_000)
+    usual = completed(TrainConfig(), 8, 60_000)
+    assert (done.batch, done.local_steps) < (usual.batch, usual.local_steps)
+
+
+def test_corrections_of_text_are_sent_in_8_bits_where_any_are_sent() -> None:
+    found = [completed(TrainConfig(), ranks, 9000, task="language").compress for ranks in (1, 2)]
+    assert found == ["none", "int8"]
+    assert completed(TrainConfig(), 2, 9000).compress == "none"
+
+
+@pytest.mark.parametrize(
     ("values", "task", "line"),
     [
         ({"context": 5}, "classification", "--context 5: is for language, the data are for"),
