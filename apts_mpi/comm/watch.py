@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import IO
 
 from apts_mpi.comm import job
@@ -76,8 +75,7 @@ class Watch:
         if not (warning >= 0 and abort >= 0):
             raise ValueError(f"warning {warning} and abort {abort} must be seconds, 0 for never")
         self.directory: Path | None = None
-        self._limits = warning, abort
-        self._rank, self._size = ranks.rank, ranks.size
+        self._limits, self._rank, self._size = (warning, abort), ranks.rank, ranks.size
         self._abort = abort or math.inf
         self._first = min(warning or math.inf, self._abort)  # what comes first of the two
         self._watches = self._size > 1 and self._first < math.inf
@@ -102,12 +100,7 @@ class Watch:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def enter(self, call: str) -> None:
@@ -290,8 +283,7 @@ class Watch:
         return max(self._age, self._first / 2) / 4
 
     def _remove(self) -> None:
-        board = self._board
-        if board is not None:
+        if (board := self._board) is not None:
             self._errands.do(lambda: board.remove(self._rank))
 
     def _say(self, line: str) -> None:

@@ -109,6 +109,10 @@ class Hosts:
         name = self.names[i]
         return ["ip", "netns", "exec", name, "unshare", "--uts", "sh", "-c", _AS_HOST, name]
 
+    def cut(self, i: int) -> None:
+        """Take the link of host i down, for good."""
+        namespaces.do("ip", "-n", f"{self._name}-s", "link", "set", f"port{i}", "down")
+
     def mpi_command(self) -> list[str]:
         """Open MPI's mpirun over all hosts; the program and its arguments go behind.
 
