@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import statistics
+from benchmarks.harness import names, statistics
 from benchmarks.harness.hockney import Hockney, fit
 from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.results import Row
@@ -37,7 +37,7 @@ class Place:
         ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)}"
         if self.hosts == 1:
             return f"{ranks} on one host"
-        made = "" if self.link == "none" else f" made on one machine, link {self.link}"
+        made = "" if self.link == "none" else f" made on one machine, {names.shown(self.link)}"
         return f"{ranks} on {self.hosts} hosts{made}"
 
 
@@ -157,7 +157,7 @@ class Case:
     @property
     def title(self) -> str:
         """With the settings, where they are not the defaults."""
-        return self.name if self.mpi == "defaults" else f"{self.name}, MPI settings {self.mpi}"
+        return self.name if self.mpi == "defaults" else f"{self.name}, {names.mpi(self.mpi)}"
 
     @property
     def ways(self) -> list[str]:
