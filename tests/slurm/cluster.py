@@ -23,7 +23,8 @@ _POLL = 0.4  # seconds between calls of squeue, as each takes part of a core
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 # A node may have more processors and GPUs than the machine: nothing binds to them. A job that is
-# queued again has to wait until the credentials of its first start are out of date.
+# queued again has to wait until the credentials of its first start are out of date. Jobs that have
+# ended are known for an hour.
 _CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -46,6 +47,7 @@ SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
+MinJobAge=3600
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
@@ -189,7 +191,7 @@ class Cluster:
         found = self.run("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "-o%T")
         return set(found.split())
 
-    def wait(self, job: str, *, timeout: float = 90) -> set[str]:
+    def wait(self, job: str, *, timeout: float = 300) -> set[str]:
         """The states in which a job or the tasks of a job array have ended.
 
         Raises:
@@ -201,7 +203,9 @@ class Cluster:
             time.sleep(_POLL)
         return states
 
-    def until(self, job: str, ready: Callable[[], bool], log: Path, *, timeout: float = 90) -> None:
+    def until(
+        self, job: str, ready: Callable[[], bool], log: Path, *, timeout: float = 300
+    ) -> None:
         """Wait for something that a job brings about.
 
         Raises:

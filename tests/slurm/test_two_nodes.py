@@ -42,12 +42,12 @@ def test_a_job_outlives_a_rank_and_a_node(two_nodes: Cluster, tmp_path: Path) ->
     before = len(rows(run))
     two_nodes.until(job, lambda: len(rows(run)) > before + 2, log)
     two_nodes.lose_second()
-    two_nodes.until(job, lambda: "resuming after iteration" in told(run), log, timeout=150)
+    two_nodes.until(job, lambda: "resuming after iteration" in told(run), log)
     assert "1 of 2 nodes are lost: the run is resumed on" in told(run)
     newest = listed(run / "checkpoint")[0]
     two_nodes.until(job, lambda: listed(run / "checkpoint")[0] != newest, log)
     assert len(ranks(run)) == 2
     two_nodes.run("scancel", job)
-    two_nodes.wait(job, timeout=150)
+    two_nodes.wait(job)
     assert told(run).count("nodes are lost") == 1
     assert "stopped by SIGTERM" in told(run)
