@@ -37,7 +37,7 @@ from apts_mpi.training.resuming import Resumed
 from apts_mpi.training.run_state import Before
 from apts_mpi.training.signals import StopSignals
 
-_DELAY = 20.0  # seconds that the larger part may take longer to see the others gone
+_DELAY = 5.0  # seconds
 
 
 @dataclass
