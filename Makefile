@@ -53,12 +53,16 @@ lint: venv  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# 1, 2, 4, ... and as many ranks as there are cores.
+BENCH_RANKS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); i=1; \
+	while [ $$i -lt $$n ]; do printf '%d,' $$i; i=$$((2 * i)); done; echo $$n)
+
 bench: venv  ## scaling, messages, cost model and their report in OUT=bench, 15 minutes on 2 cores
-	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks strong --repetitions 3 --out $(OUT)
-	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks weak --repetitions 3 --out $(OUT)
+	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks strong --ranks $(BENCH_RANKS) --repetitions 3 --out $(OUT)
+	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks weak --ranks $(BENCH_RANKS) --repetitions 3 --out $(OUT)
 	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks micro --out $(OUT)
 	-PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks project --out $(OUT)
-	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks report $(OUT)/*.jsonl --out $(OUT)
+	PATH="$(CURDIR)/$(BIN):$$PATH" python -m benchmarks report --out $(OUT)
 
 clean:  ## remove the environment and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -57,16 +57,22 @@ choose_launcher() {
 
 # Train in folder $1 with the other arguments; queued again where the time limit came first.
 train() {
-    local shield=() word
+    local shield=() word elastic=0
+    for word in "${@:2}"; do
+        if [[ $word == --elastic* ]]; then # ranks die, and the others go on
+            # Of srun by which mpirun starts its daemons; Slurm's PMIx ends a step with its first rank.
+            elastic=1 LAUNCH=${LAUNCH:-mpirun}
+            export SLURM_NO_KILL=set SLURM_KILL_BAD_EXIT=0 SLURM_OVERLAP=1
+        fi
+    done
     enter "$1"
+    if ((elastic)) && [[ $LAUNCH == mpirun* && $LAUNCH != *--with-ft* ]]; then
+        launch+=(--with-ft ulfm)
+    fi
     for word in "${@:2}"; do
         if [[ $word =~ ^--(out|resume)(=|$) ]]; then
             echo "$word: a job resumes the run in its folder, which RUN=DIR sbatch ... names"
             exit 2
-        fi
-        if [[ $word == --elastic* && $LAUNCH == mpirun* ]]; then # ranks die, and the others go on
-            [[ $LAUNCH == *--with-ft* ]] || launch+=(--with-ft ulfm)
-            export SLURM_NO_KILL=1 SLURM_KILL_BAD_EXIT=0 # of the srun that starts mpirun's daemons
         fi
     done
     claim
@@ -77,13 +83,39 @@ train() {
         shield=(env --block-signal=TERM)
         export PRTE_MCA_prte_launch_agent="${shield[*]} prted"
     fi
-    await USR1 "${shield[@]}" "${launch[@]}" -n "$SLURM_NTASKS" python -m apts_mpi train \
-        --out "$run" --resume auto --threads "$OMP_NUM_THREADS" "${@:2}" \
-        ${staged:+--data "$staged"}
+    while :; do
+        await USR1 "${shield[@]}" "${launch[@]}" -n "$SLURM_NTASKS" python -m apts_mpi train \
+            --out "$run" --resume auto --threads "$OMP_NUM_THREADS" "${@:2}" \
+            ${staged:+--data "$staged"}
+        ((elastic && !limited && !cancelled)) || break
+        fewer_nodes || break
+    done
     unstage
     # Status 3 means a checkpoint after at least one iteration of this start, so that a run whose
     # job is queued again and again comes to its end.
     finish $((status == 3)) "checkpoint"
+}
+
+# Whether the ranks have ended with some of their nodes; the others are then all that there are.
+# mpirun cannot live without a node; the job can, with sbatch --no-kill.
+fewer_nodes() {
+    local node left=() per=$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))
+    ((status != 3)) && [[ $status != 0 || ! -e $run/summary.json ]] || return 1
+    status=$((status ? status : 1)) # mpirun may take the end of its daemons for a good one
+    for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+        if timeout -k 5 30 srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist="$node" \
+            --mpi=none true &>/dev/null; then
+            left+=("$node")
+        fi
+    done
+    ((${#left[@]} && ${#left[@]} < SLURM_JOB_NUM_NODES)) || return 1
+    echo "$((SLURM_JOB_NUM_NODES - ${#left[@]})) of $SLURM_JOB_NUM_NODES nodes are lost:" \
+        "the run is resumed on ${left[*]}"
+    SLURM_JOB_NODELIST=$(IFS=, && echo "${left[*]}")
+    export SLURM_JOB_NODELIST SLURM_NODELIST=$SLURM_JOB_NODELIST
+    export SLURM_JOB_NUM_NODES=${#left[@]} SLURM_NNODES=${#left[@]}
+    export SLURM_NTASKS=$((per * ${#left[@]})) SLURM_TASKS_PER_NODE="$per(x${#left[@]})"
+    export SLURM_NPROCS=$SLURM_NTASKS SLURM_JOB_CPUS_PER_NODE="$SLURM_TASKS_PER_NODE"
 }
 
 # Refuse a folder in which another job trains, which may have been queued again meanwhile.

@@ -43,6 +43,7 @@ def test_the_figure_shows_what_was_measured(ground: str) -> None:
     drawing = (DOCS / f"overview-{ground}.svg").read_text(encoding="utf-8")
     (shown,) = re.findall(r"<desc>\n(.*?)\n</desc>", drawing, flags=re.DOTALL)
     assert shown.splitlines() == list(described())
+    assert ("earlier version" in shown) == ("earlier version" in README)
 
 
 def test_what_it_says_of_the_peers_was_measured() -> None:

@@ -123,6 +123,16 @@ def group(given: Any, own: Sequence[str]) -> dict[str, Any]:
                 "module's own parameters"
             )
     names = {"param_names": [name for name, _ in named]} if named else {}
+    require_settings(given, own)
+    return {**given, "params": parameters, **names}
+
+
+def require_settings(given: dict[str, Any], own: Sequence[str]) -> None:
+    """See that a parameter group's settings are such; they may be changed at any time.
+
+    Raises:
+        TypeError, ValueError: one is not.
+    """
     for name in own:
         value = given.get(name, 0.0)
         if isinstance(value, bool) or not isinstance(value, Real):
@@ -131,7 +141,6 @@ def group(given: Any, own: Sequence[str]) -> dict[str, Any]:
         number = float(value)
         if not 0.0 <= number < math.inf or (name in given and least == "above" and number == 0.0):
             raise ValueError(f"{name} {value} of a parameter group must be {least} 0")
-    return {**given, "params": parameters, **names}
 
 
 def require_plain(parameters: Sequence[Tensor]) -> None:

@@ -130,6 +130,8 @@ class StochasticAPTS(Joining, method=StochasticMethod):
         method = self._method_now
         if method.in_progress:
             return
+        for group in self.param_groups:
+            interface.require_settings(group, self._settings)
         spans = self._spans()
         if spans != method.flat.spans:
             method.set_spans(spans)

@@ -132,8 +132,8 @@ ARGUMENTS = text("NAME=VALUE,...", "like width=64,bias=off,act=relu", given(argu
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 LOGS = text(
     "NAME,...",
-    f"one or more of {', '.join(LOGGERS)}, with commas between",
-    lambda words: set(words.split(",")) <= set(LOGGERS),
+    f"one or more of {', '.join(LOGGERS)}, each once, with commas between",
+    lambda words: sorted(words.split(",")) == sorted(set(words.split(",")) & set(LOGGERS)),
     *LOGGERS,
 )
 AUGMENTATIONS = OURS

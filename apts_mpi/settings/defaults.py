@@ -32,6 +32,11 @@ OUTER_TOKENS, TEXT_STEPS, TOKENS = 10_240, 10, (128, 2048)
 FEWEST, SHORT = 16, 10
 
 
+def outer_samples(context: int | None) -> int:
+    """Of all subdomains between two messages; context: tokens of one, of text."""
+    return OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
+
+
 def plan(
     subdomains: int,
     samples: int,
@@ -55,8 +60,7 @@ def plan(
     usual, (low, high) = OUTER_STEPS, MINIBATCHES
     if context is not None:
         usual, low, high = TEXT_STEPS, max(TOKENS[0] // context, 1), max(TOKENS[1] // context, 1)
-    whole = OUTER_SAMPLES if context is None else max(OUTER_TOKENS // context, 1)
-    share = (outer or whole) / subdomains
+    share = (outer or outer_samples(context)) / subdomains
     if context is None:
         low = FEWEST if outer else max(min(low, round(share / SHORT)), FEWEST)
     if batch is None:
@@ -108,7 +112,7 @@ def completed(
         usual = (MOMENTUM, 1) if c.deterministic else (MOMENTA[c.local_solver], 5)
         if cooldown is None and not c.deterministic:
             cooldown = (TEXT_COOLDOWN if context else SPECTRAL_COOLDOWN) * spectral
-        if compress is None:  # of text messages are twice as frequent
+        if compress is None and steps != AUTO:  # of text messages are twice as frequent
             compress = "none" if c.deterministic or ranks == 1 or not context else "int8"
         momentum = usual[0] if momentum is None else momentum
         window = usual[1] if window is None else window

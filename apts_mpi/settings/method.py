@@ -83,8 +83,8 @@ class Method:
     local_steps: int | None = setting(
         None,
         of.STEPS,
-        "local steps per outer iteration; 'auto': from the measured cost of a message and of a "
-        "gradient evaluation, with minibatches of 64 (spectral, scaled)",
+        "local steps per outer iteration; 'auto': these, --batch and --compress from the measured "
+        "cost of messages and of a gradient evaluation (spectral, scaled)",
         usual="as many as take some 10,000 samples of all ranks, at least 5 (spectral, scaled); "
         "at most 5 (sr1, first-order); 20 (local-sgd, diloco, muloco)",
         where=of.STEPPING,

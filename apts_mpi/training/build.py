@@ -144,13 +144,15 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
     network = flat_network(module, judge, task, config)
     take_rank_zeros(network.frozen, comm)  # before the trial, so that this warning comes first
     subdomains = _subdomains(config, comm, info, network, train)
-    batch = config.batch or CHUNK
-    statistics = RunningStatistics(network, train, batch=batch, comm=comm)
     _try(config, comm, console, network, judge, subdomains, list(judged.values()))
     start = time.perf_counter()
     if config.local_steps == AUTO:
-        config = local_steps.paced(config, comm, console.say, network, subdomains)
+        numbers = (comm, console.say, network, subdomains)
+        config = local_steps.paced(config, *numbers, batch=given.batch)
+        subdomains = _subdomains(config, comm, info, network, train)  # of other minibatches
     seconds = time.perf_counter() - start
+    batch = config.batch or CHUNK
+    statistics = RunningStatistics(network, train, batch=batch, comm=comm)
     return Run(
         config=config,
         given=given,

@@ -194,6 +194,12 @@ class Resumed:
             InputError: one of them contradicts the run's own; the line has all that do.
         """
         complete = self.config
+        # What the run itself was given stands, also where it was auto.
+        given = {
+            name: value
+            for name, value in given.items()
+            if name in _FREE or value != getattr(self.given, name)
+        }
         differing = [
             f"{name} = {value!r}, not {getattr(complete, name)!r}"
             for name, value in given.items()

@@ -179,8 +179,15 @@ def load(
             if comm.local_rank == 0 and not directory.exists():
                 home = os.path.expanduser("~")
                 where = str(directory).replace(home, "~", 1) if home != "/" else str(directory)
+                source = load_source("digits")
+                most = len(source.y_train)
+                if comm.size * subdomains == shards > most:
+                    raise InputError(
+                        f"--subdomains-per-rank {subdomains}: {comm.size} ranks have {shards} "
+                        f"subdomains, and the digits {most} training samples; give fewer"
+                    )
                 say(f"cutting the digits into {shards} shards in {where}")
-                write_shards(load_source("digits"), directory, shards=shards, exist_ok=True)
+                write_shards(source, directory, shards=shards, exist_ok=True)
     found = None
     with comm.together():
         if comm.rank == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.harness import tables
@@ -19,6 +19,7 @@ class Case:
     Attributes:
         kind, shape, outputs: of the task. goal: percent of time that the method may add,
             infinite where nothing is aimed at. repetitions: of each measurement of ``cost``.
+        steps: local ones per outer iteration of ``cost``, where it is not the default's.
     """
 
     network: str
@@ -29,6 +30,7 @@ class Case:
     batch: int
     goal: float
     repetitions: int = 0
+    steps: int | None = None
 
 
 def mlp(inputs: int, hidden: tuple[int, ...], goal: float, repetitions: int) -> Case:
@@ -43,16 +45,24 @@ def _resnet(depth: int) -> Case:
 
 
 _TRANSFORMER = {"depth": 6, "width": 384, "heads": 6, "tied": False}
-COST = {
-    "784-128-128-10": mlp(784, (128, 128), 20.0, 60),
-    "3072-512-256-10": mlp(3072, (512, 256), 15.0, 15),
-}
 GPU = {
     "resnet-20": _resnet(20),
     "resnet-56": _resnet(56),
     "transformer-10M": Case("transformer", _TRANSFORMER, "language", (256,), 65, 32, 5.0),
     # To try the benchmark itself, on a CPU too.
     "mlp-small": Case("mlp", {"hidden": (32,)}, "classification", (64,), 10, 16, math.inf),
+}
+
+
+def _short(case: Case, steps: int) -> Case:
+    return replace(case, goal=15.0, repetitions=3, steps=steps)
+
+
+COST = {
+    "784-128-128-10": mlp(784, (128, 128), 20.0, 60),
+    "3072-512-256-10": mlp(3072, (512, 256), 15.0, 15),
+    "resnet-20": _short(GPU["resnet-20"], 4),
+    "transformer-10M": _short(GPU["transformer-10M"], 2),
 }
 
 

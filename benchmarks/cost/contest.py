@@ -16,7 +16,9 @@ from statistics import median, quantiles
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
@@ -149,6 +151,16 @@ class Contest:
             "waits": sum(counts.get(name, 0) for name in WAITS),
         }
 
+    def operations(self) -> float:
+        """Percent that an iteration adds to the loop's in products and convolutions."""
+        counts = []
+        for what in (self.iterate, self.bare):
+            counter = FlopCounterMode(display=False)
+            with sdpa_kernel(SDPBackend.MATH), counter:  # fused attention is not counted everywhere
+                what()
+            counts.append(counter.get_total_flops())
+        return 100.0 * (counts[0] / counts[1] - 1.0)
+
     def _wait(self) -> None:
         if self.gpu:
             torch.cuda.synchronize(self.device)
@@ -201,7 +213,7 @@ def recorded(case: Case, solver: str, comm: Comm) -> Contest:
         return objective, case.batch
 
     return Contest(
-        config=TrainConfig(local_solver=solver, batch=case.batch),
+        config=TrainConfig(local_solver=solver, batch=case.batch, local_steps=case.steps),
         comm=comm,
         samples=SAMPLES,
         own=own,

@@ -5,21 +5,18 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from apts_mpi.comm.clock import PHASES
-from benchmarks.harness import figures
+from benchmarks.harness import figures, names
 from benchmarks.harness.results import digest
-from benchmarks.harness.sections import FIGURES, Picture
 from benchmarks.harness.statistics import Estimate
 from benchmarks.harness.units import digits
 
-# Stand for the page's own colours, which change with its ground; in a file of its own they are as
-# written here.
+# Stand for the page's own colours, which change with its ground.
 INK, LINE, PAPER = "#1c1c21", "#d3d3da", "#fdfdfe"
 _VARIABLES = {INK: "var(--ink)", LINE: "var(--line)", PAPER: "var(--paper)"}
 WIDTH = 4.3  # inches: at phone width the type is still 9 pixels high
@@ -47,13 +44,13 @@ class Style:
 
 _STYLES = {
     "apts": Style(INK, "o", "-"),
-    "apts-scaled": Style(INK, "o", "-"),
     "apts-sr1": Style(figures.GREEN, "s", (0, (5, 1))),
     "apts-auto": Style(figures.GREEN, "s", (0, (5, 1))),
     "apts-first-order": Style(figures.PURPLE, "D", (0, (1, 1))),
     "adam": Style(figures.BLUE, "^", "--"),
     "sgd": Style(figures.SKY, "v", "-."),
     "ddp-adam": Style(figures.SKY, "v", "-."),
+    "ddp-muon": Style(figures.PURPLE, "h", "--"),
     "local-sgd": Style(figures.ORANGE, "P", ":"),
     "diloco": Style(figures.RED, "X", (0, (3, 1, 1, 1, 1, 1))),
     "adamw": Style(figures.BLUE, "<", "-."),
@@ -64,6 +61,7 @@ _STYLES = {
     "diloco-cosine": Style(figures.RED, "d", "-."),
     "muloco": Style(figures.PURPLE, "H", ":"),
 }
+_STYLES = {names.shown(name): look for name, look in _STYLES.items()}
 PHASE_LOOK = {  # colour, hatch
     "gradient": (figures.BLUE, ""),
     "algebra": (figures.SKY, "///"),
@@ -79,18 +77,22 @@ assert set(PHASE_LOOK) == set(PHASES)
 
 def style(name: str, number: int = 0) -> Style:
     """The look of a method, of an unknown one by its number."""
-    known = _STYLES.get(name)
+    known = _STYLES.get(names.shown(name))
     if known is not None:
         return known
     every = list(_STYLES.values())
     return every[number % len(every)]
 
 
-def styles(names: Sequence[str]) -> dict[str, Style]:
+def styles(every: Sequence[str]) -> dict[str, Style]:
     """Looks of lines that differ in more than a method, all different."""
-    every = list(dict.fromkeys(_STYLES.values()))
-    wanted = {name: _STYLES.get(name) for name in names}
-    free = [one for one in every if one not in wanted.values()] or every
+    looks = list(dict.fromkeys(_STYLES.values()))
+    wanted = {name: _STYLES.get(names.shown(name)) for name in every}
+    for name, known in wanted.items():  # a method with flags looks like the method, if that is free
+        look = _STYLES.get(names.shown(name.partition(" ")[0]))
+        if known is None and look not in wanted.values():
+            wanted[name] = look
+    free = [one for one in looks if one not in wanted.values()] or looks
     chosen, used = {}, 0
     for name, known in wanted.items():
         chosen[name] = known or free[used % len(free)]
@@ -146,15 +148,6 @@ def inline(text: str, name: str, label: str) -> str:
     return re.sub(opening, lambda found: f"<svg {found[1]} {more}>", text, count=1)
 
 
-def write(pictures: Iterable[Picture], out: Path) -> None:
-    """Every picture in a file of its own, on white, where Markdown in ``out`` looks for it."""
-    for picture in pictures:
-        path, end = out / FIGURES / f"{picture.name}.svg", picture.svg.index(">") + 1
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ground = '\n<rect width="100%" height="100%" fill="#ffffff"/>'
-        path.write_text(f"{picture.svg[:end]}{ground}{picture.svg[end:]}\n", encoding="utf-8")
-
-
 # ---- axes ----------------------------------------------------------------------------------
 
 
@@ -163,10 +156,9 @@ def legend(ax: Any, *, columns: int = 3, handles: Sequence[Any] | None = None) -
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     labels = [one.get_label() for one in handles]
     if handles:
+        labels = list(map(short, labels))
         columns = columns if max(map(len, labels)) < 22 else 2
-        ax.figure.legend(
-            handles, list(map(short, labels)), loc="outside lower center", ncols=columns
-        )
+        ax.figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def ranks_axis(ax: Any, ranks: Sequence[int]) -> None:
@@ -204,14 +196,26 @@ def _short(text: str) -> str:
 
 def point(ax: Any, x: float, value: Estimate, look: Style, *, hollow: bool = False) -> None:
     """A measured median with its interval."""
-    bars = None
-    if value.low is not None and value.high is not None and not hollow:
-        bars = [[max(0.0, value.value - value.low)], [max(0.0, value.high - value.value)]]
+    points(ax, [x], [value], look, hollow=hollow)
+
+
+def points(
+    ax: Any, x: Sequence[float], values: Sequence[Estimate], look: Style, *, hollow: bool = False
+) -> None:
+    """Measured medians with their intervals, where they have any."""
     mark: dict[str, Any] = {"mfc": look.colour, "mec": INK, "mew": 0.5}
     if hollow:
         mark = {"mfc": "none", "mec": look.colour, "mew": 1.0}
-    bar: dict[str, Any] = {"yerr": bars, "ecolor": look.colour, "elinewidth": 1.2, "capsize": 2.5}
-    ax.errorbar([x], [value.value], fmt=look.marker, ms=6, **mark, **bar)
+    bars = [
+        (0.0, 0.0)
+        if hollow or one.low is None or one.high is None
+        else (max(0.0, one.value - one.low), max(0.0, one.high - one.value))
+        for one in values
+    ]
+    heights = list(zip(*bars, strict=True)) if any(map(any, bars)) else None
+    bar: dict[str, Any] = {"yerr": heights, "ecolor": look.colour, "elinewidth": 1.2}
+    middle = [one.value for one in values]
+    ax.errorbar(x, middle, fmt=look.marker, ms=6, capsize=2.5, **mark, **bar)
 
 
 def line(ax: Any, x: Any, y: Any, look: Style, label: str, **options: Any) -> None:
@@ -229,7 +233,8 @@ def handle(look: Style, label: str) -> Any:
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the drawing; tables have the whole of it."""
+    """A label as people know it that leaves room for the drawing; tables have the whole of it."""
+    label = names.shown(label)
     return label if len(label) <= _LABEL else label[: _LABEL - 3] + "..."
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +34,7 @@ KEPT = (
 )
 
 
+UNREADABLE = (OSError, EOFError, zlib.error, UnicodeDecodeError)  # of ``contents``, decoded
 Row = dict[str, Any]
 T = TypeVar("T")
 K = TypeVar("K")
@@ -100,10 +103,30 @@ def origin() -> Row:
     return {"date": time.strftime("%Y-%m-%d"), "commit": commit or "unknown", "cores": cores}
 
 
+def packed(path: Path) -> Path:
+    """Where the lines of a file of results lie that were packed by ``gzip -9n``."""
+    return path.with_name(f"{path.name}.gz")
+
+
+def contents(path: Path) -> bytes:
+    """The lines of a file of results: those that are packed beside it, then its own.
+
+    Raises:
+        OSError, EOFError, zlib.error: neither is there, or one cannot be read.
+    """
+    beside = packed(path)
+    found = gzip.decompress(beside.read_bytes()) if beside.exists() else b""
+    if found and not path.exists():
+        return found
+    own = path.read_bytes()
+    return found + (gzip.decompress(own) if path.suffix == ".gz" else own)
+
+
 class Results:
     """JSON lines, one per run, written as runs end: a run that is there is not run again.
 
-    Threads and processes may add to one file at the same time.
+    Threads and processes may add to one file at the same time. Lines that are packed beside it
+    count too; new ones are not packed.
 
     Args:
         path: of the file.
@@ -124,8 +147,9 @@ class Results:
     def read(self) -> None:
         """Take up what the file holds by now; of the same run twice, the later."""
         try:
-            text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        except (OSError, UnicodeDecodeError) as error:
+            there = self.path.exists() or packed(self.path).exists()
+            text = contents(self.path).decode("utf-8") if there else ""
+        except UNREADABLE as error:
             raise InputError(f"{self.path}: cannot be used for results: {error}") from None
         for number, line in enumerate(text.splitlines(), start=1):
             try:
@@ -161,6 +185,7 @@ class Results:
         lines = "".join(json.dumps(row) + "\n" for row in self._rows.values())
         beside.write_text(lines, encoding="utf-8")
         beside.replace(self.path)
+        packed(self.path).unlink(missing_ok=True)
 
 
 def _key(settings: Row) -> str:

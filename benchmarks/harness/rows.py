@@ -11,7 +11,7 @@ from typing import Any
 
 from apts_mpi.comm.clock import PHASES
 from apts_mpi.errors import InputError
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import UNREADABLE, Row, contents
 
 SCALING = ("strong", "weak")
 KINDS = (
@@ -26,6 +26,7 @@ KINDS = (
     "compare",
 )
 _MOST_TEXT = 200  # characters of a name; longer ones break tables
+_MOST_WORDS = 2000  # of a paragraph
 _MOST = 1e30  # no second, byte or count is more; JSON knows numbers that no float holds
 
 
@@ -107,7 +108,7 @@ _CHECKS: dict[str, tuple[Checks, Checks]] = {
         {"seconds_per_epoch": _positive, "efficiency": _number, "pays": _maybe(_positive)},
     ),
     "compare": (
-        {"data": _text, "hidden": _text, "ranks": _count, "optimizer": _text},
+        {"data": _text, "hidden": _maybe(_text), "ranks": _count, "optimizer": _text},
         {"test_accuracy": _maybe(_number)},
     ),
 }
@@ -161,9 +162,9 @@ def read(paths: Sequence[Path]) -> Rows:
     seen: dict[str, tuple[Row, Path, int, str]] = {}
     for path in paths:
         try:
-            raw = path.read_bytes()
+            raw = contents(path)
             text = raw.decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: cannot be read: {error}") from None
         counts: dict[str, int] = {}
         # Not splitlines(): JSON text may hold characters that it takes for ends of lines.
@@ -232,18 +233,19 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: Any, most: int = _MOST_TEXT) -> Any:
     """The same with every text fit to be shown."""
     if isinstance(value, str):
-        return plain(value)
+        return plain(value, most)
     if isinstance(value, list):
-        return [_clean(item) for item in value]
+        return [_clean(item, most) for item in value]
     if isinstance(value, dict):
-        return {plain(name): _clean(item) for name, item in value.items()}
+        longer = {"assumptions": _MOST_WORDS}
+        return {plain(k): _clean(v, longer.get(k, _MOST_TEXT)) for k, v in value.items()}
     return value
 
 
-def plain(text: str) -> str:
+def plain(text: str, most: int = _MOST_TEXT) -> str:
     """One printable line of bounded length: SVG and tables break on control characters."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return shown if len(shown) <= _MOST_TEXT else shown[: _MOST_TEXT - 3] + "..."
+    return shown if len(shown) <= most else shown[: most - 3] + "..."

@@ -14,8 +14,6 @@ from functools import cached_property
 
 from benchmarks.harness import tables
 
-FIGURES = "report_figures"  # folder of the page's pictures as files, beside it
-
 
 class Markdown(str):
     """Text that has been escaped already, or is Markdown on purpose."""
@@ -33,7 +31,7 @@ class Finding:
     """A sentence computed from the data.
 
     Attributes:
-        text: the sentence. warning: it reports something bad. key: it belongs on top of the page.
+        text: the sentence. warning: it reports something bad. key: it stands for its section.
     """
 
     text: str
@@ -46,14 +44,13 @@ class Table:
     """Columns with units in their headings; the first ``text`` are words, the others numbers.
 
     Attributes:
-        caption: above it, if it needs one. folded: long, so that the page shows its caption first.
+        caption: above it, if it needs one.
     """
 
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     text: int = 1
-    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +66,9 @@ class Picture:
     """A figure of the page; a command's Markdown has its findings alone.
 
     Attributes:
-        name: of its file, unique. title: above it. caption: below it. alt: what is in it, for those
-            who do not see it. draw: makes the drawing (``drawing.svg``). findings: what it shows.
+        name: unique. title: above it. caption: below it. alt: what is in it, for those who do not
+            see it. draw: makes the drawing (``drawing.svg``). findings: what it shows, the first
+            one above it, the others among the section's words.
     """
 
     name: str
@@ -91,38 +89,25 @@ Part = str | Text | Finding | Table | Image | Picture
 
 @dataclass
 class Section:
-    """A heading with parts, sections a level below, and parts after those.
-
-    Attributes:
-        folded: the page shows its heading first; True or False, None never folds.
-    """
+    """A heading with parts, sections a level below, and parts after those."""
 
     title: str
     parts: list[Part] = field(default_factory=list)
     below: list[Section] = field(default_factory=list)
     foot: list[Part] = field(default_factory=list)
-    folded: bool | None = None
 
     def walk(self) -> list[Section]:
         """This section and all below."""
         return [self, *(one for section in self.below for one in section.walk())]
 
     @property
-    def pictures(self) -> list[Picture]:
-        """All pictures in it, in order."""
-        return [part for part in self._every() if isinstance(part, Picture)]
-
-    @property
     def findings(self) -> list[Finding]:
         """All findings in it, in order."""
         found: list[Finding] = []
-        for part in self._every():
+        for part in (part for one in self.walk() for part in (*one.parts, *one.foot)):
             if isinstance(part, Finding | Picture):
                 found += part.findings if isinstance(part, Picture) else [part]
         return found
-
-    def _every(self) -> list[Part]:
-        return [part for one in self.walk() for part in (*one.parts, *one.foot)]
 
 
 def bullets(lines: Sequence[str]) -> str:
@@ -135,22 +120,18 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60] or "part"
 
 
-def to_markdown(section: Section, *, level: int = 1, pictures: str | None = None) -> Iterator[str]:
-    """Its paragraphs, headings from ``level`` down.
-
-    Args:
-        pictures: folder beside it with the pictures' files, for the page; None is a command's own.
-    """
+def to_markdown(section: Section, *, level: int = 1) -> Iterator[str]:
+    """Its paragraphs, headings from ``level`` down; of pictures what they show."""
     yield f"{'#' * level} {escaped(section.title)}"
     for part in section.parts:
-        yield from _paragraphs(part, pictures)
+        yield from _paragraphs(part)
     for one in section.below:
-        yield from to_markdown(one, level=level + 1, pictures=pictures)
+        yield from to_markdown(one, level=level + 1)
     for part in section.foot:
-        yield from _paragraphs(part, pictures)
+        yield from _paragraphs(part)
 
 
-def _paragraphs(part: Part, pictures: str | None) -> Iterator[str]:
+def _paragraphs(part: Part) -> Iterator[str]:
     if isinstance(part, str):
         yield part
     elif isinstance(part, Text):
@@ -163,15 +144,9 @@ def _paragraphs(part: Part, pictures: str | None) -> Iterator[str]:
         rows = [[escaped(cell) for cell in row] for row in part.rows]
         yield tables.markdown([escaped(cell) for cell in part.header], rows, text=part.text)
     elif isinstance(part, Image):
-        if pictures is None:
-            yield f"![{escaped(part.alt)}]({part.file})"
-    elif pictures is None:
-        yield from map(said, part.findings)
+        yield f"![{escaped(part.alt)}]({part.file})"
     else:
-        yield f"**{escaped(part.title)}**"
-        yield f"![{escaped(part.alt)}]({pictures}/{part.name}.svg)"
         yield from map(said, part.findings)
-        yield escaped(part.caption)
 
 
 def said(finding: Finding) -> str:

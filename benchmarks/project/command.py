@@ -2,8 +2,8 @@
 
 Reads rows of strong, weak, micro and network; its parameters come from runs on one rank and from
 micro. First it predicts the configurations of more than one rank that were measured, every one of
-them shown; then it projects to the ranks, sizes and networks of project.toml. Writes project.jsonl,
-project.md and its pictures.
+them shown; then it projects to the ranks, sizes and networks of project.toml. Writes project.jsonl
+and project.md.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks.harness import drawing, tables
+from benchmarks.harness import tables
 from benchmarks.harness.command import Command, Namespace, Rounds
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.measure import Session
 from benchmarks.harness.options import config, option
-from benchmarks.harness.results import Row
+from benchmarks.harness.results import Row, packed
 from benchmarks.harness.rows import read
 from benchmarks.project.fit import Fitted, costs_of, fits_of
 from benchmarks.project.grid import MEASURED, Projection, project
@@ -73,13 +73,13 @@ def _paths(options: Namespace) -> list[Path]:
     paths = options.results or [Path(options.out) / f"{name}.jsonl" for name in READ]
     for path in paths:
         command = path.stem if path.stem in READ else "strong"
-        if path.exists():
+        if path.exists() or packed(path).exists():
             continue
         if options.results or command != "network":
             why = f"no such results; run python -m benchmarks {command} first"
             raise InputError(f"{path}: {why}")
         print(f"{path}: not there; networks are not among the predictions", flush=True)
-    return [path for path in paths if path.exists()]
+    return [path for path in paths if path.exists() or packed(path).exists()]
 
 
 def _fitted(
@@ -124,13 +124,20 @@ def _projected(one: Projection, pays: float) -> Iterator[tuple[Row, Row]]:
     name = one.network if one.compute == MEASURED else f"{one.network}, {one.compute}"
     of = {"method": one.method, "parameters": one.parameters, "network": name}
     for ranks, seconds in one.epoch.items():
-        values = {"seconds_per_epoch": seconds, "efficiency": one.efficiency[ranks], "pays": pays}
-        yield {"kind": "projection", **of, "compute": one.compute, "ranks": ranks}, _short(values)
+        parts = one.parts[ranks]
+        values = {
+            **{"seconds_per_epoch": seconds, "efficiency": one.efficiency[ranks], "pays": pays},
+            "messages": (parts.vector + parts.scalar) / parts.total,
+            "waiting": parts.imbalance / parts.total,
+        }
+        short = _short(values, digits=4)
+        yield {"kind": "projection", **of, "compute": one.compute, "ranks": ranks}, short
 
 
-def _short(values: dict[str, float]) -> Row:
-    """Seven digits of finite numbers; JSON has no others."""
-    return {k: float(f"{v:.7g}") if abs(v) < float("inf") else None for k, v in values.items()}
+def _short(values: dict[str, float], digits: int = 7) -> Row:
+    """So many digits of finite numbers; JSON has no others."""
+    finite = {k: v if abs(v) < float("inf") else None for k, v in values.items()}
+    return {k: None if v is None else float(f"{v:.{digits}g}") for k, v in finite.items()}
 
 
 COMMAND = Command(
@@ -146,8 +153,7 @@ COMMAND = Command(
         ),
         config(CONFIG, "TOML of ranks, sizes, networks, methods"),
     ),
-    libraries=("matplotlib", "scipy"),
+    libraries=("scipy",),
     plan=plan,
     section=section,
-    draw=lambda rows, options, out: drawing.write(section(rows).pictures, out),
 )

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import drawing as draw
-from benchmarks.harness import figures, tables
+from benchmarks.harness import figures, names, tables
 from benchmarks.harness.results import Row
-from benchmarks.harness.sections import FIGURES, Finding, Image, Part, Picture, Section, Table, Text
+from benchmarks.harness.sections import Finding, Picture, Section, Table, Text
 from benchmarks.harness.units import percent, seconds
 from benchmarks.project.words import PROOF
 
@@ -30,14 +30,8 @@ def proof(rows: Sequence[Row], left: Sequence[str] = ()) -> Section | None:
     more = [Text(lacking)] if left else []
     return Section(
         "The cost model against measurements",
-        [Text(PROOF), *drawn([_proof(rows)]), _points(rows), *more],
+        [_proof(rows), Text(PROOF), _points(rows), *more],
     )
-
-
-def drawn(pictures: Sequence[Picture]) -> list[Part]:
-    """Pictures of the page, and their files for the command's own Markdown."""
-    images = [Image(one.alt, f"{FIGURES}/{one.name}.svg") for one in pictures]
-    return [*pictures, *images]
 
 
 def _error(row: Row, name: str = "predicted") -> float:
@@ -52,7 +46,8 @@ def _errors(rows: Sequence[Row]) -> tuple[Finding, ...]:
     text += f"most {percent(AIM)}: {tables.met(middle <= AIM)})"
     text += f", {percent(float(np.median(alone)))} without the slow-down" if alone else ""
     worst = max(rows, key=lambda row: abs(_error(row)))
-    where = ", ".join(f"{k} = {v}" for k, v in worst["settings"]["of"].items() if v is not None)
+    of = {k: v for k, v in worst["settings"]["of"].items() if v is not None and k != "plan"}
+    where = ", ".join(f"{k} = {names.shown(str(v))}" for k, v in of.items())
     found = [
         Finding(f"{text}.", warning=middle > AIM, key=True),
         Finding(f"Furthest off: {100 * _error(worst):+.1f} percent ({where})."),
@@ -93,7 +88,7 @@ def _proof(rows: Sequence[Row]) -> Picture:
         "Predicted against measured",
         f"Time of an outer iteration, seconds. Dashed: equal; band: within {percent(AIM)} percent.",
         "Scatter plot, both axes logarithmic: predicted against measured time of an outer "
-        "iteration. Values are in the table below.",
+        "iteration. Values are under Data.",
         draw.svg(on, height=4.3),
         _errors(rows),
     )
@@ -103,12 +98,12 @@ def _points(rows: Sequence[Row]) -> Table:
     body = []
     for row in rows:
         of = row["settings"]["of"]
-        names = ("benchmark", "method", "data", "hidden", "link", "mpi")
+        keys = ("benchmark", "method", "data", "hidden", "link", "mpi")
         batch, alone = row.get("batch") or of.get("batch"), row.get("predicted_alone")
         shown = [of.get("ranks", of.get("hosts")), batch, of.get("lr")]
         body.append(
             [
-                *(str(of.get(name, "-")) for name in names),
+                *(names.shown(str(of.get(key, "-"))) for key in keys),
                 *(
                     "-" if v is None else f"{v:g}" if isinstance(v, int | float) else str(v)
                     for v in shown
@@ -124,7 +119,7 @@ def _points(rows: Sequence[Row]) -> Table:
         *("benchmark", "method", "data", "hidden layers", "link", "MPI", "ranks", "batch", "rate"),
         *("measured, ms", "predicted, ms", "error, %", "without slow-down, %", "slow-down"),
     )
-    return Table("Every point", header, body, text=6, folded=len(rows) > 12)
+    return Table("Every point", header, body, text=6)
 
 
 def _ms(value: float) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.harness import names
 from benchmarks.harness.results import Row
-from benchmarks.harness.rows import KINDS, Rows
+from benchmarks.harness.rows import KINDS, SCALING, Rows
 from benchmarks.harness.sections import Section, Table, Text
 from benchmarks.harness.statistics import LEVEL, RESAMPLES
 
@@ -34,10 +35,10 @@ def section(rows: Rows) -> Section:
     """The set-up of all rows."""
     kinds = [kind for kind in KINDS if rows[kind] and kind != "fitted"]
 
-    def table(caption: str, names: Row, value: Callable[[Row, str], object]) -> Table:
+    def table(caption: str, labels: Row, value: Callable[[Row, str], object]) -> Table:
         lines = [
             [label, *(_all(value(row, name) for row in rows[kind]) for kind in kinds)]
-            for name, label in names.items()
+            for name, label in labels.items()
         ]
         lines = [line for line in lines if any(cell != "-" for cell in line[1:])]
         return Table(caption, ["what", *kinds], lines, text=1 + len(kinds))
@@ -46,7 +47,7 @@ def section(rows: Rows) -> Section:
         found = row.get("versions")
         return found if isinstance(found, dict) else {}
 
-    names = sorted({name for row in rows.everything for name in versions(row)})
+    known = sorted({name for row in rows.everything for name in versions(row)})
     return Section(
         "Set-up",
         [
@@ -54,7 +55,7 @@ def section(rows: Rows) -> Section:
             table(
                 "Settings and machines", _LINES, lambda row, n: row["settings"].get(n, row.get(n))
             ),
-            table("Versions", {name: name for name in names}, lambda row, n: versions(row).get(n)),
+            table("Versions", {name: name for name in known}, lambda row, n: versions(row).get(n)),
             _files(rows),
         ],
     )
@@ -79,7 +80,7 @@ def _word(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else names.mpi(names.shown(str(value)))
 
 
 def _files(rows: Rows) -> Table:
@@ -118,6 +119,18 @@ def method() -> Section:
     )
 
 
+def machines(rows: Rows) -> str:
+    """The host that scaling was measured on, or how many, and cores of each; "" without it."""
+    own = [row for kind in SCALING for row in rows[kind]]
+    hosts = sorted({str(row["host"]) for row in own})
+    cores = sorted({int(row["cores"]) for row in own})
+    if not hosts:
+        return ""
+    each = f"{' to '.join(map(str, dict.fromkeys((cores[0], cores[-1]))))} cores" if cores else ""
+    named = hosts[0] if len(hosts) == 1 else f"{len(hosts)} hosts"
+    return f"{named}, {each}" if each else named
+
+
 def span(rows: Sequence[Row]) -> str:
     """From which days and commits rows are."""
     dates = sorted({str(row["date"]) for row in rows if row.get("date")})
@@ -126,5 +139,5 @@ def span(rows: Sequence[Row]) -> str:
     if dates:
         found.append(dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}")
     if commits:
-        found.append(f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}")
+        found.append(f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits")
     return "; ".join(found)

@@ -1,85 +1,55 @@
-"""The report as one HTML page, and as Markdown with its pictures beside it.
+"""The report as one HTML page that needs nothing else.
 
-The page is a section: its title, the first paragraphs as parts, and the sections below it.
+The page is a section: its title, the verdict and the first figures as parts, and below it sections
+that are folded. A section shows its figures, then its words, then its tables, folded once more.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import groupby
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from apts_mpi.errors import InputError
-from benchmarks.harness import drawing, tables
+from benchmarks.harness import drawing
 from benchmarks.harness.sections import (
-    FIGURES,
     Finding,
     Image,
+    Markdown,
     Part,
     Picture,
     Section,
     Table,
     Text,
-    bullets,
-    said,
     slug,
-    to_markdown,
 )
 
 STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+escape = html.escape
 
 
 def write(page: Section, out: Path) -> None:
-    """Write report.html, report.md and the pictures, and say so.
+    """Write report.html, and say so.
 
     Raises:
         InputError: the folder cannot be written to.
     """
+    path = out / "report.html"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawing.write(page.pictures, out)
-        (out / "report.html").write_text(to_html(page), encoding="utf-8")
-        print(f"written: {out / 'report.html'}")
-        marked = bullets([said(one) for _, one in glance(page)])
-        first = [Section("At a glance", [marked])] if marked else []
-        whole = replace(page, below=first + page.below)
-        tables.write(out / "report.md", *to_markdown(whole, pictures=FIGURES))
+        path.write_text(to_html(page), encoding="utf-8")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written to: {error}") from None
-
-
-def glance(page: Section) -> list[tuple[Section, Finding]]:
-    """Warnings, then key findings, each with its section."""
-    found = [(section, one) for section in page.below for one in section.findings]
-    return [pair for pair in found if pair[1].warning] + [
-        pair for pair in found if pair[1].key and not pair[1].warning
-    ]
-
-
-def _anchors(page: Section) -> dict[int, str]:
-    """A name of its own for every section, by its id()."""
-    named: dict[int, str] = {}
-    for one in page.walk()[1:]:
-        name, number = slug(one.title), 2
-        while name in named.values():
-            name, number = f"{slug(one.title)}-{number}", number + 1
-        named[id(one)] = name
-    return named
+    print(f"written: {path}")
 
 
 def to_html(page: Section) -> str:
     """The page, with everything it needs within."""
-    named = _anchors(page)
-    escape = html.escape
-    contents = "\n".join(
-        f'<li><a href="#{named[id(one)]}">{escape(one.title)}</a></li>' for one in page.below
-    )
-    first = "\n".join(_glance(page, named))
-    lead = "\n".join(_parts(page.parts))
-    body = "\n".join(_section(section, named, 2) for section in page.below)
-    summary = f'<h2 id="glance">At a glance</h2>\n<div class="glance">\n{first}\n</div>'
+    lead = "\n".join(map(_words, (part for part in page.parts if isinstance(part, Text))))
+    figures = _pictures(page.parts)
+    body = "\n".join(_folded(section) for section in page.below)
+    content, looks = _hoisted(f"{figures}\n{body}")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -88,107 +58,128 @@ def to_html(page: Section) -> str:
 <meta name="color-scheme" content="light dark">
 <link rel="icon" href="data:,">
 <title>{escape(page.title)}</title>
-<style>{STYLE}</style>
+<style>{STYLE}{looks}</style>
 </head>
 <body>
-<a class="skip" href="#report">Skip to the report</a>
+<a class="skip" href="#report">Skip to the figures</a>
 <header>
 <h1>{escape(page.title)}</h1>
 {lead}
 </header>
-<nav aria-label="Contents">
-<ul>
-{contents}
-</ul>
-</nav>
 <main id="report">
-{summary if first else ""}
-{body}
+{content}
 </main>
 </body>
 </html>
 """
 
 
-def _glance(page: Section, named: dict[int, str]) -> Iterator[str]:
-    """Warnings, then the key findings of every section."""
-    for warning, some in groupby(glance(page), key=lambda pair: pair[1].warning):
-        for _, own in groupby(some, key=lambda pair: id(pair[0])):
-            listed = list(own)
-            section = listed[0][0]
-            lines = "".join(f"<li>{_marked(one)}</li>" for _, one in listed)
-            link = f'<a href="#{named[id(section)]}">{html.escape(section.title)}</a>'
-            kind = "finding warning" if warning else "finding"
-            yield f'<div class="{kind}"><p>{link}</p><ul>{lines}</ul></div>'
+def _hoisted(text: str) -> tuple[str, str]:
+    """Drawings with a class for every look, which most of their marks share, and its rules."""
+    known: dict[str, str] = {}
+
+    def named(found: re.Match[str]) -> str:
+        return f' class="{known.setdefault(found[1], f"l{len(known)}")}"'
+
+    text = re.sub(r' style="([^"]*)"', named, text)
+    return text, "".join(f".{name}{{{look}}}\n" for look, name in known.items())
 
 
-def _section(section: Section, named: dict[int, str], level: int) -> str:
-    parts = "\n".join(_parts(section.parts))
-    foot = "".join(f"\n{part}" for part in _parts(section.foot)) + "\n"
-    below = "\n".join(_section(one, named, level + 1) for one in section.below)
-    title = html.escape(section.title)
-    heading = f'<h{level} id="{named[id(section)]}">{title}</h{level}>'
-    if section.folded is not None:
-        opened = "" if section.folded else " open"
-        return f"<details{opened}>\n<summary>{heading}</summary>\n{parts}\n{below}{foot}</details>"
-    return f"<section>\n{heading}\n{parts}\n{below}{foot}</section>"
-
-
-def _parts(parts: list[Part]) -> Iterator[str]:
-    """Neighbouring pictures stand side by side where there is room."""
-    for drawn, some in groupby(parts, key=lambda part: isinstance(part, Picture)):
-        if drawn:
-            yield '<div class="pictures">\n' + "\n".join(map(_part, some)) + "\n</div>"
-        else:
-            yield from map(_part, some)
-
-
-def _part(part: Part) -> str:
-    if isinstance(part, str | Text):
-        return f"<p>{html.escape(part if isinstance(part, str) else part.text)}</p>"
-    if isinstance(part, Image):
-        return ""  # the page stands alone
-    if isinstance(part, Finding):
-        return _finding(part)
-    if isinstance(part, Table):
-        return _table(part)
-    drawn = drawing.inline(part.svg, part.name, html.escape(part.alt))
-    findings = "\n".join(map(_finding, part.findings))
+def _folded(section: Section) -> str:
+    """A section below the page: its title, and what stands for it, are seen before it is opened."""
+    key = next((one for one in section.findings if one.key), None)
+    warnings = sum(one.warning for one in section.findings)
+    gist = f'<span class="gist">{escape(key.text)}</span>' if key else ""
+    if warnings:
+        gist += f'<span class="gist warning">{warnings} warning{"s" * (warnings > 1)} inside</span>'
     return (
-        f'<figure id="{part.name}">\n<p class="title">{html.escape(part.title)}</p>\n{drawn}\n'
-        f'<figcaption>{findings}\n<p class="caption">{html.escape(part.caption)}</p></figcaption>\n'
-        "</figure>"
+        f'<details class="part">\n<summary><h2>{escape(section.title)}</h2>{gist}</summary>\n'
+        f'<div id="{slug(section.title)}">\n{_content(section, 3)}\n</div>\n</details>'
     )
 
 
-def _marked(finding: Finding) -> str:
-    text = html.escape(finding.text)
-    return f"<strong>Warning:</strong> {text}" if finding.warning else text
+def _content(section: Section, level: int) -> str:
+    parts = [*section.parts, *section.foot]
+    more = [one for part in parts if isinstance(part, Picture) for one in part.findings[1:]]
+    found = [*more, *(part for part in parts if isinstance(part, Finding))]
+    below = [
+        f"<section>\n<h{level}>{escape(one.title)}</h{level}>\n"
+        f"{_content(one, level + 1)}\n</section>"
+        for one in section.below
+    ]
+    listed = "".join(f"<li{_kind(one)}>{_said(one)}</li>\n" for one in found)
+    return "\n".join(
+        [
+            _pictures(parts),
+            f'<ul class="findings">\n{listed}</ul>' if listed else "",
+            *below,
+            *(_words(part) for part in parts if isinstance(part, str | Text)),
+            _data([part for part in parts if isinstance(part, Table)]),
+        ]
+    )
 
 
-def _finding(finding: Finding) -> str:
-    kind = "finding warning" if finding.warning else "finding"
-    return f'<p class="{kind}">{_marked(finding)}</p>'
+def _words(part: str | Text | Image) -> str:
+    if isinstance(part, Text):
+        return f"<p>{escape(part.text)}</p>"
+    if not isinstance(part, Markdown):
+        return f"<p>{escape(str(part))}</p>"
+    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(part))
+    if not text.startswith("- "):
+        return f"<p>{text}</p>"
+    return f"<ul>{''.join(f'<li>{line[2:]}</li>' for line in text.splitlines())}</ul>"
+
+
+def _said(finding: Finding) -> str:
+    return f"{'<strong>Warning:</strong> ' * finding.warning}{escape(finding.text)}"
+
+
+def _kind(finding: Finding, usual: str = "") -> str:
+    kind = "warning" if finding.warning else usual
+    return f' class="{kind}"' if kind else ""
+
+
+def _pictures(parts: Sequence[Part]) -> str:
+    """Figures side by side where there is room."""
+    drawn = "\n".join(_picture(part) for part in parts if isinstance(part, Picture))
+    return f'<div class="pictures">\n{drawn}\n</div>' if drawn else ""
+
+
+def _picture(picture: Picture) -> str:
+    """What it shows, then the drawing, then how it is read."""
+    first = picture.findings[:1]
+    found = "".join(f"<p{_kind(one, 'finding')}>{_said(one)}</p>\n" for one in first)
+    return (
+        f'<figure id="{picture.name}">\n<p class="title">{escape(picture.title)}</p>\n{found}'
+        f"{drawing.inline(picture.svg, picture.name, escape(picture.alt))}\n"
+        f"<figcaption>{escape(picture.caption)}</figcaption>\n</figure>"
+    )
+
+
+def _data(tables: Sequence[Table]) -> str:
+    drawn = "\n".join(map(_table, tables))
+    return f'<details class="data"><summary>Data</summary>\n{drawn}\n</details>' if drawn else ""
 
 
 def _table(table: Table) -> str:
-    def row(tag: str, cells: list[str]) -> str:
-        done = []
-        for i, cell in enumerate(cells):
-            scope = ' scope="col"' if tag == "th" else ""
-            kind = ' class="n"' if i >= table.text else ' class="long"' * (len(cell) > 44)
-            done.append(f"<{tag}{scope}{kind}>{html.escape(cell)}</{tag}>")
-        return f"<tr>{''.join(done)}</tr>"
-
-    head = row("th", list(table.header))
-    body = "\n".join(row("td", list(map(str, cells))) for cells in table.rows)
-    caption = html.escape(table.caption)
+    caption = escape(table.caption)
+    heading = f'<p class="heading">{caption}</p>\n' if caption else ""
+    label = f'aria-label="{caption or "Data"}"'
+    body = "\n".join(_row(table, "td", cells) for cells in table.rows)
     # The box scrolls, not the page; with a tabindex the keyboard scrolls it too.
-    drawn = (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">\n'
-        f'<table aria-label="{caption}">\n'
-        f"<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    return (
+        f'{heading}<div class="scroll" role="region" tabindex="0" {label}>\n<table {label}>\n'
+        f"<thead>{_row(table, 'th', table.header)}</thead>\n<tbody>\n{body}\n</tbody>\n"
+        "</table>\n</div>"
     )
-    if not table.folded:
-        return f'<p class="heading">{caption}</p>\n{drawn}'
-    return f"<details><summary>{caption}</summary>\n{drawn}\n</details>"
+
+
+def _row(table: Table, tag: str, cells: Sequence[object]) -> str:
+    return f"<tr>{''.join(_cells(table, tag, cells))}</tr>"
+
+
+def _cells(table: Table, tag: str, cells: Sequence[object]) -> Iterator[str]:
+    scope = ' scope="col"' if tag == "th" else ""
+    for i, cell in enumerate(map(str, cells)):
+        kind = ' class="n"' if i >= table.text else ' class="long"' * (len(cell) > 44)
+        yield f"<{tag}{scope}{kind}>{escape(cell)}</{tag}>"

@@ -14,7 +14,7 @@ from benchmarks.harness.statistics import Estimate
 from benchmarks.harness.units import percent, seconds
 from benchmarks.scaling.series import Network, Series
 
-_DOTS = 60  # of a method and N, so that the page stays small
+_DOTS = 20  # of a method and N, so that the page stays small
 _ORDER = (*(phase for phase in draw.PHASE_LOOK if phase in TIMED), "evaluation")
 assert set(_ORDER) == set(PHASES)
 Models = Mapping[int, Estimate]  # by id() of a point: what the cost model says of it, seconds

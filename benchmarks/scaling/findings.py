@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks.harness import names
 from benchmarks.harness.phase_runs import COMPUTE, TIMED, Point
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Finding
@@ -70,7 +71,7 @@ def efficiency_findings(network: Network) -> list[Finding]:
     if len(by) > 1:
         value, series, most = min(by, key=lambda item: item[0].value)
         at = f"at N = {most.ranks} ({series.label})"
-        found.append(Finding(f"Least: {percent(value.value)} percent {at}."))
+        found.append(Finding(f"Least efficiency: {percent(value.value)} percent {at}."))
     return found
 
 
@@ -92,7 +93,9 @@ def phase_findings(network: Network) -> list[Finding]:
     if len(several) > 1:
         worst = max(several, key=lambda point: point.communication)
         if worst is not first:
-            found.append(Finding(f"Most: {percent(worst.communication)} percent{_at(worst)}."))
+            found.append(
+                Finding(f"Most communication: {percent(worst.communication)} percent{_at(worst)}.")
+            )
     for series in network.series:
         for point in series.points:
             if point.communication > point.compute:
@@ -110,7 +113,7 @@ def _shared(point: Point) -> str:
 
 
 def _at(point: Point) -> str:
-    return f" at N = {point.ranks} ({point.method})"
+    return f" at N = {point.ranks} ({names.shown(point.method)})"
 
 
 def spread_findings(network: Network) -> list[Finding]:
@@ -169,6 +172,6 @@ def clock_finding(row: Row) -> Finding:
         between = f" (95 percent interval {cost.low:.2f} to {cost.high:.2f})"
     return Finding(
         f"Measuring the phases costs {cost.value:.2f} percent{between} of the time at "
-        f"N = {s['ranks']} ({s['method']}; median of {len(row['on'])} pairs of outer iterations, "
-        "one with the clock and one without)."
+        f"N = {s['ranks']} ({names.shown(s['method'])}; median of {len(row['on'])} pairs of outer "
+        "iterations, one with the clock and one without)."
     )

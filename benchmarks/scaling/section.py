@@ -92,7 +92,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
             + (" Bars, dotted between: the cost model." if models else "")
             + (" Hollow: oversubscribed." if network.oversubscribed else ""),
             f"Scatter plot, both axes logarithmic: time against number of ranks for {methods}. "
-            "Values are in the table below.",
+            "Values are under Data.",
             figures.time(network, kind, models),
             tuple(findings.time_findings(network, kind, models)),
         )
@@ -104,7 +104,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
                 "Parallel efficiency",
                 "Quotient of the medians at one rank and at N. The axis need not begin at 0.",
                 "Scatter plot: parallel efficiency in percent against number of ranks for "
-                f"{methods}. Values are in the table below.",
+                f"{methods}. Values are under Data.",
                 figures.efficiency(network),
                 tuple(findings.efficiency_findings(network)),
             )
@@ -117,7 +117,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
             "time. Beside a bar: communication (allreduce and broadcast) + wait, in percent."
             + (" †: oversubscribed." if network.oversubscribed else ""),
             f"Stacked bars, one per method and number of ranks: time by phase for {methods}. "
-            "Shares are in the table of phases below.",
+            "Shares are under Data.",
             figures.phases(network, kind),
             tuple(findings.phase_findings(network)),
         ),
@@ -125,7 +125,7 @@ def _parts(network: Network, kind: str, predictions: Sequence[Row]) -> list[Part
             f"{name}-spread",
             "Spread of iteration times",
             "Boxes: quartiles and median; whiskers: 5 to 95 percent; dots: single outer iterations "
-            "(at most 60 a box). An outer iteration is up to the method, from one gradient step to "
+            "(at most 20 a box). An outer iteration is up to the method, from one gradient step to "
             "some forty.",
             f"Box plots, logarithmic axis: times of outer iterations for {methods}.",
             figures.spread(network),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.harness.names import shown
 from benchmarks.harness.phase_runs import TIMED, Point, but
 from benchmarks.harness.statistics import Estimate, quotient
 
@@ -74,7 +75,7 @@ class Network:
     def title(self) -> str:
         """In words."""
         layers = self.hidden.replace(",", "-")
-        return f"{self.data}, hidden layers {layers}, {self.parameters:,} parameters"
+        return f"{shown(self.data)}, MLP {layers}, {self.parameters:,} parameters"
 
     @property
     def points(self) -> list[Point]:
@@ -120,7 +121,7 @@ def _series(found: Sequence[Point], kind: str) -> list[Series]:
         own = [point for point in found if point.method == method]
         split = _split(own, kind)
         for name, some in split.items():
-            label = method if len(split) == 1 else f"{method}, {name}"
+            label = shown(method) + (f", {name}" if len(split) > 1 else "")
             made.append(Series(label, tuple(sorted(some, key=lambda point: point.ranks))))
     return made
 

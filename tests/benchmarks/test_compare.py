@@ -233,10 +233,10 @@ def test_verdicts(tmp_path: Path) -> None:
     assert fewer(found[2], found[0]) == pytest.approx(15)
     one, two = verdicts(data, found)
     assert one.goals() == {"accuracy": "met", "bytes": "nearly"}
-    assert one.cells()[:8] == ["apts", "1", "adam", "+0.20", "1/15.0", "-", "-", "-"]
+    assert one.cells()[:8] == ["APTS", "1", "Adam", "+0.20", "1/15.0", "-", "-", "-"]
     assert two.goals() == {"accuracy": "met", "bytes": "nearly", "local": "missed"}
-    assert two.cells()[5:8] == ["local-sgd", "-0.02", "1/0.5"]
-    told = "From N = 1 to 2 apts loses 0.38 points (goal: at most 0.3): missed."
+    assert two.cells()[5:8] == ["Local SGD", "-0.02", "1/0.5"]
+    told = "From N = 1 to 2 APTS loses 0.38 points (goal: at most 0.3): missed."
     assert rank_losses(data, found) == [told]
 
 

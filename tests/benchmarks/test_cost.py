@@ -119,6 +119,7 @@ def row_of(
         "settings": cost.settings(ranks, network, method),
         **{"gradients": 42, "forwards": 1, "local_steps": 42, "memory": 5, "repetitions": 9},
         **{"seconds_bare": 0.1, "seconds": 0.11, "peak": None if method == "adam" else 8.0},
+        "operations": 3.0,
         **{"overhead": [8.0, 99.0, 110.0], "overhead_processor": [8.0, added, 12.0], "held": held},
         **{"load": 1.0, "cores": 2, "threads_per_rank": 1, "commit": "c", "date": "2026-01-01"},
         **{"versions": {"torch": "2"}},
@@ -126,7 +127,7 @@ def row_of(
 
 
 def test_verdicts() -> None:
-    small, large = COST
+    small, large, *_ = COST
     assert vectors_allowed(row_of(small, "sr1")) == 16.0
     told = verdicts([row_of(small, "spectral", added=20.0), row_of(large, "spectral", added=15.1)])
     assert [line.rsplit(" ", 1)[1] for line in told] == ["met.", "met.", "missed.", "met."]
@@ -146,7 +147,7 @@ def test_the_table_has_a_line_per_row() -> None:
     rows = [row_of(name, method) for name in COST for method in METHODS]
     lines = {tuple(line[:3]): line for line in cells_of(markdown(rows))}
     assert lines["784-128-128-10", "default (spectral)", "1"][3:] == [
-        *("42 + 1", "100.0", "110.0", "99.0 [8.0, 110.0]", "9.0 [8.0, 12.0]", "6.0", "8.0")
+        *("42 + 1", "100.0", "110.0", "99.0 [8.0, 110.0]", "9.0 [8.0, 12.0]", "3.0", "6.0", "8.0")
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 from apts_mpi.version import METHODS
 from benchmarks.harness.jobs import RESULTS
 from benchmarks.harness.methods import EARLIER, note, outdated, solver, version
+from benchmarks.harness.results import contents
 
 Row = dict[str, Any]
 
@@ -49,12 +50,21 @@ def test_a_row_of_another_version_is_outdated_and_noted() -> None:
 def test_what_is_committed_is_of_this_version_or_listed() -> None:
     """A change of the method makes results wrong until they are measured again or listed."""
     found: dict[str, set[str]] = {}
-    for path in sorted(RESULTS.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+    for path in sorted(RESULTS.glob("*.jsonl*")):
+        for line in contents(path).decode("utf-8").splitlines():
             row = json.loads(line)
             if outdated(row):
-                found.setdefault(path.stem, set()).add(str(solver(row["settings"])))
+                found.setdefault(path.name.partition(".")[0], set()).add(
+                    str(solver(row["settings"]))
+                )
             elif row.get("method") is not None:
                 assert row["method"].split()[0] in METHODS, path
     listed = {name: set(solvers) for name, solvers in EARLIER.items()}
     assert found == listed, "measure again, or correct EARLIER in benchmarks/harness/methods.py"
+
+
+def test_what_is_committed_is_small() -> None:
+    size = sum(path.stat().st_size for path in RESULTS.iterdir())
+    assert size <= 5e6, (
+        "gzip -9n the longest files of benchmarks/results: they are read all the same"
+    )

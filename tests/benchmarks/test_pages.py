@@ -10,8 +10,8 @@ from benchmarks.harness.jobs import RESULTS
 from benchmarks.harness.rows import read
 from benchmarks.messages.micro import section as micro_page
 from benchmarks.messages.network.section import section as network_section
+from benchmarks.project.projection import projections
 from benchmarks.project.proof import proof
-from benchmarks.project.section import projections
 from benchmarks.quality.compare.entries import unplanned
 from benchmarks.quality.compare.section import sections as compared_sections
 from tests.benchmarks.report_rows import (
@@ -29,16 +29,24 @@ from tests.benchmarks.report_rows import (
 def test_messages() -> None:
     section = micro_page.section(micro(slower=1.25))
     lines = told(section)
-    assert "Allreduce, 2 ranks on one host: latency 1.25 µs, bandwidth 800 MB/s" in lines
-    assert "comm-untimed (without barriers and clocks): at least 80.0 percent of the bare" in lines
-    assert "MPI settings 'tuned' are best at 4.19 MB, 2.00 times faster than 'defaults'" in lines
+    place = "Allreduce, 2 ranks on one host, recursive doubling, eager to 8 MiB (tuned)"
+    assert f"{place}: latency 0.625 µs, bandwidth 1.60 GB/s" in lines
+    assert (
+        "apts_mpi, clocks off (without barriers and clocks): at least 80.0 percent of the bare"
+        in lines
+    )
+    best = "recursive doubling, eager to 8 MiB (tuned) is best at 4.19 MB, 2.00 times faster than"
+    assert f"{best} Open MPI's defaults (defaults)" in lines
 
 
 def test_time_to_target() -> None:
     rows = network({"apts": 2.0, "ddp-adam": 12.8}) + network({"ddp-adam": 10.0}, lr=3e-3)
     rows += network({"ddp-adam": None}, lr=1e-1)
     lines = told(network_section(rows))
-    assert "apts reaches 97 percent in 2.00 s, ddp-adam in 10.0 s: 5.00 times sooner." in lines
+    assert (
+        "APTS reaches 97 percent in 2.00 s, PyTorch DDP, Adam in 10.0 s: 5.00 times sooner."
+        in lines
+    )
     table = tables_of(network_section(rows))[0]
     assert cell(table, 1, "rate") == "0.003 (best of 3)"
 
@@ -46,9 +54,9 @@ def test_time_to_target() -> None:
 def test_later_than_the_reference_is_a_warning() -> None:
     rows = network({"apts": 5.0, "ddp-adam": 4.0}, "unlimited") + network({"apts": None}, "1gbit")
     lines = told(network_section(rows))
-    assert "WARNING Over unlimited" in lines
+    assert "WARNING Over no limit" in lines
     assert "1.25 times later" in lines
-    assert "WARNING Over 1gbit, ours never reached 97 percent." in lines
+    assert "WARNING Over 1 Gbit/s, ours never reached 97 percent." in lines
 
 
 def test_diverged_over_a_link() -> None:
@@ -79,7 +87,9 @@ def test_projections_say_so_everywhere() -> None:
         for part in one.parts:
             text = getattr(part, "title", None) or getattr(part, "caption", None) or str(part)
             assert "rojection" in text
-    assert "up to N = apts-scaled 4, adam 1" in told(section)
+    assert "ours stays at 50 percent or more up to N = 4 over 1 Gbit/s" in told(section)
+    (limits, _) = tables_of(section)
+    assert (cell(limits, 0, "APTS"), cell(limits, 0, "Adam")) == ("4", "1")
     pictures = [p.svg for one in section.walk() for p in one.parts if hasattr(p, "svg")]
     assert pictures
     assert all("projection" in svg for svg in pictures)
@@ -90,7 +100,7 @@ def test_accuracy_against_work_and_payload() -> None:
     rows += [compared("adam", 0.975, 1160, ranks=1, lr=1e-3)]
     rows += [compared("adam", None, 0, ranks=1, lr=9.0)]
     lines = told(compared_sections({"compare": rows})[0])
-    assert "apts ends at 98.50 percent, the best tuned other (adam) at 97.50" in lines
+    assert "APTS ends at 98.50 percent, the best tuned other (Adam) at 97.50" in lines
     assert "20.0 times as many messages" in lines
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 
 from apts_mpi.errors import InputError
 from benchmarks.__main__ import main
+from benchmarks.harness.results import Results, packed
 from benchmarks.harness.rows import read
 from tests.benchmarks.report_rows import network, strong_pair, written
 
@@ -75,6 +77,21 @@ def test_of_two_results_in_a_file_the_later(tmp_path: Path) -> None:
     rows = network({"apts": 9.0}) + network({"apts": 2.0})
     found = read([written(tmp_path / "a.jsonl", rows)])
     assert [row["seconds_to_target"] for row in found["network"]] == [2.0]
+
+
+def test_packed_rows_count_and_later_ones_beside_them_more(tmp_path: Path) -> None:
+    path = written(tmp_path / "network.jsonl", network({"apts": 9.0, "adam": 8.0}))
+    packed(path).write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    assert len(read([path])["network"]) == len(read([packed(path)])["network"]) == 2
+    written(path, network({"apts": 2.0}))
+    assert sorted(row["seconds_to_target"] for row in read([path])["network"]) == [2.0, 8.0]
+    results = Results(path)
+    results.forget([])
+    assert not packed(path).exists()
+    assert len(Results(path).rows()) == 2
+    packed(path).write_bytes(b"\x1f\x8b cut")
+    assert "network.jsonl: cannot be read" in complaint(path)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

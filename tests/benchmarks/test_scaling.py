@@ -301,7 +301,7 @@ def test_strong_runs_writes_all_rows_and_does_not_run_twice(
     assert len(split) == 2 * 2
     assert all(len(row["on"]) == len(row["off"]) == 5 for row in split)
     text = (tmp_path / "strong.md").read_text()
-    assert "apts-scaled" in text
+    assert "APTS" in text
     assert "Measuring the phases costs" in text
     capsys.readouterr()
     assert main(arguments) == 0

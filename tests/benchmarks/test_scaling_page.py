@@ -47,9 +47,9 @@ def test_what_is_lost_adds_up() -> None:
 def test_strong_findings() -> None:
     section = section_of("strong", strong_pair())
     lines = told(section)
-    assert "apts-scaled takes 100 s per epoch at N = 1, 62.5 s at N = 2: 1.60 times faster" in lines
-    assert "Efficiency is 80.0 [80.0, 80.0] percent at N = 2 (apts-scaled)." in lines
-    assert "Communication is 10.0 percent of the time at N = 2 (apts-scaled), waiting 2.0" in lines
+    assert "APTS takes 100 s per epoch at N = 1, 62.5 s at N = 2: 1.60 times faster" in lines
+    assert "Efficiency is 80.0 [80.0, 80.0] percent at N = 2 (APTS)." in lines
+    assert "Communication is 10.0 percent of the time at N = 2 (APTS), waiting 2.0" in lines
     assert "compute per sample gradient grew by 10.5 percent (smaller batches" in lines
     assert "drawing data 4.0" in lines
     assert "WARNING" not in lines
@@ -87,7 +87,7 @@ def test_warning_where_communication_exceeds_compute() -> None:
     spent = {"gradient": 0.4, "allreduce": 0.5, "wait": 0.1}
     rows += scaling(method="sgd", ranks=2, spent=spent)
     lines = told(section_of("strong", rows))
-    assert "WARNING Communication exceeds compute at N = 2 (sgd): 50.0 against 40.0" in lines
+    assert "WARNING Communication exceeds compute at N = 2 (SGD): 50.0 against 40.0" in lines
     assert lines.count("WARNING") == 1
 
 
@@ -124,8 +124,8 @@ def test_a_line_is_what_stays_the_same() -> None:
     rows = [r for n, b in in_all for r in scaling(ranks=n, batch=b, spent=spent, repetitions=1)]
     found = {series.label: [p.ranks for p in series.points] for series in one_network(rows).series}
     assert found == {
-        "apts-scaled, batch 500 in all": [1, 2],
-        "apts-scaled, batch 250 in all": [1, 2],
+        "APTS, batch 500 in all": [1, 2],
+        "APTS, batch 250 in all": [1, 2],
     }
     a_rank = [(1, 500), (1, 250), (2, 500), (2, 250)]
     rows = [r for n, b in a_rank for r in scaling(ranks=n, batch=b, spent=spent, repetitions=1)]

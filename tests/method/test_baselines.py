@@ -57,18 +57,25 @@ def test_they_train_the_digits_and_repeat_from_their_configs(
     for name, flags in FLAGS.items():
         lines.append(["--optimizer", name, *flags, "--out", f"{name}-a"])
         lines.append(["--config", f"{name}-a/config.toml", "--out", f"{name}-b"])
-    lines.append(["--local-steps", "auto", "--iterations", "3", "--out", "auto-a"])
+    auto = ["--local-steps", "auto", "--resume", "auto"]
+    lines.append([*auto, "--iterations", "1", "--out", "auto-a"])
     lines.append(["--config", "auto-a/config.toml", "--out", "auto-b"])
+    lines.append([*auto, "--iterations", "2", "--out", "auto-a"])  # resumes what was measured
     asked = {"task": PROGRAM, "pieces": [{"lines": [line]} for line in lines]}
     (tmp_path / "lines.json").write_text(json.dumps(asked))
     done = launch(2, "-m", "benchmarks.harness.worker", "lines.json")
     assert done.status == 0, done.err
-    # Local steps that were measured become settings like others: the run repeats from them.
-    assert read(tmp_path / "auto-a")[1] == read(tmp_path / "auto-b")[1]
+    # What was measured becomes settings like others: the run repeats from them.
+    first, again = (read(tmp_path / f"auto-{run}")[1] for run in "ab")
+    assert (first[:1], len(first)) == (again, 2)
     settings = (tmp_path / "auto-a" / "config.toml").read_text()
-    assert re.search(r"^local_steps = [1-9]\d*$", settings, flags=re.MULTILINE)
-    assert "\nbatch = 64\n" in settings
-    assert "local steps of 64 samples" in done.err
+    for line in (
+        r"local_steps = [1-9]\d*",
+        r"batch = [1-9]\d*",
+        'compress = "(none|bf16|int[48])"',
+    ):
+        assert re.search(f"^{line}$", settings, flags=re.MULTILINE)
+    assert done.err.count(" local steps of ") == 1
     for name in FLAGS:
         check(tmp_path / f"{name}-a", tmp_path / f"{name}-b", name)
 

@@ -1,4 +1,4 @@
-"""A real Slurm of one node, in a temporary folder, for as long as a context is open."""
+"""A real Slurm of one node or two, in a temporary folder, for as long as a context is open."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _POLL = 0.4  # seconds between calls of squeue, as each takes part of a core
 _ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
 
 # A node may have more processors and GPUs than the machine: nothing binds to them. A job that is
-# queued again has to wait until the credentials of its first start are out of date.
+# queued again has to wait until the credentials of its first start are out of date. Jobs that have
+# ended are known for an hour.
 _CONFIG = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
-SlurmdPort={ports[1]}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CommunicationParameters=NoInAddrAny
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 TmpFS={folder}/tmp
 MailProg=/bin/true
 ProctrackType=proctrack/linuxproc
@@ -47,12 +47,20 @@ SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 ReturnToService=2
+MinJobAge=3600
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 SlurmdParameters=config_overrides
 PropagateResourceLimits=NONE
 GresTypes=gpu
-NodeName={host} NodeAddr=127.0.0.1 CPUs=64 Gres=gpu:4 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 Gres=gpu:4 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES State=UP
+"""
+# Of a second node: it is missed after so many seconds, and a site may end jobs with their ranks.
+SECOND = "zz-second"  # after this machine: the batch script runs on the first
+_WITH_SECOND = f"""\
+NodeName={SECOND} NodeAddr=127.0.0.1 Port={{ports[2]}} CPUs=64 Gres=gpu:4 State=UNKNOWN
+SlurmdTimeout=15
+KillOnBadExit=1
 """
 
 # In namespaces of their own, where nothing outlives the first process. That one ends when its
@@ -62,12 +70,17 @@ _ALONE = "unshare --pid --mount --fork --kill-child=KILL --mount-proc bash -c".s
 _PRIVATE = "mount -t tmpfs none /dev/shm"
 _DAEMONS = f"""
 {_PRIVATE}
+(cat /etc/hosts; echo 127.0.0.1 "$SECOND") >hosts
+mount --bind hosts /etc/hosts
 exec 3<&0 </dev/null
 munged --foreground --force --socket=$PWD/munge.socket --key-file=$PWD/munge.key \\
     --log-file=$PWD/munge.log --pid-file=$PWD/munge.pid --seed-file=$PWD/munge.seed 3<&- &
 for ((i = 0; i < 1000; i++)); do [[ -S munge.socket ]] && break; sleep 0.02; done
 slurmctld -D 3<&- &
 slurmd -D 3<&- &
+[[ -z $SECOND ]] || ( # none of those whose end is the end of all
+    unshare --uts {" ".join(_ALONE)} \\
+    '{_PRIVATE}; mount -t tmpfs none tmp; hostname "$SECOND"; exec slurmd -D' 3<&- &)
 cat <&3 &
 wait -n
 """
@@ -88,8 +101,18 @@ def missing() -> str | None:
     return None
 
 
+def on_another_host() -> list[int]:
+    """The processes whose host has another name than this one."""
+    own, found = os.readlink("/proc/self/ns/uts"), []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.readlink(path / "ns/uts") != own:
+                found.append(int(path.name))
+    return found
+
+
 class Cluster:
-    """Slurm with one node, this machine.
+    """Slurm with one node, this machine, or with another one beside it.
 
     Daemons, jobs and files are gone when the context ends, however it ends, and when this process
     is killed.
@@ -97,11 +120,11 @@ class Cluster:
     Args:
         root: folder that jobs are submitted from.
         environment: of all jobs, besides this process's without Slurm's own variables.
-
+        second: whether there is a second node, with a host name and processes of its own.
     """
 
-    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
-        self._root = root
+    def __init__(self, root: Path, environment: Mapping[str, str], *, second: bool = False) -> None:
+        self._root, self._second = root, second
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH"))}
         self._folder = Path()
         self._environment = {**kept, **environment}
@@ -168,7 +191,7 @@ class Cluster:
         found = self.run("squeue", "--noheader", "--array", "--states=all", f"--jobs={job}", "-o%T")
         return set(found.split())
 
-    def wait(self, job: str, *, timeout: float = 90) -> set[str]:
+    def wait(self, job: str, *, timeout: float = 300) -> set[str]:
         """The states in which a job or the tasks of a job array have ended.
 
         Raises:
@@ -180,7 +203,9 @@ class Cluster:
             time.sleep(_POLL)
         return states
 
-    def until(self, job: str, ready: Callable[[], bool], log: Path, *, timeout: float = 90) -> None:
+    def until(
+        self, job: str, ready: Callable[[], bool], log: Path, *, timeout: float = 300
+    ) -> None:
         """Wait for something that a job brings about.
 
         Raises:
@@ -196,10 +221,16 @@ class Cluster:
                 told = log.read_text() if log.exists() else "nothing"
                 raise AssertionError(f"job {job} is {states} and not ready; {log} has: {told}")
 
+    def lose_second(self) -> None:
+        """All processes of the second node are gone at once, its slurmd among them."""
+        for pid in on_another_host():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def _start(self) -> None:
         folder, environment = self._folder, self._environment
         folder.chmod(0o755)
-        for name in ("state", "spool", "tmp"):
+        for name in ("state", "tmp"):
             (folder / name).mkdir()
         (folder / "munge.key").write_bytes(os.urandom(64))
         (folder / "munge.key").chmod(0o600)
@@ -208,7 +239,9 @@ class Cluster:
         (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-3]\n")
         host = socket.gethostname().split(".")[0]
         config = folder / "slurm.conf"
-        config.write_text(_CONFIG.format(host=host, folder=folder, ports=_free_ports(2)))
+        lines = _CONFIG + _WITH_SECOND * self._second
+        config.write_text(lines.format(host=host, folder=folder, ports=_free_ports(3)))
+        environment["SECOND"] = SECOND * self._second
         environment["SLURM_CONF"] = str(config)
         environment["TMPDIR"] = str(folder / "tmp")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the daemons write

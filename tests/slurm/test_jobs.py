@@ -208,7 +208,7 @@ def test_jobs_that_come_to_nothing_fail(
         assert cluster.wait(job) == {"FAILED"}
     assert "this start has no new checkpoint: not queued again" in told(early)
     assert "srun --mpi=none: the ranks it starts do not find each other" in told(alone)
-    assert "--resume: a job goes on with the run in its folder" in told(other)
+    assert "--resume: a job resumes the run in its folder" in told(other)
     assert f"job {taken} trains in {run}" in told(run)
     for folder in folders:
         assert {path.name for path in folder.iterdir()} <= {"job.out", ".job"}

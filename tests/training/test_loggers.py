@@ -201,6 +201,8 @@ def test_a_missing_package_is_named_with_what_installs_it(
         require_loggers(TrainConfig(log="csv,wandb"))
     with pytest.raises(InputError, match="--log excel: must be one or more of csv, tensorboard"):
         TrainConfig(log="excel")
+    with pytest.raises(InputError, match=r"--log csv,csv: must be one or more .*, each once"):
+        TrainConfig(log="csv,csv")
 
 
 def test_a_tool_that_fails_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

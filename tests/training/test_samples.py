@@ -142,3 +142,9 @@ def test_an_empty_shard_that_is_lost_ends_a_run_with_one_line(
     assert done.status == 2
     (line,) = done.told
     assert f"{name}: is missing" in line
+
+
+def test_more_subdomains_than_the_digits_have_samples_are_refused_by_their_flag() -> None:
+    line = "--subdomains-per-rank 4000: 1 ranks have 4000 subdomains, and the digits .* give fewer"
+    with pytest.raises(AgreedError, match=line):
+        load("digits", Alone(), print, device=torch.device("cpu"), subdomains=4000)

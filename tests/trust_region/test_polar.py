@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apts_mpi.trust_region.polar import COEFFICIENTS, TURNS, polar_factors
+from apts_mpi.trust_region.polar import COEFFICIENTS, polar_factors
 
 torch.set_num_threads(1)
 SIDES = st.integers(1, 24)
@@ -24,11 +24,10 @@ def matrix(rows: int, columns: int, *, seed: int = 0, decades: float = 1.0) -> T
 
 
 def reference(x: Tensor) -> NDArray[np.float64]:
-    """The quintic, iterated on each singular value."""
+    """The quintics, one after the other, of each singular value."""
     u, s, v = np.linalg.svd(x.double().numpy(), full_matrices=False)
     s = s / np.linalg.norm(s)
-    a, b, c = COEFFICIENTS
-    for _ in range(TURNS):
+    for a, b, c in COEFFICIENTS:
         s = a * s + b * s**3 + c * s**5
     return np.asarray(u * s @ v)
 

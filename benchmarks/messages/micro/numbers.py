@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, geometric_mean, median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import statistics
+from benchmarks.harness import names, statistics
 from benchmarks.harness.hockney import Hockney, fit
 from benchmarks.harness.mpi_settings import SETTINGS
 from benchmarks.harness.results import Row
@@ -37,7 +38,7 @@ class Place:
         ranks = f"{self.ranks} rank{'s' * (self.ranks > 1)}"
         if self.hosts == 1:
             return f"{ranks} on one host"
-        made = "" if self.link == "none" else f" made on one machine, link {self.link}"
+        made = "" if self.link == "none" else f" made on one machine, {names.shown(self.link)}"
         return f"{ranks} on {self.hosts} hosts{made}"
 
 
@@ -157,7 +158,7 @@ class Case:
     @property
     def title(self) -> str:
         """With the settings, where they are not the defaults."""
-        return self.name if self.mpi == "defaults" else f"{self.name}, MPI settings {self.mpi}"
+        return self.name if self.mpi == "defaults" else f"{self.name}, {names.mpi(self.mpi)}"
 
     @property
     def ways(self) -> list[str]:
@@ -173,7 +174,7 @@ class Case:
         """Seconds of a call."""
         return statistics.median([np.asarray(self.rows[way][nbytes]["seconds"], dtype=np.float64)])
 
-    @property
+    @cached_property
     def verdicts(self) -> dict[str, dict[int, Verdict]]:
         """Of our layer against mpi4py alone, by way and bytes."""
         bare = self.rows.get("mpi4py", {})

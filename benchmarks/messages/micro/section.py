@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import drawing as draw
-from benchmarks.harness import figures, tables
+from benchmarks.harness import figures, names, tables
 from benchmarks.harness.mpi_settings import SETTINGS, export_line
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Finding, Part, Picture, Section, Table, Text, slug
@@ -23,16 +23,16 @@ from benchmarks.messages.micro.plan import Plan
 INTRODUCTION = (
     "Allreduce (a sum, in place) and Bcast of float32 buffers. Every call starts behind a barrier; "
     "its time is the slowest rank's. Ways through alternate call by call on the same buffer: "
-    "mpi4py alone; comm, the package's layer as it trains, with a barrier of its own before each "
-    "collective and its clocks; comm-untimed, that layer without both; message, a vector and five "
-    "exact scalars in one Allreduce, with their coding. One machine's noise is in the averages and "
-    "greatest values; the comparisons are of medians, with 95 percent intervals from a bootstrap "
+    "mpi4py alone; apts_mpi, the package's layer as it trains, with a barrier of its own before "
+    "each collective and its clocks; that layer with its clocks off, without both; a vector with "
+    "five exact scalars in one Allreduce, with their coding. Noise of the machine is in averages "
+    "and greatest values; comparisons are of medians, with 95 percent intervals from a bootstrap "
     "over the calls; where such an interval has the goal within, the verdict is open. Settings of "
     "MPI are compared by what an outer iteration sends, a vector and three short messages, by "
     "averages. Model (Hockney): latency + bytes / bandwidth, fitted to the medians; the residual "
     "is the median relative error.",
-    f"Goal: comm has at least {100 * SHARE:.0f} percent of the speed of mpi4py alone above "
-    f"{LONG // 1024} KiB, and takes at most {1e6 * EXTRA:.0f} µs more up to there.",
+    f"Goal: {names.shown('comm')} has at least {100 * SHARE:.0f} percent of the speed of mpi4py "
+    f"alone above {LONG // 1024} KiB, and takes at most {1e6 * EXTRA:.0f} µs more up to there.",
 )
 _WAYS = {
     "mpi4py": draw.Style(figures.ORANGE, "^", "-."),
@@ -72,11 +72,17 @@ def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
 def _parts(found: Sequence[Case]) -> list[Part]:
     """Of one place: pictures and sizes under the defaults and the best settings."""
     slower, best = numbers.slowness(found), _best(found)
-    shown = [case for case in found if case.mpi in (best, "defaults")]
-    parts: list[Part] = [_picture(case, key=case.mpi == shown[0].mpi) for case in shown]
+    shown = [case for case in found if case.mpi == best]
+    parts: list[Part] = [_picture(case) for case in shown]
     goals = [
-        [case.operation, case.mpi, way, numbers.summary(list(judged.values()))]
-        for case in shown
+        [
+            case.operation,
+            names.mpi(case.mpi),
+            names.shown(way),
+            numbers.summary(list(judged.values())),
+        ]
+        for case in found
+        if case.mpi in (best, "defaults")
         for way, judged in case.verdicts.items()
         if way in _JUDGED and judged
     ]
@@ -88,7 +94,7 @@ def _parts(found: Sequence[Case]) -> list[Part]:
     lines = best_lines(found)
     if lines:
         parts.append(Finding(f"{lines[0]}. For a job script: {lines[1]}".lstrip("# ")))
-    return [*parts, *map(sizes, shown), _fits(found)]
+    return [*parts, *map(sizes, shown), _fits(shown)]
 
 
 def _best(found: Sequence[Case]) -> str:
@@ -103,13 +109,13 @@ def _panel(ax: Any, case: Case) -> list[Any]:
     handles: list[Any] = []
     for number, way in enumerate(case.ways):
         look = _WAYS.get(way) or draw.style(way, number)
-        for nbytes in case.rows[way]:
-            draw.point(ax, nbytes, case.median(way, nbytes), look)
-        handles.append(draw.handle(look, way))
+        found = {nbytes: case.median(way, nbytes) for nbytes in case.rows[way]}
+        draw.points(ax, list(found), list(found.values()), look)
+        handles.append(draw.handle(look, names.shown(way)))
     if case.model is not None:
         way, model = case.model
         x = np.geomspace(min(case.sizes), max(case.sizes), 60)
-        label, y = f"model of {way}", [model.seconds(nbytes) for nbytes in x]
+        label, y = f"model of {names.shown(way)}", [model.seconds(nbytes) for nbytes in x]
         handles += ax.plot(x, y, color=figures.RED, lw=1.2, label=label)
     draw.log_axis(ax.xaxis, size)
     draw.log_axis(ax.yaxis, seconds)
@@ -118,7 +124,7 @@ def _panel(ax: Any, case: Case) -> list[Any]:
     return handles
 
 
-def _picture(case: Case, *, key: bool) -> Picture:
+def _picture(case: Case) -> Picture:
     place = case.place
     name = f"{case.operation} {place.ranks} ranks {place.hosts} hosts {place.link} {case.mpi}"
     return Picture(
@@ -126,10 +132,10 @@ def _picture(case: Case, *, key: bool) -> Picture:
         case.title,
         "Medians with 95 percent intervals. The line is the model, not the measurements joined.",
         "Scatter plot, both axes logarithmic: time of a call against payload through "
-        + ", ".join(case.ways)
+        + ", ".join(map(names.shown, case.ways))
         + (", with the fitted model's line." if case.model else "."),
         draw.svg(lambda ax: draw.legend(ax, handles=_panel(ax, case)), height=4.1),
-        tuple(findings(case, key=key)),
+        tuple(findings(case)),
     )
 
 
@@ -146,13 +152,13 @@ def draw_png(path: Path, rows: Sequence[Row]) -> None:
                 ax.set_axis_off()
                 continue
             handles = max(handles, _panel(ax, own[operation]), key=len)
-            title = f"{operation}, {place}\nMPI settings: {best}"
+            title = f"{operation}, {place}\n{names.mpi(best)}"
             ax.set_title(title.replace(" made on one machine", ""))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figures.save(figure, path)
 
 
-def findings(case: Case, *, key: bool) -> list[Finding]:
+def findings(case: Case) -> list[Finding]:
     """The fit, and our layer against the bare call."""
     found = []
     if case.model is not None:
@@ -161,10 +167,10 @@ def findings(case: Case, *, key: bool) -> list[Finding]:
         if not math.isinf(model.bandwidth):
             limit = f"bandwidth {size(model.bandwidth)}/s"
         text = (
-            f"{case.title}: latency {seconds(model.latency)}, {limit}; the fit ({way}) is off by "
-            f"{percent(model.residual)} percent (median)."
+            f"{case.title}: latency {seconds(model.latency)}, {limit}; the fit "
+            f"({names.shown(way)}) is off by {percent(model.residual)} percent (median)."
         )
-        found.append(Finding(text, key=key))
+        found.append(Finding(text, key=True))
     for way, what in _JUDGED.items():
         values = {b: verdict.found.value for b, verdict in case.verdicts.get(way, {}).items()}
         long = [value for nbytes, value in values.items() if nbytes > LONG]
@@ -177,7 +183,9 @@ def findings(case: Case, *, key: bool) -> list[Finding]:
             worst = 1e6 * max(0.0, *short)
             bounds.append(f"at most {digits(worst)} µs more up to 64 KiB")
         if bounds:
-            found.append(Finding(f"{case.title}, {way} ({what}): {'; '.join(bounds)}."))
+            found.append(
+                Finding(f"{case.title}, {names.shown(way)} ({what}): {'; '.join(bounds)}.")
+            )
     return found
 
 
@@ -205,19 +213,19 @@ def _rivals(rivals: Sequence[Case], slower: Mapping[str, float]) -> list[Part]:
     if longest is not None:
         by, first = medians[longest], next(iter(own))
         best = min(by, key=by.__getitem__)
-        text = f"{rivals[0].name}: MPI settings {best!r} are best at {size(longest)}"
+        text = f"{rivals[0].name}: {names.mpi(best)} is best at {size(longest)}"
         if best != first:
-            text += f", {times(by[first] / by[best])} times faster than {first!r}"
+            text += f", {times(by[first] / by[best])} times faster than {names.mpi(first)}"
         parts.append(Finding(text + "."))
     caption = f"MPI settings, {rivals[0].name}: median time of a call through mpi4py alone, µs"
-    return [*parts, Table(caption, ["bytes", *own], body)]
+    return [*parts, Table(caption, ["bytes", *map(names.mpi, own)], body)]
 
 
 def sizes(case: Case) -> Table:
     """As the OSU benchmarks print it, a line per size and way, with the comparison of medians."""
     header = [
         *("bytes", "through", "average, µs", "least", "most", "calls", "median, µs [95 %]"),
-        *("against mpi4py [95 %]", "bare / this", "model, µs"),
+        *("against mpi4py alone [95 %]", "bare / this", "model, µs"),
     ]
     judged, model = case.verdicts, case.model
     body = []
@@ -230,13 +238,17 @@ def sizes(case: Case) -> Table:
             ratio = "-" if bare is None else f"{np.median(bare['seconds']) / middle.value:.3f}"
             body.append(
                 [
-                    *(f"{nbytes:,}", way, *(_us(f(values)) for f in (fmean, min, max))),
+                    *(
+                        f"{nbytes:,}",
+                        names.shown(way),
+                        *(_us(f(values)) for f in (fmean, min, max)),
+                    ),
                     *(str(len(values)), middle.text(_us)),
                     *(str(judged.get(way, {}).get(nbytes, "-")), ratio),
                     "-" if model is None else _us(model[1].seconds(nbytes)),
                 ]
             )
-    return Table(f"{case.name}, MPI settings {case.mpi}", header, body, text=2, folded=True)
+    return Table(f"{case.name}, {names.mpi(case.mpi)}", header, body, text=2)
 
 
 def _fits(found: Sequence[Case]) -> Table:
@@ -248,10 +260,16 @@ def _fits(found: Sequence[Case]) -> Table:
                 model = case.fitted(way, least=least)
                 if model is not None:
                     speed = f"{float(f'{model.bandwidth / 1e6:.4g}'):g}"
-                    line = [case.operation, case.mpi, way, text, digits(1e6 * model.latency)]
+                    line = [
+                        case.operation,
+                        names.mpi(case.mpi),
+                        names.shown(way),
+                        text,
+                        digits(1e6 * model.latency),
+                    ]
                     body.append([*line, speed, percent(model.residual)])
     header = ["operation", "MPI settings", "through", "bytes", "latency, µs", "MB/s", "residual, %"]
-    return Table("Latency and bandwidth, fitted", header, body, text=4, folded=True)
+    return Table("Latency and bandwidth, fitted", header, body, text=4)
 
 
 def best_lines(found: Sequence[Case]) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from apts_mpi.errors import InputError
+from benchmarks.harness import names
 from benchmarks.harness.hosts import bits_per_second
 from benchmarks.harness.results import Row
 from benchmarks.harness.units import digits
@@ -76,12 +77,12 @@ class Case:
     @property
     def title(self) -> str:
         """Network and link."""
-        return f"{self.network}, {self.hosts} hosts, link {self.link}"
+        return f"{self.network}, {self.hosts} hosts, {names.shown(self.link)}"
 
     @property
     def network(self) -> str:
         """Its layers and parameters."""
-        layers = f"hidden layers {self.hidden.replace(',', '-')}"
+        layers = f"MLP {self.hidden.replace(',', '-')}"
         return layers + (f", {self.parameters:,} parameters" if self.parameters else "")
 
 

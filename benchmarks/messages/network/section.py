@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import drawing as draw
-from benchmarks.harness import tables
+from benchmarks.harness import names, tables
 from benchmarks.harness.results import Row
 from benchmarks.harness.sections import Finding, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, seconds, times
@@ -38,21 +38,21 @@ def section(every: Sequence[Row], options: object = None) -> Section | None:
     if not found:
         return None
     target = ", ".join(f"{100 * one:g}" for one in sorted({case.target for case in found}))
-    data = ", ".join(sorted({str(row.get("data", "mnist")) for row in rows}))
-    mpi = ", ".join(sorted({str(row["mpi"]) for row in rows if "mpi" in row}))
+    data = ", ".join(sorted({names.shown(row.get("data", "mnist")) for row in rows}))
+    mpi = ", ".join(sorted({names.mpi(str(row["mpi"])) for row in rows if "mpi" in row}))
     whole = Section(
         "Training over narrow links",
         [
             Text(
                 f"Time to a test accuracy of {target} percent ({data}) between hosts whose link is "
                 "limited: network namespaces of one machine, one rank and one thread each. Ours "
-                f"uses Open MPI over TCP with the settings {mpi or 'that are its defaults'} of "
-                f"micro, PyTorch's DistributedDataParallel ({DDP}) gloo. Start-up and evaluation "
-                "are left out of the time; what apts-auto measures first is in it. Every method at "
+                f"uses Open MPI over TCP with the settings {mpi or 'that are its defaults'}, "
+                "PyTorch's DistributedDataParallel (DDP) gloo. Start-up and evaluation are not in "
+                "the time; what automatic local steps measure first is in it. Every method at "
                 "the best learning rate and batch (of all ranks) that were tried, by the median "
                 "over its repetitions of the time itself, which favours what has more to choose "
-                f"from; adam has those of {DDP}. A star marks one at the edge of what was tried. "
-                "Curves: the median repetition."
+                "from; Adam over our own messages has those of DDP. A star marks one at the edge "
+                "of what was tried. Curves: the median repetition."
             )
         ],
     )
@@ -85,17 +85,21 @@ def _findings(case: Case) -> list[Finding]:
     for entry in case.entries:
         if not entry.method.startswith("apts") or entry.reached is None:
             continue
-        text = f"Over {case.link} ({case.network}) {entry.method} reaches {goal} in "
-        text += seconds(entry.reached)
+        text = (
+            f"Over {names.shown(case.link)} ({case.network}) {names.shown(entry.method)} reaches "
+        )
+        text += f"{goal} in {seconds(entry.reached)}"
         gain = 1.0
         if outside and outside.reached:
             gain = outside.reached / entry.reached
             how = f"{times(max(gain, 1 / gain))} times {'later' if gain < 1 else 'sooner'}"
-            text += f", {DDP} in {seconds(outside.reached)}: {how}"
+            text += f", {names.shown(DDP)} in {seconds(outside.reached)}: {how}"
         elif outside:
-            text += f"; {DDP} never did"
+            text += f"; {names.shown(DDP)} never did"
         found.append(Finding(f"{text}.", warning=gain < 1, key=True))
-    return found or [Finding(f"Over {case.link}, ours never reached {goal}.", warning=True)]
+    return found or [
+        Finding(f"Over {names.shown(case.link)}, ours never reached {goal}.", warning=True)
+    ]
 
 
 def _has(entry: Entry, axis: str) -> bool:
@@ -133,16 +137,15 @@ def _against(case: Case, axis: str) -> Picture:
         ax.set_ylabel("test accuracy, %")
         draw.legend(ax)
 
-    what = "time" if axis == "seconds" else "payload"
+    what, link = "time" if axis == "seconds" else "payload", names.shown(case.link)
     found = _findings(case) if axis == "seconds" else _bytes_findings(case)
     return Picture(
         f"network-{slug(case.title)}-{axis}",
-        f"Accuracy against {what}"
-        + (f", link {case.link}" if axis == "seconds" else f" (run over {case.link})"),
+        f"Accuracy against {what}" + (f", {link}" if axis == "seconds" else f" (run over {link})"),
         "Runs are measured at their evaluations (marks at some), lines join what one run went "
         "through. Dashed: the target.",
         f"Line plot, {what} logarithmic: test accuracy against {what} for "
-        f"{', '.join(entry.method for entry in shown)}, {case.title}.",
+        f"{', '.join(names.shown(entry.method) for entry in shown)}, {case.title}.",
         draw.svg(on, height=4.0),
         tuple(found),
     )
@@ -154,16 +157,18 @@ def _bytes_findings(case: Case) -> list[Finding]:
         return []
     least = min(sent, key=lambda method: sent[method])
     most = max(sent, key=lambda method: sent[method])
-    text = f"Fewest bytes to the target: {least}, {digits(sent[least] / 1e6)} MB per rank"
+    text = (
+        f"Fewest bytes to the target: {names.shown(least)}, {digits(sent[least] / 1e6)} MB per rank"
+    )
     if most != least:
-        text += f"; most: {most}, {digits(sent[most] / 1e6)} MB"
+        text += f"; most: {names.shown(most)}, {digits(sent[most] / 1e6)} MB"
     return [Finding(text + ".")]
 
 
 def _table(own: Sequence[Case], every: Sequence[Row]) -> Table:
     """A line per link and method of a network."""
     header = ["hosts", "link", "method", "rate", "batch", "local steps", "runs"]
-    header += [f"times sooner than {DDP}", *_RANGES]
+    header += [f"times sooner than {names.shown(DDP)}", *_RANGES]
     body = []
     for case in own:
         outside = {entry.method: entry.reached for entry in case.entries}.get(DDP)
@@ -174,7 +179,8 @@ def _table(own: Sequence[Case], every: Sequence[Row]) -> Table:
             )
             body.append(
                 [
-                    *(str(case.hosts), case.link, entry.method, *_chosen(entry, every)),
+                    *(str(case.hosts), names.shown(case.link), names.shown(entry.method)),
+                    *_chosen(entry, every),
                     *(", ".join(steps) or "-", str(len(entry.rows)), gain),
                     *(entry.range_of(name, factor) for name, factor in _RANGES.values()),
                 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -135,18 +136,25 @@ def planned(data: DataSet, get: Get) -> list[Entry]:
     return [entry for entry in found if entry is not None]
 
 
-def unplanned(rows: Sequence[Row]) -> list[Entry]:
-    """The methods of some rows by name and ranks, each with the flags that it was given."""
+def unplanned(rows: Sequence[Row], measure: str = "accuracy") -> list[Entry]:
+    """The methods of some rows by name and ranks, each with the flags that it was given.
+
+    Schedules are in the names, as in ``compare.toml``; warm-ups are part of them.
+    """
 
     def alike(row: Row) -> str:
         return json.dumps({**row["settings"], "seed": None}, sort_keys=True)
 
     def named(row: Row) -> tuple[str, int]:
         s = row["settings"]
-        return " ".join([s["optimizer"], *map(str, s.get("arguments") or [])]), s["ranks"]
+        name, flags = s["optimizer"], " ".join(map(str, s.get("arguments") or []))
+        if "--schedule cosine" in flags and name in ("adam", "sgd", "local-sgd", "diloco"):
+            name += "-cosine"
+        flags = re.sub(r"--schedule cosine|--warmup \S+", "", flags).strip()
+        return f"{name} {flags}".strip(), s["ranks"]
 
     found = [
-        best(method, ranks, list(grouped(own, alike).values()), MEASURES["accuracy"])
+        best(method, ranks, list(grouped(own, alike).values()), MEASURES[measure])
         for (method, ranks), own in sorted(grouped(rows, named).items())
     ]
     return [entry for entry in found if entry is not None]

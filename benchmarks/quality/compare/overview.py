@@ -20,7 +20,7 @@ from benchmarks.harness.jobs import RESULTS, ROOT
 from benchmarks.harness.methods import EARLIER, outdated
 from benchmarks.harness.results import Results
 from benchmarks.quality.compare.entries import Entry, planned
-from benchmarks.quality.compare.plan import read_plan
+from benchmarks.quality.compare.plan import Get, read_plan
 
 DOCS = ROOT / "docs"
 RANKS = 8
@@ -47,11 +47,23 @@ NAMES = {
 DARK = {INK: "#e6edf3", LINE: "#3d444d", "#000000": "#e6edf3"}
 
 
+def runs(plan: str) -> Get:
+    """Looks up runs of a plan: of real ranks, or of their subdomains on one, which are the same."""
+    get = Results(RESULTS / f"{plan}.jsonl").get
+    return lambda settings: get(settings) or get({**settings, "simulated": True})
+
+
+def named(entry: Entry) -> str:
+    """A method as people know it, and whether its runs are of an earlier version."""
+    old = any(map(outdated, entry.rows))
+    return NAMES[entry.method] + " (earlier version)" * old
+
+
 def entries(plan: str, name: str, ranks: int = RANKS) -> dict[str, Entry]:
     """What each method reaches on a set with so many ranks, at the best of its settings."""
     (data,) = (one for one in read_plan(ROOT / "benchmarks" / f"{plan}.toml") if one.name == name)
     found: dict[str, Entry] = {}
-    for entry in planned(data, Results(RESULTS / f"{plan}.jsonl").get):
+    for entry in planned(data, runs(plan)):
         # Gradients averaged by one rank are those of any number, unless these were measured too.
         if entry.figures and (entry.ranks == ranks or (entry.averaging and entry.ranks == 1)):
             found[entry.method] = entry
@@ -66,9 +78,9 @@ def megabytes(entry: Entry) -> float:
 def described() -> Iterator[str]:
     """A line for every point."""
     for (plan, name), title in SETS.items():
-        for method, entry in sorted(entries(plan, name).items()):
+        for _, entry in sorted(entries(plan, name).items()):
             yield (
-                f"{title}: {NAMES[method]}: {entry.mean:.3f} {entry.measure.unit}, "
+                f"{title}: {named(entry)}: {entry.mean:.3f} {entry.measure.unit}, "
                 f"{megabytes(entry):.1f} MB, {len(entry.rows)} seeds"
             )
 
@@ -77,9 +89,8 @@ def accuracy() -> str:
     """A table of what all methods reach on the sets where apts has been measured."""
     body = []
     for plan in PLANS:
-        results = Results(RESULTS / f"{plan}.jsonl")
         for data in read_plan(ROOT / "benchmarks" / f"{plan}.toml"):
-            found = [entry for entry in planned(data, results.get) if entry.figures]
+            found = [entry for entry in planned(data, runs(plan)) if entry.figures]
             if not any(entry.method == "apts" for entry in found):
                 continue
             for entry in found:
@@ -87,7 +98,7 @@ def accuracy() -> str:
                 alone = entry.averaging and entry.ranks == 1
                 body.append(
                     (
-                        *(data.name, NAMES[entry.method], "any" if alone else entry.ranks),
+                        *(data.name, named(entry), "any" if alone else entry.ranks),
                         f"{entry.mean:{form}} {entry.measure.unit}",
                         f"{min(figures):{form}} to {max(figures):{form}}",
                         *(len(figures), f"{entry.average('vector_allreduces'):.0f}"),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import drawing as draw
-from benchmarks.harness import figures, tables
-from benchmarks.harness.results import Row, finder, grouped
+from benchmarks.harness import figures, names, tables
+from benchmarks.harness.results import Row, finder
 from benchmarks.harness.sections import Finding, Image, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, times
-from benchmarks.quality.compare.entries import Entry, planned, unplanned
+from benchmarks.quality.compare.entries import Entry, planned
+from benchmarks.quality.compare.pictures import against_ranks
 from benchmarks.quality.compare.plan import DataSet, Get, Measure, groups, read_plan
+from benchmarks.quality.compare.tasks import tasks
 from benchmarks.quality.compare.verdicts import LEAST_FEWER, rank_losses, verdicts
 
 TITLE = "Against tuned baselines, at equal work"
@@ -66,15 +67,15 @@ def section(rows: Sequence[Row], options: Namespace) -> Section | None:
 
 def sections(rows: Mapping[str, list[Row]]) -> list[Section]:
     """For the page of ``report``, of the rows by kind, whatever plan they are of."""
-    sets = grouped(
-        rows["compare"], lambda row: (row["settings"]["data"], row["settings"]["hidden"])
-    )
-    whole = Section(TITLE, [WHAT])
-    for (data, hidden), some in sorted(sets.items()):
-        found, name = unplanned(some), f"{data}, hidden layers {hidden.replace(',', '-')}"
-        parts = [*pictures(found, data, name, shown_ranks(found)), table(found)]
-        whole.below.append(Section(f"Accuracy: {name}", parts))
-    return [whole] if sets else []
+    found = tasks(rows["compare"])
+    if not found:
+        return []
+    drawn_ = (against_ranks(found),)
+    whole = Section(TITLE, [*(one for one in drawn_ if one is not None), WHAT])
+    for task in found:
+        parts = [*pictures(task.entries, task.name, task.name, task.ranks), table(task.entries)]
+        whole.below.append(Section(task.name, parts))
+    return [whole]
 
 
 def draw_png(rows: Sequence[Row], options: Namespace, out: Path) -> None:
@@ -100,10 +101,12 @@ def _planned(data: DataSet, found: list[Entry], get: Get, name: str) -> list[Par
     parts: list[Part] = [
         f"{described}, {data.epochs:g} epochs of work, seeds {', '.join(map(str, data.seeds))}; "
         f"margin {data.margin:g} {data.points}{least}; bytes at most 1/{data.fewer}. "
-        + "".join(f"{method} has the flags `{flags}`. " for method, flags in given if flags)
+        + "".join(
+            f"{names.shown(method)} has the flags `{flags}`. " for method, flags in given if flags
+        )
         + ("N subdomains are computed one after another on one rank. " if data.simulated else "")
         + _progress(data, get),
-        *pictures(found, data.name, f"{data.name}, {described}", data.shown),
+        *pictures(found, names.shown(data.name), f"{data.name}, {described}", data.shown),
         table(found),
     ]
     judged = [verdict.cells() for verdict in verdicts(data, found)]
@@ -114,15 +117,6 @@ def _planned(data: DataSet, found: list[Entry], get: Get, name: str) -> list[Par
         parts.append(Table(caption, [*header, "bytes", "goals"], judged))
     image = Image(f"{data.measure.name}, {data.name}", f"{name}_{data.name}.png")
     return [*parts, *rank_losses(data, found), image]
-
-
-def shown_ranks(found: Sequence[Entry]) -> int:
-    """The number of ranks that most methods were run at; of equals the largest."""
-    good = [entry for entry in found if entry.figures] or found
-    count = Counter(entry.ranks for entry in good if not entry.averaging)
-    if not count:
-        return max(entry.ranks for entry in good)
-    return max(count, key=lambda ranks: (count[ranks], ranks))
 
 
 def drawn(found: Sequence[Entry], ranks: int) -> list[Entry]:
@@ -137,7 +131,7 @@ def pictures(found: Sequence[Entry], data: str, name: str, ranks: int) -> list[P
     if not found:
         return []
     sentences, what = findings(found, data, ranks), found[0].measure.name
-    methods = ", ".join(entry.method for entry in found)
+    methods = ", ".join(names.shown(entry.method) for entry in found)
     for axis, own in (("epoch", sentences[:1]), ("megabytes", sentences[1:])):
         word = AXES[axis][0]
 
@@ -168,7 +162,7 @@ def _panel(ax: Any, found: Sequence[Entry], axis: str) -> None:
     for entry in found:
         look, (x, values) = looks[entry.method], entry.curve(axis)
         line: dict[str, Any] = {"ls": look.dash, "marker": look.marker, "ms": 4.5, "lw": 1.3}
-        line |= {"markevery": max(1, len(x) // 7), "label": entry.method}
+        line |= {"markevery": max(1, len(x) // 7), "label": names.shown(entry.method)}
         figures.band(ax, x, values, look.colour, **line)
     finals, measure = [value for entry in found for value in entry.figures], found[0].measure
     if measure.sign > 0:
@@ -190,15 +184,17 @@ def findings(found: Sequence[Entry], data: str, ranks: int) -> list[Finding]:
         unit = measure.unit.replace("%", "percent")
         return f"{entry.mean:{measure.form}} {unit}"
 
-    own = max((e for e in found if e.method.startswith("apts")), key=SCORE, default=None)
-    others = [entry for entry in found if not entry.method.startswith("apts")]
+    mine = [entry for entry in found if entry.settings["optimizer"] == "apts"]
+    others = [entry for entry in found if entry.settings["optimizer"] != "apts"]
+    own = min(mine, key=lambda entry: len(entry.method), default=None)  # the fewest flags
     if own is None or not others:
         best = max(found, key=SCORE)
-        return [Finding(f"{data}: {best.method} ends at {ends(best)}.")]
+        return [Finding(f"{data}: {names.shown(best.method)} ends at {ends(best)}.")]
     best, at = max(others, key=SCORE), f"{data}, N = {ranks}"
     seeds = f"{len(own.rows)} seed{'s' if len(own.rows) > 1 else ''}"
     text = (
-        f"{at}: {own.method} ends at {ends(own)}, the best tuned other ({best.method}) at "
+        f"{at}: {names.shown(own.method)} ends at {ends(own)}, the best tuned other "
+        f"({names.shown(best.method)}) at "
         f"{best.mean:{best.measure.form}} (means of {seeds})."
     )
     sentences = [Finding(text, key=True)]
@@ -207,10 +203,11 @@ def findings(found: Sequence[Entry], data: str, ranks: int) -> list[Finding]:
         best = max(averaging, key=SCORE)
         sent, theirs = own.average("vector_allreduces"), best.average("vector_allreduces")
         text = (
-            f"{at}: {own.method} sends {sent:.0f} messages of the parameters' length, "
-            f"{digits(own.average('bytes_allreduced') / 1e6)} MB per rank; {best.method} "
-            f"{theirs:.0f}, {digits(best.average('bytes_allreduced') / 1e6)} MB: "
-            f"{times(theirs / sent)} times as many messages."
+            f"{at}: {names.shown(own.method)} sends {sent:.0f} messages of the parameters' length, "
+            f"{digits(own.average('bytes_allreduced') / 1e6)} MB per rank; "
+            f"{names.shown(best.method)} {theirs:.0f}, "
+            f"{digits(best.average('bytes_allreduced') / 1e6)} MB: {times(theirs / sent)} times as "
+            "many messages."
         )
         sentences.append(Finding(text, key=True))
     return sentences
@@ -226,7 +223,7 @@ def table(found: Sequence[Entry]) -> Table:
     ]
     lines = [_line(entry, measure) for entry in found]
     caption = "Every method at its best: means [least, largest] over seeds"
-    return Table(caption, header, lines, folded=len(lines) > 16)
+    return Table(caption, header, lines)
 
 
 def _line(entry: Entry, measure: Measure) -> list[str]:
@@ -235,7 +232,10 @@ def _line(entry: Entry, measure: Measure) -> list[str]:
     worst = "-"
     if entry.worst is not None:
         worst = f"{entry.worst:{measure.form}}" if math.isfinite(entry.worst) else "diverged"
-    line = [entry.method, "any" if entry.averaging and entry.ranks == 1 else str(entry.ranks)]
+    line = [
+        names.shown(entry.method),
+        "any" if entry.averaging and entry.ranks == 1 else str(entry.ranks),
+    ]
     tail = [*cells, worst, str(entry.tried)]
     if not entry.figures:
         return [*line, "diverged", str(len(entry.rows)), "-", "-", "-", *tail, "-", "-"]

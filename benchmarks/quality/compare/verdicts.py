@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.harness import tables
+from benchmarks.harness import names, tables
 from benchmarks.harness.runs import AVERAGING
 from benchmarks.quality.compare.entries import Entry
 from benchmarks.quality.compare.plan import LOCAL, DataSet
@@ -44,7 +44,7 @@ class Verdict:
 
     def cells(self) -> list[str]:
         """Its line of the table."""
-        line = [self.own.method, str(self.own.ranks)]
+        line = [names.shown(self.own.method), str(self.own.ranks)]
         for other in (self.averaging, self.local):
             if other is None:
                 line += ["-", "-", "-"]
@@ -52,7 +52,11 @@ class Verdict:
             good = self.own.figures and other.figures
             form = "+" + self.own.measure.form
             difference = f"{self.own.mean - other.mean:{form}}" if good else "diverged"
-            line += [other.method, difference, f"1/{fewer(other, self.own):.1f}" if good else "-"]
+            line += [
+                names.shown(other.method),
+                difference,
+                f"1/{fewer(other, self.own):.1f}" if good else "-",
+            ]
         return [*line, ", ".join(f"{name} {goal}" for name, goal in self.goals().items())]
 
 
@@ -91,7 +95,8 @@ def rank_losses(data: DataSet, found: Sequence[Entry]) -> list[str]:
         if method.optimizer != "apts" or least == most or not {least, most} <= set(own):
             continue
         lost, form = own[most].behind(own[least]), data.measure.form
-        text = f"From N = {least} to {most} {method.name} loses {lost:{form}} {data.points}"
+        text = f"From N = {least} to {most} {names.shown(method.name)} loses "
+        text += f"{lost:{form}} {data.points}"
         if data.rank_loss is not None:
             good = tables.met(lost <= data.rank_loss + 1e-9)
             text += f" (goal: at most {data.rank_loss:g}): {good}"
