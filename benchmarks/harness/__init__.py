@@ -7,7 +7,8 @@ A command is one ``Command`` (``command``), named ``COMMAND`` in its module, whi
   ``MNIST``, ``WORK``. --fresh, --report-only and --out are every command's own.
 - ``plan(session)``: yields rounds of ``Job``s (``measure``): a task by name, a number of ranks, and
   ``Piece``s. A piece has the settings of its rows (by which they are looked up: what is there is
-  not measured again), arguments for the task, and ``keep``, which makes the rows. A round is
+  not measured again, unless it is of an earlier version of the method: ``methods``), arguments for
+  the task, and ``keep``, which makes the rows. A round is
   measured before the next one is asked for; so a plan may look at ``session.results``. Most plans
   yield one round. A job may be started otherwise than by mpirun: ``start=partial(hosts.mpirun,
   settings=...)`` within ``with Hosts(...) as hosts``, where ``session.missing(jobs)`` says before

@@ -50,6 +50,7 @@ _STYLES = {
     "adam": Style(figures.BLUE, "^", "--"),
     "sgd": Style(figures.SKY, "v", "-."),
     "ddp-adam": Style(figures.SKY, "v", "-."),
+    "ddp-muon": Style(figures.PURPLE, "h", "--"),
     "local-sgd": Style(figures.ORANGE, "P", ":"),
     "diloco": Style(figures.RED, "X", (0, (3, 1, 1, 1, 1, 1))),
     "adamw": Style(figures.BLUE, "<", "-."),

@@ -10,7 +10,12 @@ _NAMES = {
     **{"apts": OURS, "apts-scaled": OURS, "apts-auto": f"{OURS}, automatic local steps"},
     **{"apts-sr1": f"{OURS} (L-SR1)", "apts-first-order": f"{OURS} (first order)"},
     **{"adam": "Adam", "adam-64": "Adam, 64 a rank at least", "adamw": "AdamW"},
-    **{"ddp-adam": "PyTorch DDP, Adam", "sgd": "SGD", "sgd-cosine": "SGD, cosine"},
+    **{
+        "ddp-adam": "PyTorch DDP, Adam",
+        "ddp-muon": "PyTorch DDP, Muon",
+        "sgd": "SGD",
+        "sgd-cosine": "SGD, cosine",
+    },
     **{"muon": "Muon", "schedule-free": "Schedule-Free AdamW", "prodigy": "Prodigy"},
     **{"local-sgd": "Local SGD", "diloco": "DiLoCo", "diloco-cosine": "DiLoCo, cosine"},
     **{"muloco": "MuLoCo", "adam-cosine": "Adam, cosine", "local-sgd-cosine": "Local SGD, cosine"},

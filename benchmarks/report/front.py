@@ -29,7 +29,7 @@ def front(rows: Mapping[str, list[Row]]) -> list[Part]:
     measured, projected = (strong[0] if strong else None), _projected(rows["projection"], strong)
     verdict = [_quality(compared), _sooner(links), _scaling(measured, rows["projection"])]
     if measured is not None:
-        verdict += [one.text for one in phase_findings(measured)]
+        verdict += [one.text for one in phase_findings(measured)[:1]]
     sentences = [one for one in verdict if one][:SENTENCES]
     most = max((t for t in compared if t.ours), key=lambda t: len(t.rivals), default=None)
     pictures = [

@@ -43,6 +43,10 @@ name = "ddp-adam"
 batches = [50, 100]
 learning_rates = [3e-3, 1e-2]
 [[methods]]
+name = "ddp-muon"
+batches = [100]
+learning_rates = [1e-2]
+[[methods]]
 name = "adam"
 like = "ddp-adam"
 arguments = ["--optimizer", "adam"]
@@ -196,7 +200,11 @@ def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
     if reason is not None:
         pytest.skip(reason)
     network, ddp = plan.networks[0], plan.method("ddp-adam")
-    for settings in choice.tuning(network, ddp):  # as if tuned, and the minibatch chosen
+    muon = plan.method("ddp-muon")
+    for settings in [
+        *choice.tuning(network, ddp),
+        *choice.tuning(network, muon),
+    ]:  # as if tuned, and the minibatch chosen
         results.add(settings, values(1.0, 1.0 if settings["batch"] == 100 else None))
     arguments = ["network", "--config", str(tmp_path / "plan.toml"), "--out", str(tmp_path)]
     assert main([*arguments, "--repetitions", "1", "--timeout", "60"]) == 0
@@ -206,7 +214,7 @@ def test_runs_between_hosts_reach_the_target_and_are_not_made_twice(
         for row in results.rows()
         if row["settings"]["benchmark"] == "network"
     }
-    assert set(found) == {"apts", "ddp-adam", "adam"}
+    assert set(found) == {"apts", "ddp-adam", "ddp-muon", "adam"}
     for row in found.values():
         assert row["seconds_to_target"] > 0
         assert row["curve"]["test_accuracy"][-1] >= plan.target

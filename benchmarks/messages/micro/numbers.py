@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, geometric_mean, median
 from typing import Any
 
@@ -173,7 +174,7 @@ class Case:
         """Seconds of a call."""
         return statistics.median([np.asarray(self.rows[way][nbytes]["seconds"], dtype=np.float64)])
 
-    @property
+    @cached_property
     def verdicts(self) -> dict[str, dict[int, Verdict]]:
         """Of our layer against mpi4py alone, by way and bytes."""
         bare = self.rows.get("mpi4py", {})

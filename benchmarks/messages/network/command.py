@@ -37,7 +37,7 @@ from benchmarks.harness.options import (
 )
 from benchmarks.harness.results import Row
 from benchmarks.messages.network.plan import (
-    DDP,
+    OUTSIDE,
     UNLIMITED,
     Choice,
     Method,
@@ -117,8 +117,9 @@ def job(
         return [row], "not reached" if seconds is None else f"{seconds:.2f} s"
 
     def arguments(settings: Row) -> Row:
-        if method.name == DDP:
+        if method.name in OUTSIDE:
             return {
+                "optimizer": OUTSIDE[method.name],
                 **{"data": str(shards), "hidden": network.hidden, "epochs": network.epochs},
                 **{"batch": settings["batch"], "lr": settings["lr"]},
                 **{"seed": settings["repetition"], "evaluate_every": every},
@@ -135,7 +136,7 @@ def job(
         return {"line": line, "target": plan.target}
 
     return Job(
-        task=f"benchmarks.messages.network.task:{'ddp' if method.name == DDP else 'ours'}",
+        task=f"benchmarks.messages.network.task:{'ddp' if method.name in OUTSIDE else 'ours'}",
         ranks=runs[0]["hosts"],
         pieces=[
             Piece(

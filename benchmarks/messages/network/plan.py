@@ -13,6 +13,7 @@ from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row, digest
 
 DDP = "ddp-adam"
+OUTSIDE = {DDP: "adam", "ddp-muon": "muon"}  # PyTorch's own, by their optimizers
 UNLIMITED = "unlimited"
 TUNED_ON = 2  # ranks of this machine; the minibatch of all ranks is what counts
 
@@ -22,7 +23,7 @@ class Method:
     """One way to train.
 
     Attributes:
-        name: in tables; "ddp-adam" is PyTorch's. arguments: of our program, for the others.
+        name: in tables; those of OUTSIDE are PyTorch's. arguments: of our program, for the others.
         batches, learning_rates: to be tuned; minibatches of all ranks. None of them: nothing is.
         like: the method whose minibatch and learning rate it takes.
     """

@@ -66,7 +66,7 @@ def ours(comm: Comm, folder: Path, line: list[str], target: float) -> dict[str, 
 
 
 def ddp(comm: Comm, folder: Path, interface: str, **run: Any) -> dict[str, Any]:
-    """PyTorch's own DistributedDataParallel with gloo and Adam, the reference from outside.
+    """PyTorch's own DistributedDataParallel with gloo, the reference from outside.
 
     The network, the data and their order on a rank are as our own runs have them. MPI only starts
     the ranks.
@@ -88,6 +88,7 @@ def _train(
     comm: Comm,
     data: str,
     hidden: str,
+    optimizer: str,
     batch: int,
     lr: float,
     epochs: float,
@@ -98,7 +99,8 @@ def _train(
     """One run on this rank, until the target or the end.
 
     Args:
-        data: folder of the shards. batch: samples of all ranks. evaluate_every: epochs.
+        data: folder of the shards. optimizer: one of OPTIMIZERS. batch: samples of all ranks.
+        evaluate_every: epochs.
     """
     directory, rank, ranks = Path(data), comm.rank, comm.size
     test, part = (read_partition(directory, split, rank, ranks) for split in ("test", "train"))
@@ -107,7 +109,7 @@ def _train(
     module, _ = named.build("mlp", task_of(read_info(directory)), layers, seed=seed)
     n = sum(p.numel() for p in module.parameters())
     network = DistributedDataParallel(module, gradient_as_bucket_view=True)
-    optimizer = torch.optim.Adam(network.parameters(), lr=lr)
+    optimizers = OPTIMIZERS[optimizer](list(module.parameters()), lr)
     own = max(1, batch // ranks)
     # Equal parts, as DistributedSampler makes them: every rank has a minibatch in every step.
     order = iter(Batches(len(y), largest=len(y), batch=own, overlap=0.0, seed=seed, rank=rank))
@@ -118,10 +120,11 @@ def _train(
     for step in range(1, steps + 1):
         start = time.perf_counter()
         chosen = torch.from_numpy(next(order))
-        optimizer.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         inputs, targets = x.index_select(0, chosen), y.index_select(0, chosen)
         F.cross_entropy(network(inputs), targets).backward()
-        optimizer.step()
+        for each in optimizers:
+            each.step()
         spent, epoch, found = time.perf_counter() - start, step * own * ranks / total, None
         if step == steps or epoch - evaluated_at >= evaluate_every:
             evaluated_at, found = epoch, accuracy(module, test)
@@ -133,6 +136,21 @@ def _train(
         **{"parameters": n, "samples": total, "local_steps": None, "rank_batch": own},
         "versions": {"torch": torch.__version__, "backend": "gloo"},
     }
+
+
+def _adam(parameters: list[nn.Parameter], lr: float) -> list[torch.optim.Optimizer]:
+    return [torch.optim.Adam(parameters, lr=lr)]
+
+
+def _muon(parameters: list[nn.Parameter], lr: float) -> list[torch.optim.Optimizer]:
+    """Of all matrices but the last, with updates of Adam's length; Adam for the others."""
+    hidden = [each for each in parameters if each.dim() == 2][:-1]
+    others = [each for each in parameters if not any(each is one for one in hidden)]
+    muon = torch.optim.Muon(hidden, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    return [muon, *_adam(others, lr)]
+
+
+OPTIMIZERS = {"adam": _adam, "muon": _muon}
 
 
 @torch.no_grad()
