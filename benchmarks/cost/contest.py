@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.data.minibatches.batches import Batches
 from apts_mpi.networks import named
-from apts_mpi.networks.losses import criterion, cross_entropy
+from apts_mpi.networks.losses import criterion
 from apts_mpi.networks.task import Task
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import completed
@@ -195,7 +195,8 @@ def recorded(case: Case, solver: str, comm: Comm) -> Contest:
     They do so through the same kind of network: the ratio is what the method adds to its calls.
     """
     torch.set_num_threads(1)
-    own, again = (FlatNetwork(_module(case), cross_entropy) for _ in range(2))
+    loss = criterion(_task(case), device=torch.device("cpu")).plain
+    own, again = (FlatNetwork(_module(case), loss) for _ in range(2))
     xs, ys = _random(case, POOL * case.batch, comm.rank)
     pool = list(zip(xs.split(case.batch), ys.split(case.batch), strict=True))
     numbers, calls = itertools.cycle(range(POOL)), list[Call]()
