@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from apts_mpi.checkpoints.folder import BEST, FOLDER, Checkpoints, set_aside
+from apts_mpi.checkpoints.folder import BEST, FOLDER, Checkpoints, listed, set_aside
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import AgreedError, InputError, writing
 from apts_mpi.files import sealed
@@ -96,8 +96,8 @@ class RunDirectory:
         path: made here. config: complete, so that the run repeats from it. comm: the ranks.
         warn: takes a line; on rank 0 it should show it.
         shared: whether the folder may have something in it: files of a batch job, or an attempt
-            that came to no checkpoint, whose files are set aside. Otherwise that is refused, so
-            that no run is overwritten.
+            that came to no checkpoint, whose files are set aside. Otherwise, and where there are
+            checkpoints of a run that is not resumed, that is refused, so that none is overwritten.
         begun: folder of the run that is resumed here. rows: how many rows of its metrics stand.
 
     Raises:
@@ -122,7 +122,8 @@ class RunDirectory:
             if comm.rank == 0:
                 path.mkdir(parents=True, exist_ok=True)
                 same = begun is not None and begun.exists() and path.samefile(begun)
-                if not (same or shared) and any(path.iterdir()):
+                free = shared and not listed(path / FOLDER)
+                if not (same or free) and any(path.iterdir()):
                     raise InputError(
                         f"--out {path}: is not empty; name a new folder, remove this one, or "
                         f"resume its run: --resume {path}"

@@ -105,7 +105,12 @@ def kept(outcome: Outcome) -> tuple[list[Row], str]:
 
 def job_of(*numbers: int) -> Job:
     pieces = [
-        Piece(settings=[{"n": n}], words=str(n), arguments={"number": n}, keep=kept)
+        Piece(
+            settings=[{"n": n, "optimizer": "sgd"}],
+            words=str(n),
+            arguments={"number": n},
+            keep=kept,
+        )
         for n in numbers
     ]
     return Job(task=f"{__name__}:halves", ranks=1, pieces=pieces)
@@ -130,7 +135,7 @@ def test_the_worker_goes_on_after_a_piece_that_failed(
 @pytest.mark.usefixtures("all_cores")
 def test_a_session_measures_what_is_missing(tmp_path: Path) -> None:
     made = session(tmp_path)
-    made.results.add({"n": 2}, {"half": "old"})
+    made.results.add({"n": 2, "optimizer": "sgd"}, {"half": "old"})
     made.measure([job_of(1, 2, 4)])
     assert {row["settings"]["n"]: row["half"] for row in made.results.rows()} == {2: "old", 4: 2.0}
     assert len(made.failed) == 1
@@ -139,7 +144,7 @@ def test_a_session_measures_what_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("fresh", "left"), [(False, [4]), (True, [2, 4])])
 def test_fresh_measures_again(tmp_path: Path, fresh: bool, left: list[int]) -> None:
     made = session(tmp_path, fresh=fresh)
-    made.results.add({"n": 2}, {"half": 1.0})
+    made.results.add({"n": 2, "optimizer": "sgd"}, {"half": 1.0})
     (job,) = made.missing([job_of(2, 4), job_of(4)])
     assert [piece.settings[0]["n"] for piece in job.pieces] == left
 

@@ -142,6 +142,13 @@ def test_a_batch_job_sets_attempts_aside_that_came_to_no_checkpoint(
     assert read(run / "metrics.jsonl") == [3]
 
 
+def test_an_attempt_leaves_the_checkpoints_of_another_run(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoint/00000007").mkdir(parents=True)
+    with pytest.raises(AgreedError, match="run: is not empty"):
+        make(shared=True)
+    assert os.listdir(tmp_path / "run") == ["checkpoint"]
+
+
 # ---- settings of a run that goes on --------------------------------------------------------------
 
 
