@@ -194,7 +194,7 @@ class Ranks:
         one_of("none", "bf16", "fp16", "int8", "int4"),
         "send corrections in 16, 8 or 4 bits per number, adding what that rounds off to the next "
         "one; where a host has several ranks, with --hierarchical on",
-        usual="int8 of text (spectral, scaled), else none",
+        usual="int8 of text on several ranks (spectral, scaled), else none",
         where=APTS,
         idle=True,
     )

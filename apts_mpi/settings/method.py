@@ -85,7 +85,7 @@ class Method:
         of.STEPS,
         "local steps per outer iteration; 'auto': these, --batch and --compress from the measured "
         "cost of messages and of a gradient evaluation (spectral, scaled)",
-        usual="as many as take some 10,000 samples of all ranks, at least 5 (spectral, scaled); "
+        usual="as many as take --outer-samples, at least 5 (spectral, scaled); "
         "at most 5 (sr1, first-order); 20 (local-sgd, diloco, muloco)",
         where=of.STEPPING,
     )

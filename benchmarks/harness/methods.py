@@ -60,7 +60,7 @@ def note(rows: Iterable[Row]) -> str | None:
     if not old:
         return None
     default, named = TrainConfig().local_solver, {solver(row["settings"]) for row in old}
-    words = ["the default of then" if name == default else str(name) for name in named]
+    words = ["the default at the time" if name == default else str(name) for name in named]
     days = sorted({row.get("date", "an unknown day") for row in old})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (

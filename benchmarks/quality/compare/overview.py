@@ -122,7 +122,7 @@ def earlier() -> str:
         body.append(
             (
                 f"[{name}](../benchmarks/results/{name}.md)",
-                ", ".join("the default of then" if one == default else one for one in solvers),
+                ", ".join("the default at the time" if one == default else one for one in solvers),
                 *(" to ".join(dict.fromkeys((days[0], days[-1]))), len(rows)),
                 f"`python -m benchmarks {command}`",
             )
