@@ -44,7 +44,7 @@ def test_a_row_of_another_version_is_outdated_and_noted() -> None:
     assert note([now, other]) is None
     found = note([now, old, other])
     assert found is not None
-    assert "1 runs with the local solver the default of then (2026-01-02)" in found
+    assert "1 runs with the local solver the default at the time (2026-01-02)" in found
 
 
 def test_what_is_committed_is_of_this_version_or_listed() -> None:
