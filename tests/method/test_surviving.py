@@ -111,10 +111,10 @@ def test_a_death_after_all_have_entered_averaged_has_them_enter_anew() -> None:
 
 def test_a_death_leaves_the_radius_as_cooled() -> None:
     _, optimizer, heard = imitating(steps=8)
-    done = optimizer._method.done
+    done = optimizer._method_now.done
     optimizer._jointly(lambda: None)
     assert heard == [1]
-    assert optimizer._method.done == done > 0
+    assert optimizer._method_now.done == done > 0
 
 
 def test_who_is_to_hear_of_deaths_is_a_function_on_one_rank_too() -> None:
