@@ -99,23 +99,26 @@ train() {
 # Whether the ranks have ended with some of their nodes; the others are then all that there are.
 # mpirun cannot live without a node; the job can, with sbatch --no-kill.
 fewer_nodes() {
-    local node left=() per=$((SLURM_NTASKS / SLURM_JOB_NUM_NODES))
+    local node k=0 tasks total=0 left=() per=() cores=()
     ((status != 3)) && [[ $status != 0 || ! -e $run/summary.json ]] || return 1
     status=$((status ? status : 1)) # mpirun may take the end of its daemons for a good one
     for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
+        # Where they do not come out even, the first nodes have one more.
+        tasks=$(((SLURM_NTASKS + SLURM_JOB_NUM_NODES - 1 - k++) / SLURM_JOB_NUM_NODES))
         if timeout -k 5 30 srun --nodes=1 --ntasks=1 --ntasks-per-node=1 --nodelist="$node" \
             --mpi=none true &>/dev/null; then
-            left+=("$node")
+            left+=("$node") per+=("$tasks") cores+=("$((tasks * OMP_NUM_THREADS))")
+            total=$((total + tasks))
         fi
     done
     ((${#left[@]} && ${#left[@]} < SLURM_JOB_NUM_NODES)) || return 1
     echo "$((SLURM_JOB_NUM_NODES - ${#left[@]})) of $SLURM_JOB_NUM_NODES nodes are lost:" \
         "the run is resumed on ${left[*]}"
-    SLURM_JOB_NODELIST=$(IFS=, && echo "${left[*]}")
-    export SLURM_JOB_NODELIST SLURM_NODELIST=$SLURM_JOB_NODELIST
+    local IFS=,
+    export SLURM_JOB_NODELIST="${left[*]}" SLURM_NODELIST="${left[*]}"
     export SLURM_JOB_NUM_NODES=${#left[@]} SLURM_NNODES=${#left[@]}
-    export SLURM_NTASKS=$((per * ${#left[@]})) SLURM_TASKS_PER_NODE="$per(x${#left[@]})"
-    export SLURM_NPROCS=$SLURM_NTASKS SLURM_JOB_CPUS_PER_NODE="$SLURM_TASKS_PER_NODE"
+    export SLURM_NTASKS=$total SLURM_NPROCS=$total
+    export SLURM_TASKS_PER_NODE="${per[*]}" SLURM_JOB_CPUS_PER_NODE="${cores[*]}"
 }
 
 # Refuse a folder in which another job trains, which may have been queued again meanwhile.

@@ -114,8 +114,7 @@ class Comm(Collectives):
 
     def wished(self, what: int) -> bool:
         """Whether a message has brought such a wish since the last call; on all ranks the same."""
-        heard = bool(self._heard[what])
-        self._heard[what] = False
+        heard, self._heard[what] = bool(self._heard[what]), False
         if heard:
             self._wishes[what] = 0.0
         return heard
@@ -134,28 +133,23 @@ class Comm(Collectives):
         Args:
             now: this rank's clock, in seconds; default ``time.perf_counter``.
         """
+        now, stamp, readings = now or time.perf_counter, np.zeros(1), list[ClockReading]()
         self._enter("read_clock")
-        reading = self._read_clock(now or time.perf_counter)
-        self._leave()
-        return reading
-
-    def _read_clock(self, now: Callable[[], float]) -> ClockReading:
-        stamp = np.zeros(1)
         if self.rank == 0:
             moment = now()  # before any other rank's
+            readings.append(ClockReading(moment, moment, 0.0))
             for rank in range(1, self.size):
                 for _ in range(_ROUNDS):
                     self._mpi.Recv(stamp, source=rank)
                     stamp[0] = now()
                     self._mpi.Send(stamp, dest=rank)
-            return ClockReading(moment, moment, 0.0)
-        readings = []
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if self.rank > 0 else 0):
             sent = now()
             self._mpi.Send(stamp, dest=0)
             self._mpi.Recv(stamp, source=0)
             half = (now() - sent) / 2
             readings.append(ClockReading(sent + half, float(stamp[0]), half))
+        self._leave()
         return min(readings, key=lambda reading: reading.error)
 
     def relay(

@@ -41,13 +41,7 @@ _LAST_STEP = 0xFFFFFFF0  # numbers above are no steps of srun: batch script, int
 def _start() -> Any:
     if "HOME" not in os.environ:  # without which Open MPI does not start
         os.environ["HOME"] = str(_home())
-    late = is_loaded()
     try:
-        import mpi4py
-
-        if tolerates_faults() and not late:
-            mpi4py.rc.finalize = False
-            atexit.register(_end)
         from mpi4py import MPI as started
     except (ImportError, RuntimeError) as error:
         if isinstance(error, ModuleNotFoundError) or "mpi" not in str(error).lower():
@@ -75,7 +69,8 @@ def _end() -> None:
     failed = hasattr(sys, "last_type")
     by = getattr(sys.modules["__main__"], "__spec__", None)
     ends_all = by is not None and by.name.startswith("mpi4py")
-    if not (_left or failed or ends_all or MPI.Is_finalized()):
+    runs = is_loaded() and MPI.Is_initialized() and not MPI.Is_finalized()
+    if runs and not (_left or failed or ends_all):
         MPI.Finalize()
 
 
@@ -89,6 +84,13 @@ def _home() -> Path:
 def is_loaded() -> bool:
     """Whether mpi4py's MPI has been loaded, which starts it."""
     return "mpi4py.MPI" in sys.modules
+
+
+if tolerates_faults() and not is_loaded():  # before anybody starts MPI, the user's own code too
+    import mpi4py
+
+    mpi4py.rc.finalize = False
+    atexit.register(_end)
 
 
 def library_version() -> str:

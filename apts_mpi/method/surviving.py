@@ -42,13 +42,13 @@ class Surviving(TorchOptimizer):
         Raises:
             TypeError: it is no function. RuntimeError: on every rank, where MPI cannot.
         """
-        if heard is None or comm.size == 1:
-            return comm
-        if not callable(heard):
+        if heard is not None and not callable(heard):
             raise TypeError(
                 "on_lost_ranks is no function: give one that takes the rank, the number of ranks "
                 "and of iterations, and cuts the data anew"
             )
+        if heard is None or comm.size == 1:
+            return comm
         try:
             self._survivors = Survivors(comm)
         except RuntimeError as error:
@@ -114,7 +114,7 @@ class Surviving(TorchOptimizer):
         done = self.iterations
         if self.comm.rank == 0:
             head = loss.head(f"iteration {done + 1}")
-            what = f"what of iteration {done + 1} was done, and {self._method.LOST_ON_RESIZE}"
+            what = f"what was done of iteration {done + 1}, and {self._method.LOST_ON_RESIZE}"
             log.warning("%s go on after iteration %d; lost: %s", head, done, what)
         self._heard(self.comm.rank, self.comm.size, done)
 
@@ -129,14 +129,17 @@ class Surviving(TorchOptimizer):
         self, model: nn.Module | None = None, batches: Iterable[Any] = ()
     ) -> Iterator[None]:
         """As the base class's."""
-        averaged = super().averaged
+        averaged, stack = super().averaged, ExitStack()
 
-        def entered() -> ExitStack:
-            with ExitStack() as stack:
-                stack.enter_context(averaged(model, batches))
-                return stack.pop_all()
+        def enter() -> None:
+            stack.close()  # where another rank has died after this one had entered
+            stack.enter_context(averaged(model, batches))
 
-        with entered() if model is None else self._jointly(entered):
+        with stack:
+            if model is None:
+                enter()
+            else:
+                self._jointly(enter)
             yield
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

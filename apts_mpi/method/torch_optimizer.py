@@ -96,6 +96,8 @@ class TorchOptimizer(torch.optim.Optimizer):
         flat = FlatParameters(self._everything, self._spans())
         several = self.comm.size > 1
         method = self._kind(flat, comm=self.comm, **self._options)
+        if self._method is not None:
+            method.done = self._method.done
         take_rank_zeros(flat.frozen, self.comm)
         self._method, self._trained = method, [p for p in self._everything if p.requires_grad]
         self._closures = Closures(

@@ -23,6 +23,7 @@ import numpy as np
 
 from apts_mpi.checkpoints.folder import FOLDER, Checkpoint
 from apts_mpi.checkpoints.state_file import State, from_bytes, to_bytes
+from apts_mpi.comm import job
 from apts_mpi.comm.communicator import STOP, Comm
 from apts_mpi.comm.elastic import Guarded, die
 from apts_mpi.comm.elastic_watch import ElasticWatch, Left, Process
@@ -154,6 +155,8 @@ class ElasticRun:
                 pass
             except AgreedError as error:
                 if self._facts is None:  # about flags, by ranks that may not know of --elastic
+                    # None agrees; one that has seen a death may wait for this one to end.
+                    job.shrunk(self.comm.rank, self.comm.size)
                     raise
                 outcome = error
             if self._watch is not None:

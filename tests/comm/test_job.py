@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +146,21 @@ def test_ranks_that_do_not_find_each_other_end_with_one_line(
     monkeypatch.setenv(ALONE, "1")
     assert launch(0, *flags).status == 0
     assert (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("mpi", ["", "from mpi4py import MPI"])
+def test_an_mpi_that_tolerates_faults_is_ended_here_whoever_starts_it(mpi: str) -> None:
+    program = f"""import atexit, sys
+def told():
+    mpi = sys.modules.get("mpi4py.MPI")
+    print(mpi and mpi.Is_finalized())
+atexit.register(told)
+from apts_mpi import Watch
+{mpi}
+import mpi4py
+print(mpi4py.rc.finalize)
+"""
+    environment = {**os.environ, "OMPI_MCA_mpi_ft_enable": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.stdout.split() == ["False", "True" if mpi else "None"], done.stderr

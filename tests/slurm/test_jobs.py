@@ -295,3 +295,22 @@ def has_signal(pid: int) -> bool:
 
 def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in metrics]
+
+
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [("a", "2 2 2 8"), ("b", "3 3 3 12"), ("none of them", "")],
+)
+def test_the_nodes_that_are_left_have_the_ranks_they_had(lost: str, left: str) -> None:
+    """Of five ranks on two nodes, four cores each: the numbers that launchers look at."""
+    program = f"""
+source <(sed -n '/^fewer_nodes/,/^}}/p' jobs/common.sh)
+scontrol() {{ echo a b; }}
+timeout() {{ [[ " $* " != *" --nodelist={lost} "* ]]; }}
+status=1 run=. SLURM_JOB_NODELIST=a,b SLURM_JOB_NUM_NODES=2 SLURM_NTASKS=5 OMP_NUM_THREADS=4
+fewer_nodes >&2 || exit 0
+echo "$SLURM_NTASKS $SLURM_NPROCS $SLURM_TASKS_PER_NODE $SLURM_JOB_CPUS_PER_NODE"
+"""
+    command = ["bash", "-euc", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout.strip()) == (0, left), done.stderr

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from apts_mpi.comm import job
+from apts_mpi.comm.elastic import Guarded
+from apts_mpi.comm.job import MPI
+from apts_mpi.errors import AgreedError
+from apts_mpi.training.console import Console
+from apts_mpi.training.recovery import ElasticRun
+from apts_mpi.training.signals import StopSignals
 from tests.conftest import MPIRUN, Launch
 from tests.faults.elastic_runs import Elastic, ElasticFaults, table
 
@@ -97,3 +105,15 @@ def test_survivors_go_the_very_way_of_a_run_resumed_on_as_many_ranks(
     # The fourth was evaluated on fewer parts, whose sums may round in another way.
     same = [(row["loss"], row["radius"]) for row in found[:4]]
     assert same == [(row["loss"], row["radius"]) for row in expected[:4]]
+
+
+def test_an_error_about_flags_ends_a_rank_without_mpis_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may wait for one that has seen a death, as that one does for it to agree."""
+    ended = list[int]()
+    monkeypatch.setattr(job, "_left", [])
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(Guarded, "world", lambda: Guarded(MPI.COMM_SELF.Dup()))
+    with StopSignals() as signals, pytest.raises(AgreedError, match="--trace"):
+        ElasticRun({"elastic": True, "trace": "trace"}, None, signals, Console).run()
+    job.leave(2)
+    assert ended == [2]
