@@ -156,8 +156,7 @@ def _train(values: dict[str, Any], comm: Comm | None, error: InputError | None) 
         else:
             ranks = _comm(alone=False) if comm is None else comm
             ranks.agree(error)
-            if comm is None:  # as ElasticRun does
-                ranks.require_same("settings", ["elastic = false"])
+            ranks.require_same("settings", ["elastic = false"])  # as ElasticRun does
             signals.ask = lambda: ranks.wish(STOP)
             console = _console(ranks)
             if why:

@@ -117,11 +117,11 @@ def test_report(tmp_path: Path, fake: FakeMpi) -> None:
     assert called(tmp_path) == 0
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     lines = {tuple(line[:2]): line for line in cells_of(text) if len(line) > 9}
-    adam = lines["adam", "any"]
+    adam = lines["Adam", "any"]
     assert adam[2:4] == ["90.00 [90.00, 90.00]", "3"]
     assert adam[7:12] == ["0.01", "400", "-", "diverged", "6"]
-    assert lines["local-sgd", "2"][7:12] == ["0.1", "100", "5", "70.00", "1"]
-    assert lines["apts", "2"][2:6] == ["70.00 [70.00, 70.00]", "3", "3.5", "6"]
+    assert lines["Local SGD", "2"][7:12] == ["0.1", "100", "5", "70.00", "1"]
+    assert lines["APTS", "2"][2:6] == ["70.00 [70.00, 70.00]", "3", "3.5", "6"]
     assert "compare_small.png" in text
     assert (tmp_path / "out" / "compare_small.png").stat().st_size > 1000
 

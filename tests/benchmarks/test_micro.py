@@ -187,8 +187,8 @@ def test_the_osu_table() -> None:
     found = sizes(Case(Place(2, 1, "none"), "allreduce", "yield", table))
     assert list(found.header)[:6] == ["bytes", "through", "average, µs", "least", "most", "calls"]
     one, two = (list(map(str, line)) for line in found.rows)
-    assert one[:7] == ["4", "mpi4py", "3.00", "1.00", "6.00", "3", "2.00 [1.00, 6.00]"]
-    assert two[:6] == ["4", "comm", "4.00", "3.00", "6.00", "3"]
+    assert one[:7] == ["4", "mpi4py alone", "3.00", "1.00", "6.00", "3", "2.00 [1.00, 6.00]"]
+    assert two[:6] == ["4", "apts_mpi", "4.00", "3.00", "6.00", "3"]
     assert two[7].startswith("+1.0 [")
 
 
@@ -300,7 +300,7 @@ def test_two_ranks_measure_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert {"versions", "date", "commit", "cores", "load"} < set(one)
     text = (tmp_path / "micro.md").read_text(encoding="utf-8")
     assert "Hockney" in text
-    assert "| 104,488 | message" in text
+    assert "| 104,488 | apts_mpi, vector with scalars" in text
     capsys.readouterr()
     assert main(command) == 0  # nothing is left to be done
     assert "[1/" not in capsys.readouterr().out
