@@ -13,7 +13,6 @@ from benchmarks.harness.results import Row
 EARLIER: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spectral",),
     "corrections": ("sr1",),
-    "cost": ("scaled", "sr1"),
     "gpu": ("spectral",),
     "large_n": ("spectral",),
     "network": ("spectral",),
