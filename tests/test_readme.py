@@ -48,10 +48,10 @@ def test_the_figure_shows_what_was_measured(ground: str) -> None:
 
 def test_what_it_says_of_the_peers_was_measured() -> None:
     text, resnet = entries("beyond", "transformer"), entries("beyond", "resnet")
-    mnist = entries("compare", "mnist")
+    mnist, digits = entries("compare", "mnist"), entries("compare", "digits")
     (said,) = re.findall(r"reaches (\S+)\s+nats against (\S+) on", README)
     assert said == (f"{text['muon'].mean:.3f}", f"{text['apts'].mean:.3f}")
-    for name, of in (("the ResNet", resnet), ("MNIST", mnist)):
+    for name, of in (("the ResNet", resnet), ("the digits", digits)):
         (said,) = re.findall(rf"(\S+) against (\S+) % on\s+{name}", README)
         assert said == (f"{of['muon'].mean:.1f}", f"{of['apts'].mean:.1f}")
 
