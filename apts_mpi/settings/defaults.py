@@ -37,8 +37,13 @@ FEWEST, SHORT = 16, 10
 def outer_samples(context: int | None, network: str = "mlp") -> int:
     """Of all subdomains between two messages; context: tokens of one, of text."""
     if context is None:
-        return OUTER_IMAGES.get(network.partition(":")[0], OUTER_SAMPLES)
+        return OUTER_IMAGES.get(_family(network), OUTER_SAMPLES)
     return max(OUTER_TOKENS // context, 1)
+
+
+def _family(network: str) -> str:
+    """Where it comes from, or its own name."""
+    return network.partition(":")[0]
 
 
 def plan(
@@ -108,8 +113,8 @@ def completed(
         batch = least if batch is None else batch
     else:
         subdomains, outer = ranks * c.subdomains_per_rank, c.outer_samples
-        if outer is None and outer_samples(context, c.network) < outer_samples(context):
-            outer = outer_samples(context, c.network)
+        if outer is None and context is None:
+            outer = OUTER_IMAGES.get(_family(c.network))
         batch, steps = plan(
             subdomains, samples, outer=outer, context=context, batch=batch, steps=steps
         )

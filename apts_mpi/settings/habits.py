@@ -19,9 +19,7 @@ _INSTEAD = {
     ("warmup-steps", "warmup-ratio", "warmup-epochs", "warmup-iters"): (
         "use --warmup, percent of --epochs, with a baseline"
     ),
-    ("weight-decay", "wd", "decay", "l2"): (
-        "there is none yet; a network of your own may add a penalty to its loss (docs/networks.md)"
-    ),
+    ("wd", "decay", "l2"): "use --weight-decay",
     ("num-epochs", "n-epochs", "max-epochs", "num-train-epochs", "e"): "use --epochs",
     ("steps", "max-steps", "num-steps", "max-iter", "max-iters", "iters"): (
         "use --iterations (outer ones), or --epochs"
