@@ -92,6 +92,7 @@ def test_flags_that_are_not_shown_are_taken() -> None:
         ("--num-workers 2", "--threads sets threads per rank"),
         ("--nproc-per-node 2", "mpirun -n RANKS"),
         ("--batch_size 2", "use --batch"),
+        ("--wd 0.1", "use --weight-decay"),
         ("trian --epochs 3", "trian: no such command; did you mean train?"),
         ("bogus", "commands are train, shard, inspect, evaluate, predict, plot, export"),
         ("evalute run", "did you mean evaluate?"),
