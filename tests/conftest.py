@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import shutil
 import signal
@@ -27,7 +28,9 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 MPIRUN = shutil.which("mpirun")
 PYTHON = sys.executable  # that starts plainly, also where ``all_cores`` is used
-NO_LISTENER = 213  # the status of an mpirun that now and then finds no thread to listen with
+# Where mpirun has its files. By default that is a folder named by its process number, and a killed
+# one leaves it: an mpirun with the same number does not start then.
+SESSIONS = "PRTE_MCA_prte_tmpdir_base"
 
 LIMIT = 180.0  # seconds for a job; most take one, but other programs may have the machine
 
@@ -72,6 +75,8 @@ ON_DEVICE |= {"test_noisy_rule", "test_stochastic"}
 ON_DEVICE |= {f"test_stochastic_{part}" for part in ("luck", "radius", "state")}
 
 
+_numbers = itertools.count()
+
 # Files that take ten seconds or more, the longest of ranks and of one process in turns: they are
 # begun first, so that none is left alone at the end.
 LONG_FILES = (
@@ -105,6 +110,15 @@ def on_device(request: pytest.FixtureRequest) -> Iterator[None]:
         return
     with DEVICE:
         yield
+
+
+@pytest.fixture(autouse=True)
+def sessions_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed mpirun leaves is in no other test's way."""
+    base = tmp_path_factory.getbasetemp() / "sessions" / str(next(_numbers))
+    monkeypatch.setenv(SESSIONS, str(base))
 
 
 @pytest.fixture(scope="session")
@@ -160,18 +174,7 @@ def all_cores(
 
 
 def finished(command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> Finished:
-    """Run a command to its end; all of it is killed, and the test fails, where it takes longer.
-
-    It is run again where the launcher itself did not start.
-    """
-    for _ in range(2):
-        done = _finished(command, cwd, env, timeout)
-        if done.status != NO_LISTENER or "listener thread failed" not in done.err:
-            return done
-    return _finished(command, cwd, env, timeout)
-
-
-def _finished(command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> Finished:
+    """Run a command to its end; all of it is killed, and the test fails, where it takes longer."""
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

