@@ -106,7 +106,7 @@ def radius_bounds_correction() -> None:
             momentum=0.9,
         )
         longest = 0.0
-        for _ in range(8):
+        for _ in range(4):
             radius = apts.radius
             apts.step(closure_over(module, x[part], y[part]), samples=part.stop - part.start)
             s = apts.state_dict()["step"].double()

@@ -144,7 +144,7 @@ def rank_without_samples() -> None:
         rank = Rank(comm, indices)
         with torch.no_grad():
             first = float(F.cross_entropy(rank.module(rank.x[whole]), rank.y[whole]))
-        for _ in range(15):
+        for _ in range(8):
             rank.step()
         with torch.no_grad():
             last = float(F.cross_entropy(rank.module(rank.x[whole]), rank.y[whole]))
@@ -183,7 +183,7 @@ def accuracy(rank: Rank) -> float:
         return float((rank.module(x).argmax(1) == y).float().mean())
 
 
-def trained_to(spoil: Spoil, samples: tuple[Tensor, Tensor], iterations: int = 25) -> float:
+def trained_to(spoil: Spoil, samples: tuple[Tensor, Tensor], iterations: int = 12) -> float:
     """Accuracy after some iterations over minibatches of 32 of these samples."""
     comm = Comm()
     rng = np.random.default_rng(comm.rank)
