@@ -16,31 +16,32 @@ from apts_mpi.errors import AgreedError
 from apts_mpi.training.loop import Training
 from tests.training.digit_runs import begin, go_on, rows
 
+SHORT = ["--local-steps", "7"]
 WAYS = {
-    "scaled": ["--batch", "60", "--local-steps", "7"],
-    "int4": ["--compress", "int4", "--batch", "60", "--local-steps", "7"],
-    "spectral": ["--local-solver", "spectral", "--epochs", "20", "--local-steps", "7"],
+    "scaled": ["--batch", "60", *SHORT],
+    "int4": ["--compress", "int4", "--batch", "60", *SHORT],
+    "spectral": ["--local-solver", "spectral", "--epochs", "20", *SHORT],
     "sr1": ["--local-solver", "sr1", "--batch", "100"],
     "whole": ["--local-solver", "sr1"],
     "halves": ["--local-solver", "sr1", "--batch", "400"],  # on three ranks; on four all of a part
     "first-order": ["--local-solver", "first-order", "--norm", "inf", "--window", "3"],
     "adam": ["--optimizer", "adam"],
     "sgd": ["--optimizer", "sgd", "--lr", "0.05"],
-    "local-sgd": ["--optimizer", "local-sgd"],
-    "diloco": ["--optimizer", "diloco"],
+    "local-sgd": ["--optimizer", "local-sgd", *SHORT],
+    "diloco": ["--optimizer", "diloco", *SHORT],
     **{
         name: ["--optimizer", name, "--epochs", "4", "--schedule", "cosine", "--warmup", "25"]
         for name in ("adamw", "muon", "schedule-free")
     },
     "prodigy": ["--optimizer", "prodigy", "--lr", "3"],  # else it has hardly moved by the end
-    "muloco": ["--optimizer", "muloco", "--epochs", "50", "--schedule", "wsd", "--warmup", "10"],
+    "muloco": ["--optimizer", "muloco", *"--epochs 20 --schedule wsd --warmup 10".split(), *SHORT],
 }
 for name, package in {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}.items():
     if find_spec(package) is None:  # of an extra
         del WAYS[name]
 ELSEWHERE = ["scaled", "sr1", "halves", "adam", "local-sgd", "diloco", "muon", "muloco"]
 ELSEWHERE += [name for name in ("schedule-free", "prodigy") if name in WAYS]
-ITERATIONS, STOPPED = 6, 3
+ITERATIONS, STOPPED = 5, 3
 
 
 def stopped(training: Training, iteration: int) -> str:
@@ -94,11 +95,13 @@ def leave_for_others() -> None:
 
 def go_on_elsewhere() -> None:
     """From the same iterate, radius and place on another number of ranks; and it trains on."""
-    for name in ELSEWHERE:
-        comm = Comm()
+    comm = Comm()
+    for name in ELSEWHERE[
+        :: 1 if comm.size < 3 else 2
+    ]:  # some do where there are ranks without a state
         out = f"{name}-on-{comm.size}"
         before = rows(f"{name}-left")
-        training = go_on(f"{name}-left", out=out, iterations=8)
+        training = go_on(f"{name}-left", out=out, iterations=6)
         assert training.progress.iterations == STOPPED
         assert np.array_equal(
             training.built.network.vector.numpy(), np.load(f"{name}-vector-0.npy")
@@ -110,12 +113,12 @@ def go_on_elsewhere() -> None:
         summary = training.run()
         after = rows(out)
         assert after[:STOPPED] == before
-        assert len(after) == summary["outer_iterations"] == 8
+        assert len(after) == summary["outer_iterations"] == 6
         assert summary["train_loss"] < before[0]["loss"]
         # What goes on from there is a run like any other: on as many ranks bit for bit.
         if name == "scaled":
-            again = go_on(out, iterations=10)
-            twice = go_on(out, iterations=10, out=f"{out}-twice")
+            again = go_on(out, iterations=8)
+            twice = go_on(out, iterations=8, out=f"{out}-twice")
             again.run()
             twice.run()
             assert torch.equal(again.built.network.vector, twice.built.network.vector)
