@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,29 +13,7 @@ import pytest
 from benchmarks.harness.jobs import MPIRUN_MISSING, RunFailed, launcher
 from benchmarks.harness.results import KEPT, Row
 
-ROOT = Path(__file__).resolve().parents[2]
 needs_mpirun = pytest.mark.skipif(launcher() is None, reason=MPIRUN_MISSING)
-
-
-def run(*arguments: str | Path, timeout: float = 100) -> subprocess.CompletedProcess[str]:
-    """``python ARGUMENTS`` in the checkout; whatever it started ends with it."""
-    process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGINT)  # the benchmark ends its own mpirun
-        process.communicate(timeout=30)
-        raise
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

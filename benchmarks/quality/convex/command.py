@@ -93,7 +93,7 @@ def _plot(path: Path, rows: list[Row], name: str, label: str) -> None:
         return  # of an earlier version, which drew while it measured
     shared: dict[str, Any] = {"sharex": "row", "sharey": name == "loss"}
     figure, axes = figures.panels(len(PROBLEMS), len(METHODS), (10, 8.5), **shared)
-    looks = dict(zip(RADII, zip(figures.COLOURS, figures.STYLES, strict=True), strict=True))
+    looks = dict(zip(RADII, zip(figures.COLOURS, figures.STYLES, strict=True), strict=False))
     for row in rows:
         s = row["settings"]
         ax = axes[list(PROBLEMS).index(s["problem"]), list(METHODS).index(s["method"])]
