@@ -1,14 +1,14 @@
 """APTS: a trust-region method preconditioned nonlinearly by the subdomains' own steps.
 
-N subdomains, one or several per rank; subdomain d's batch has b_d samples, weight
-w_d = b_d / sum b. With f = sum w_d f_d, one outer iteration from theta_k, radius Delta, is (arXiv
+N subdomains, one or several per rank; subdomain i's batch has b_i samples, weight
+w_i = b_i / sum b. With f = sum w_i f_i, one outer iteration from theta_k, radius Delta, is (arXiv
 2502.05133; comments refer to the numbers):
 
-1. f_d, g_d on the subdomain's batch; one Allreduce gives f and g.
-2. Local objective, first-order consistent: f_d(theta) + <g - g_d, theta - theta_k>.
+1. f_i, g_i on the subdomain's batch; one Allreduce gives f and g.
+2. Local objective, first-order consistent: f_i(theta) + <g - g_i, theta - theta_k>.
 3. At most five local trust-region steps, all inside a ball around theta_k.
 4. The corrections join by one Allreduce, the local reductions in the same message. "sum": ball of
-   radius w_d Delta (Delta/N for equal parts), corrections summed; "average": ball of radius Delta,
+   radius w_i Delta (Delta/N for equal parts), corrections summed; "average": ball of radius Delta,
    corrections averaged by weight; "adaptive": ball of radius Delta/a, a times the average, where
    the relaxation a >= 1 follows rho as Delta does. A share of the last accepted correction is
    added (momentum.py; not in the paper). All keep |s| <= Delta.

@@ -184,7 +184,7 @@ class GradientAveraging(Baseline):
 class LocalSteps(Baseline):
     """H inner steps on the rank's own minibatches, then an outer step along the mean way back.
 
-    The outer gradient is theta_k - sum w_d theta_d, w_d the rank's share of the samples of the
+    The outer gradient is theta_k - sum w_i theta_i, w_i the rank's share of the samples of the
     iteration. A rank takes no step on a minibatch without samples.
 
     Args:

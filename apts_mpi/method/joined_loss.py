@@ -11,7 +11,7 @@ from apts_mpi.method.subdomain import BatchSubdomain
 
 
 class JoinedLoss:
-    """f = sum w_d f_d at the present parameters, w_d = b_d / sum b of the subdomains' batches.
+    """f = sum w_i f_i at the present parameters, w_i = b_i / sum b of the subdomains' batches.
 
     The joined vector of the messages has two uses, one after the other: it is the gradient where
     the loss was evaluated last, then the sum of the corrections.
@@ -47,9 +47,9 @@ class JoinedLoss:
         return not self.draws and all(subdomain.repeats for subdomain in self._subdomains)
 
     def evaluate(self, *, with_gradient: bool) -> float:
-        """f at the present parameters, one message; it is not finite where any f_d is not.
+        """f at the present parameters, one message; it is not finite where any f_i is not.
 
-        With the gradient, g_d is left in each subdomain and the joined one in ``gradient``.
+        With the gradient, g_i is left in each subdomain and the joined one in ``gradient``.
         """
         joins = with_gradient and self.joins_gradients
         for k, subdomain in enumerate(self._subdomains):
@@ -75,7 +75,7 @@ class JoinedLoss:
 
     def adopt(self, *, with_gradient: bool) -> None:
         """What was evaluated last belongs to the iterate: losses, and gradients with the shifts."""
-        if with_gradient:  # of 0, where they are not joined, g less the shift is exactly g_d
+        if with_gradient:  # of 0, where they are not joined, g less the shift is exactly g_i
             self.g.copy_(self.gradient) if self.joins_gradients else self.g.zero_()
         for subdomain in self._subdomains:
             subdomain.loss = subdomain.trial

@@ -38,13 +38,13 @@ class APTSOptions:
             consistent; on, as in the paper.
         norm: "2" or "inf" (first order only) of the trust regions.
         join: "sum" (the paper's), "average", or "adaptive" relaxation of the corrections, which
-            needs no choice by the number of subdomains (docs/method.md).
+            needs no choice by the number of subdomains (docs/decisions.md).
         global_step: whether step 6 is taken; on, as in the paper.
         radius: initial Delta in the units of the norm; by default searched at the first step.
         window: how many of the last losses the reference of rho is the largest of; 1 is monotone,
             as in Conn, Gould, Toint 2000, Alg. 6.1.1.
         momentum: share of the last accepted correction added to the next one, 0 to below 1. Not in
-            the paper; measured (docs/method.md). It needs g, so that without consistency and
+            the paper; measured (docs/decisions.md). It needs g, so that without consistency and
             global step there is none.
         memory: pairs that an L-SR1 model keeps, 1 to 10; 5, as is usual (Nocedal and Wright 2006,
             section 7.2).
@@ -109,7 +109,7 @@ class APTSOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticOptions:
-    """Options of ``StochasticAPTS``; the defaults were measured (docs/method.md).
+    """Options of ``StochasticAPTS``; the defaults were measured (docs/trials.md).
 
     Attributes:
         local_solver: "spectral" (hidden matrices have the spectral norm, all else a diagonal
@@ -125,8 +125,8 @@ class StochasticOptions:
             them. Decoupled, as AdamW's (Loshchilov and Hutter, arXiv 1711.05101); off.
         cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0, where the
             length of the run is known; 0.25 with "spectral", 0 with "scaled".
-        averaging: how much more late iterates weigh in the average: the k-th enters with weight
-            (1 + averaging) / (k + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
+        averaging: how much more late iterates weigh in the average: the j-th enters with weight
+            (1 + averaging) / (j + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
             mean, infinity the last iterate alone.
         rule: when corrections are taken and how Delta follows.
         compress: how corrections are sent: "none", or "bf16", "fp16", "int8", "int4"

@@ -3,18 +3,18 @@
 N subdomains, one or several per rank; Delta is the radius of a local step (metric.py). One
 outer iteration from theta_k is (docs/method.md has the reasons; comments refer to the numbers):
 
-1. Local steps take every subdomain d from theta_k to theta_d, each step on a fresh minibatch of its
+1. Local steps take every subdomain i from theta_k to theta_i, each step on a fresh minibatch of its
    data (trust_region/scaled.py), the first on the gradient that the last control batch has left.
-2. One Allreduce joins the corrections, n_d the samples that subdomain d has seen:
-   d_k = sum n_d (theta_d - theta_k) / sum n_d, which with the option ``shared`` also becomes the
+2. One Allreduce joins the corrections, n_i the samples that subdomain i has seen:
+   d_k = sum n_i (theta_i - theta_k) / sum n_i, which with the option ``shared`` also becomes the
    first moment of every subdomain's next steps. s_k is d_k, or more with momentum (momentum.py).
-3. The control batch c, each subdomain's next minibatch, which no correction has seen:
-   a = f_c(theta_k) - f_c(theta_k + s_k) and the slope e = <g_c(theta_k + s_k), s_k>. The loss along
-   s_k as a parabola has the slope -p at theta_k and so promises p = 2 a + e.
-4. theta_k + s_k is accepted where f_c there is at most F + (F - F'), F the largest and F' the least
-   f_c(theta) of the last few iterations; otherwise theta_k is restored bit for bit, and u = 0.
-5. Delta follows rho = a / p, both smoothed; a rejection halves it for a few iterations.
-6. The iterates' average, the k-th accepted one entering with the weight (1 + h) / (k + h), h the
+3. The control batch C, each subdomain's next minibatch, which no correction has seen:
+   ared = f_C(theta_k) - f_C(theta_k + s_k) and the slope <g_C(theta_k + s_k), s_k>. The loss along
+   s_k as a parabola has the slope -pred at theta_k, and so predicts pred = 2 ared + slope.
+4. theta_k + s_k is accepted where f_C there is at most F + (F - F'), F the largest and F' the least
+   f_C(theta_k) of the last few iterations; otherwise theta_k is restored bit for bit, and u = 0.
+5. Delta follows rho = ared / pred, both smoothed; a rejection halves it for a few iterations.
+6. The iterates' average, the j-th accepted one entering with the weight (1 + h) / (j + h), h the
    option ``averaging`` (arXiv 1212.1824), is what ``averaged`` puts into the network.
 
 Messages of an outer iteration: one vector of length n, one of scalars. The first one also
@@ -128,7 +128,7 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
             now.known = True
         radius = now.radius * self.options.cooling(self.done)
 
-        # 1. each subdomain's local steps; then f_c(theta_k) of 3., to ride in the same message
+        # 1. each subdomain's local steps; then f_C(theta_k) of 3., to ride in the same message
         rows = list[tuple[float, ...]]()
         for k, subdomain in enumerate(self._subdomains):
             self.turn = k
@@ -196,7 +196,7 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
             subdomain.loss = subdomain.evaluate(with_gradient=True)
 
     def _evaluate_trial(self, s: Tensor, controlled: float) -> tuple[float, float]:
-        """f_c and the slope along s (n,), here, over the samples of all control batches.
+        """f_C and the slope along s (n,), here, over the samples of all control batches.
 
         The gradients serve the next iteration's steps.
         """

@@ -25,9 +25,9 @@ class Subdomain:
     """What subdomains of both methods have.
 
     Attributes:
-        samples: b_d of the batch, which may be 0.
-        loss: f_d at the iterate.
-        gradient: (n,) float32, g_d where it was evaluated last; the flat one itself where the
+        samples: b_i of the batch, which may be 0.
+        loss: f_i at the iterate.
+        gradient: (n,) float32, g_i where it was evaluated last; the flat one itself where the
             subdomain is alone on its rank.
     """
 
@@ -42,7 +42,7 @@ class Subdomain:
         self._objective, self.samples = batch
 
     def loss_here(self, with_gradient: bool) -> float:
-        """f_d at the present parameters; g_d is left in the flat gradient where wanted."""
+        """f_i at the present parameters; g_i is left in the flat gradient where wanted."""
         if self.samples == 0:
             if with_gradient:
                 self._flat.gradient.zero_()
@@ -50,7 +50,7 @@ class Subdomain:
         return self._messages.evaluate(self._objective, self.samples, with_gradient=with_gradient)
 
     def evaluate(self, *, with_gradient: bool) -> float:
-        """f_d at the present parameters, and with the gradient ``gradient``."""
+        """f_i at the present parameters, and with the gradient ``gradient``."""
         loss = self.loss_here(with_gradient)
         if with_gradient and self.gradient is not self._flat.gradient:
             self.gradient.copy_(self._flat.gradient)
@@ -73,10 +73,10 @@ class BatchSubdomain(Subdomain):
         consistency: whether its local objective is made first-order consistent.
 
     Attributes:
-        weight: w_d, known from the first evaluation of a batch on.
+        weight: w_i, known from the first evaluation of a batch on.
         draws: whether the loss was seen to draw random numbers.
-        trial: f_d where it was evaluated last.
-        shift: (n,) float32, consistency term ``g - g_d`` at the iterate.
+        trial: f_i where it was evaluated last.
+        shift: (n,) float32, consistency term ``g - g_i`` at the iterate.
         solver, radius: of the local steps; NaN before the first.
     """
 

@@ -129,7 +129,7 @@ class LocalResult:
 
 
 class LocalSolver:
-    """At most ``steps`` trust-region steps on ``f_d(theta) + <shift, theta - theta_k>``.
+    """At most ``steps`` trust-region steps on ``f_i(theta) + <shift, theta - theta_k>``.
 
     Args:
         vector: (n,) float32, the parameters; they are moved and left at the last trial point.
@@ -171,10 +171,10 @@ class LocalSolver:
         """Take the steps; ``correction`` holds their sum.
 
         Args:
-            objective: the rank's own loss f_d on its batch.
-            start: (n,) theta_k. loss: f_d(theta_k).
+            objective: the rank's own loss f_i on its batch.
+            start: (n,) theta_k. loss: f_i(theta_k).
             gradient: (n,) gradient of the local objective at theta_k; known, not evaluated again.
-            shift: (n,) consistency term ``g - g_d``; None leaves it out.
+            shift: (n,) consistency term ``g - g_i``; None leaves it out.
             radius: of the first step. ball: bound on the norm of the correction.
         """
         d, q, p = self.correction, self._q, self._p

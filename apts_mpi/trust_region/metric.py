@@ -1,22 +1,22 @@
 """The norms that bound a local step, and the step that each makes of a gradient.
 
 m and v are running averages of the rank's gradients and of their squares, corrected for their start
-at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps).
+at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps). Delta is the radius.
 
-1. The diagonal metric: the linear model <m, p> in the ball ``|p|_D <= r |m|_{1/D}``, whose radius
-   follows the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser is
-   ``p = -r m / (sqrt(v) + eps)``.
-2. The spectral norm: each hidden matrix has a norm of its own. <u, P> in the ball
-   ``|P|_2 <= r q rho``, |.|_2 the largest singular value and rho = c sqrt(max(rows, columns)), is
-   least at ``P = -r q rho U V^T``, U V^T the polar factor of u = 0.9 m + 0.1 g (polar.py;
-   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square c q r,
-   so that one r bounds all blocks: the whole step is the minimiser in the ball of the norm
-   ``max_i |P_i|_i / (q_i rho_i) <= r``, whose other blocks are as in 1. As there the radius follows
-   the gradient: q = min(1, |m|^2 / (part^2 w)), w the running average of |m|^2, in the
-   Frobenius norm. Noise, which is in both, does not shorten a step.
+1. The diagonal metric: the linear model <m, p> in the ball ``|p|_D <= Delta |m|_{1/D}``, whose
+   radius follows the gradient (as in Curtis, Scheinberg and Shi, arXiv 1712.10277); its minimiser
+   is ``p = -Delta m / (sqrt(v) + eps)``.
+2. The spectral norm: each hidden matrix has a norm of its own. <G, P> in the ball
+   ``|P|_2 <= Delta q R``, |.|_2 the largest singular value and R = 0.4 sqrt(max(rows, columns)), is
+   least at ``P = -Delta q R polar(G)``, G = 0.9 m + 0.1 g with m not corrected (polar.py;
+   Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square 0.4 q Delta,
+   so that one Delta bounds all blocks: the whole step is the minimiser in the ball of the norm
+   that is the largest of ``|P|_2 / (q R)`` and of the norms in 1. As there the radius follows the
+   gradient: q = min(1, |m|^2 / (b^2 z)), z the running average of |m|^2, in the Frobenius norm.
+   Noise, which is in both, does not shorten a step.
 
-Parameters may have a factor on r of their own, and a decay w: then a step multiplies them by
-``1 - r w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
+Parameters may have a factor on Delta of their own, and a decay w: then a step multiplies them by
+``1 - Delta w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch.optim.adam import adam
 from apts_mpi.trust_region.polar import polar_factors
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
-SPECTRAL = 0.4  # c; measured (docs/method.md)
+SPECTRAL = 0.4  # of R; measured (docs/trials.md)
 
 
 class Matrix(Protocol):
@@ -79,11 +79,11 @@ class Metric:
             diagonal metric.
         spans: of the parameters, in order and up to the last one; by default all are alike.
         every: so many steps a hidden matrix has the same polar factor.
-        part: of its moment's usual length, from which on its steps have their full length.
+        part: b, of its moment's usual length, from which on its steps have their full length.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
-            matrix v has its last ``U V^T``.
+            matrix v has its last ``polar(G)``.
         learned: gradients that went into the averages.
     """
 
@@ -110,7 +110,7 @@ class Metric:
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
         self._every, self._part = every, part
-        self._usual = vector.new_zeros(len(self._hidden))  # w, not corrected
+        self._usual = vector.new_zeros(len(self._hidden))  # z, not corrected
         self._theta, self._g, self._m, self._polar = (
             [each.of(of) for each in hidden] for of in self._vectors
         )
@@ -131,7 +131,7 @@ class Metric:
             SPECTRAL * math.sqrt(max(each.rows, each.columns)) * factor(each.part)
             for each in self._hidden
         ]
-        self._rho = self.m.new_tensor(self._scales)
+        self._full = self.m.new_tensor(self._scales)
         starts = (0, *(each.stop for each in spans))
         self._decays = [
             (slice(start, each.stop), each.scale * each.decay)
@@ -163,13 +163,13 @@ class Metric:
         return torch.stack(torch._foreach_norm(self._m)).div_(first).square_()
 
     def _lengths(self) -> Tensor:
-        """q rho of each hidden matrix."""
+        """q R of each hidden matrix, times its factor on the radius."""
         first, second = (1.0 - decay**self.learned for decay in (FIRST_DECAY, SECOND_DECAY))
         squares = self._squares(first)
         self._usual.lerp_(squares, 1.0 - SECOND_DECAY)
         least = self._part**2 / second * self._usual
         q = squares.div_(least.clamp_min_(1e-30)).clamp_max_(1.0)
-        return q.mul_(self._rho)
+        return q.mul_(self._full)
 
     def marked(self) -> tuple[int, Tensor]:
         """What ``back_to`` takes, to forget steps; m and v are the caller's to restore."""
@@ -185,17 +185,17 @@ class Metric:
     def share(self, displacement: Tensor, length: float) -> None:
         """Make the joined displacement of all subdomains the first moment of this one.
 
-        A step of the radius r moves by ``-r m / D``; so the mean displacement d of steps that are
-        ``length`` long together stands for the moment ``-d D / length``, which has the gradients of
-        all subdomains in it and a fraction of this one's noise. No message: d is known anyway. A
+        A step moves by ``-Delta m / D``; so the mean displacement d_k of steps that are ``length``
+        long together stands for the moment ``-d_k D / length``, which has the gradients of all
+        subdomains in it and a fraction of this one's noise. No message: d_k is known anyway. A
         polar factor cannot be turned back into a moment: those of hidden matrices stay. Nor is it
         worth a message: their own noise is what shortens the mean of steps of full length.
 
-        What of d is decay is no gradient's: some ``-length w theta``, theta being where the steps
-        began, is taken out of it.
+        What of d_k is decay is no gradient's: some ``-length w theta_k``, theta_k being where the
+        steps began, is taken out of it.
 
         Args:
-            displacement: (n,) float32, joined. length: number of steps times their radius.
+            displacement: (n,) float32, d_k. length: K Delta, of the local steps.
         """
         if not self.learned:
             return

@@ -1,12 +1,12 @@
 """Polar factors of matrices by a Newton-Schulz iteration on their Gram matrices.
 
-X = U S V^T has the polar factor U V^T, which is what is least of <X, P> over all P with singular
-values up to 1, up to its sign. The iteration X <- (a I + b X X^T + c (X X^T)^2) X with the
+X = U S V^T has the polar factor U V^T, polar(X); of all P with singular values up to 1, <X, P> is
+least at its negative. The iteration X <- (a I + b X X^T + c (X X^T)^2) X with the
 coefficients of K. Jordan (Muon, 2024) brings all singular values above a thousandth of the length
 near 1 in five turns, within 0.7 to 1.2, and the others up by 485. All its polynomials commute with
-A = X X^T, so that A alone is iterated and X is multiplied once, by their product: for X of m rows,
-m the shorter side, and n columns that takes 4 m^2 n + 34 m^3 operations, in place of
-20 m^2 n + 10 m^3. Matrices with the same m are iterated together.
+A = X X^T, so that A alone is iterated and X is multiplied once, by their product: for X of x rows,
+x the shorter side, and y columns that takes 4 x^2 y + 34 x^3 operations, in place of
+20 x^2 y + 10 x^3. Matrices with the same x are iterated together.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _products(grams: Tensor) -> Tensor:
-    """Of the iteration's polynomials, for Gram matrices (k, m, m)."""
+    """Of the iteration's polynomials, for Gram matrices (matrices, x, x)."""
     a, b, c = COEFFICIENTS
     product = None
     for turn in range(TURNS):

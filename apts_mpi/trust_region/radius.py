@@ -177,10 +177,10 @@ class NoisyRule:
 
 @dataclass
 class SmoothedRatio:
-    """Actual over promised reduction, both summed with fading weights before dividing.
+    """rho: actual over predicted reduction, both summed with fading weights before dividing.
 
     Attributes:
-        actual, promised: the smoothed reductions, up to the same factor.
+        actual, promised: ared and pred, smoothed, up to the same factor.
     """
 
     smoothing: float
