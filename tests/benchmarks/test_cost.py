@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,10 @@ from benchmarks.harness.results import Results, Row
 from benchmarks.harness.sections import to_markdown
 from tests.benchmarks.support import cells_of
 
-TINY = mlp(6, (5,), 15.0, 2)
-SMALL = mlp(100, (200, 100), 15.0, 2)  # beside whose vectors a message's scalars are little
+TINY = replace(mlp(6, (5,), 15.0, 2), steps=4)
+SMALL = replace(
+    mlp(100, (200, 100), 15.0, 2), steps=6
+)  # beside whose vectors a message's scalars are little
 
 
 def test_the_loops_make_the_same_calls(monkeypatch: pytest.MonkeyPatch) -> None:

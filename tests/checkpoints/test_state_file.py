@@ -76,7 +76,7 @@ def same(one: Any, two: Any) -> bool:
 
 @pytest.mark.filterwarnings("ignore:ComplexHalf")
 @given(STATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_what_is_written_is_read_bit_for_bit(state: State) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.h5"

@@ -16,7 +16,7 @@ from apts_mpi.comm.message import DIGITS, FLAGS, MOST_RANKS, FusedMessage
 from tests.comm.few_bits import BLOCKS, FORMS, LOST, rounded
 
 torch.set_num_threads(1)
-repeatable = settings(max_examples=60, deadline=None, derandomize=True)
+repeatable = settings(max_examples=30, deadline=None, derandomize=True)
 SCALARS = 3
 
 

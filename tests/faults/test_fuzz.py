@@ -33,8 +33,8 @@ DEAR = ("shards", "index", "checkpoint")  # fewer inputs, so that it is quick
 
 def test_damaged_files_are_refused_or_right(tmp_path: Path, python: str) -> None:
     names = list(SUBJECTS)
-    turns = {name: 4 if name.startswith(DEAR) else 15 for name in names}
-    numbers = [n for n in range(15 * len(names)) if n // len(names) < turns[names[n % len(names)]]]
+    turns = {name: 3 if name.startswith(DEAR) else 10 for name in names}
+    numbers = [n for n in range(10 * len(names)) if n // len(names) < turns[names[n % len(names)]]]
     with fuzzing(20, names, tmp_path / "failures", python=python) as fuzz:
         results = [fuzz.one(number) for number in numbers]
     wrong = [each for each in results if each.outcome == "wrong"]

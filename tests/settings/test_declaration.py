@@ -16,7 +16,7 @@ from apts_mpi.settings.texts import AUTO
 from tests.settings.strategies import values
 
 RANGED = [each for each in SETTINGS.values() if each.kind.range is not None]
-repeatable = settings(max_examples=60, deadline=None, derandomize=True)
+repeatable = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def refused(setting: Setting, value: Any) -> bool:

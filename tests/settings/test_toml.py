@@ -14,7 +14,7 @@ from apts_mpi.settings.toml import parse_toml, read_toml, to_toml
 from tests.settings.strategies import configs, run_with, values
 
 HERE = Path("config.toml")
-repeatable = settings(max_examples=60, deadline=None, derandomize=True)
+repeatable = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def through_toml(config: TrainConfig) -> TrainConfig:

@@ -16,7 +16,7 @@ from apts_mpi.trust_region.lsr1 import LSR1
 from tests.devices import DEVICE
 
 torch.set_num_threads(1)
-repeatable = settings(max_examples=120, deadline=None, derandomize=True)
+repeatable = settings(max_examples=60, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
 Matrix = NDArray[np.float64]
 Pair = tuple[Tensor, Tensor]

@@ -111,11 +111,13 @@ def test_a_validation_split_cannot_get_lost(tmp_path: Path) -> None:
         describe(tmp_path / "e")
 
 
-SHAPES = [(5,), (3, 4, 2), (4, 5), (2, 3, 2, 2), (1, 3, 2)]
+KINDS = [
+    *((np.uint8, shape) for shape in [(5,), (3, 4, 2), (1, 3, 2)]),
+    *((np.float32, shape) for shape in [(3, 4, 2), (4, 5), (2, 3, 2, 2)]),
+]
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.float32])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("kind", "shape"), KINDS)
 @pytest.mark.parametrize("how", NORMALIZE)
 def test_what_is_normalised_by_moments_of_its_own(
     tmp_path: Path, kind: Any, shape: tuple[int, ...], how: str
@@ -124,7 +126,7 @@ def test_what_is_normalised_by_moments_of_its_own(
     scale = rng.uniform(2, 60, size=shape)
     x = (rng.uniform(1, 4, size=(60, *shape)) * scale).astype(kind)
     source = Source("any", x, np.arange(60) % 2, x[:6] // 2, np.arange(6) % 2, ("a", "b"))
-    info = write_shards(source, tmp_path / "d", shards=3, normalize=how)
+    info = write_shards(source, tmp_path / "d", shards=2, normalize=how)
     rule = how if how != "auto" else {1: "feature", 3: "channel"}.get(len(shape), "one")
     axes = {"feature": (0,), "channel": (0, *range(2, len(shape) + 1))}.get(rule)
     found = read_partition(tmp_path / "d", "train", 0, 1).x

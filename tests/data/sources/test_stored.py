@@ -17,8 +17,10 @@ from tests.data.sources.toys import RNG, K
 
 
 @pytest.mark.parametrize("kind", ["npy", "npz", "packed", "contiguous", "chunked", "lzf", "odd"])
-@pytest.mark.parametrize("order", ["C", "F"])
-@pytest.mark.parametrize("dtype", ["f2", ">f8", "u1", "?", "<i4"])
+@pytest.mark.parametrize(
+    ("order", "dtype"),
+    [("C", "f2"), ("F", ">f8"), ("C", "u1"), ("F", "u1"), ("C", "?"), ("F", "<i4")],
+)
 def test_storage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, order: Any, dtype: str
 ) -> None:
