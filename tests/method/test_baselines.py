@@ -25,15 +25,15 @@ from benchmarks.harness.worker import PROGRAM
 from tests.conftest import LIMIT, PYTHON, Launch, environment, finished
 
 FLAGS = {
-    "sgd": ("--epochs", "20"),
-    "adam": ("--epochs", "20"),
-    "local-sgd": ("--epochs", "20", "--local-steps", "5"),
-    "diloco": ("--epochs", "30", "--local-steps", "5"),
-    "adamw": ("--epochs", "20", "--schedule", "wsd"),
+    "sgd": ("--epochs", "12"),
+    "adam": ("--epochs", "12"),
+    "local-sgd": ("--epochs", "12", "--local-steps", "5"),
+    "diloco": ("--epochs", "20", "--local-steps", "5"),
+    "adamw": ("--epochs", "12", "--schedule", "wsd"),
     "muon": ("--epochs", "10", "--schedule", "cosine", "--warmup", "5"),
-    "muloco": ("--epochs", "20", "--local-steps", "5", "--schedule", "cosine"),
-    "schedule-free": ("--epochs", "20", "--warmup", "5"),
-    "prodigy": ("--epochs", "20", "--schedule", "cosine"),
+    "muloco": ("--epochs", "12", "--local-steps", "5", "--schedule", "cosine"),
+    "schedule-free": ("--epochs", "12", "--warmup", "5"),
+    "prodigy": ("--epochs", "12", "--schedule", "cosine"),
 }
 for name, package in {"schedule-free": "schedulefree", "prodigy": "prodigyopt"}.items():
     if find_spec(package) is None:  # of an extra
@@ -202,7 +202,7 @@ def test_no_optimizer_imports_torchs_compiler(tmp_path: Path, cache: Path) -> No
         "import sys\n"
         "from apts_mpi.cli.main import main\n"
         "for name in ('apts', 'adam', 'diloco', 'adamw', 'muon', 'muloco'):\n"
-        "    main(['--optimizer', name, '--iterations', '2', '--out', name])\n"
+        "    main(['--optimizer', name, '--iterations', '2', '--hidden', '8', '--out', name])\n"
         "print('torch._dynamo' in sys.modules)\n"
     )
     done = finished([PYTHON, "-c", lines], tmp_path, environment(cache), LIMIT)

@@ -42,7 +42,7 @@ def test_a_transformer_learns_a_text_and_is_looked_at(launch: Launch, tmp_path: 
     ran(launch, 0, "shard", "text", "--from", "text.txt", "--out", "text", "--shards", "4")
     sizes = ("--network", "transformer", "--depth", "1", "--width", "16", "--heads", "2")
     flags = ("--data", "text", *sizes, "--context", "16", "--tied", "on", "--threads", "1")
-    told = ran(launch, 2, *flags, "--subdomains-per-rank", "2", "--epochs", "4", "--out", "run")
+    told = ran(launch, 2, *flags, "--subdomains-per-rank", "2", "--epochs", "3", "--out", "run")
     found = summary(tmp_path / "run")
     assert found["test_loss"] < 1.2 < np.log(13)
     assert found["test_perplexity"] == pytest.approx(np.exp(found["test_loss"]), rel=1e-6)
@@ -81,7 +81,7 @@ def test_a_regression(launch: Launch, tmp_path: Path) -> None:
 def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: Path) -> None:
     cut = ("shard", "digits", "--out", "digits", "--shards", "3", "--val-fraction", "0.2")
     assert "1149 train, 288 val, 360 test" in ran(launch, 0, *cut)
-    flags = ("--data", "digits", "--hidden", "32", "--threads", "1", "--epochs", "30")
+    flags = ("--data", "digits", "--hidden", "32", "--threads", "1", "--epochs", "20")
     told = ran(launch, 2, *flags, "--out", "run")
     found = summary(tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -97,7 +97,7 @@ def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: P
         assert told_accuracy == f"{found[f'{split}_accuracy']:.4f}"
     assert "validation accuracy" in ran(launch, 0, "inspect", "run")
     # Gone on with, the best is remembered.
-    ran(launch, 2, "--resume", "run", "--epochs", "31")
+    ran(launch, 2, "--resume", "run", "--epochs", "21")
     assert summary(tmp_path / "run")["best_val_accuracy"] >= best
 
 
@@ -227,7 +227,7 @@ def test_batch_norm_is_evaluated_by_the_statistics_of_all_ranks(
     launch: Launch, tmp_path: Path
 ) -> None:
     flags = ("--network", "resnet", "--depth", "8", "--width", "4", "--normalization", "batch")
-    ran(launch, 2, *flags, "--threads", "1", "--iterations", "6", "--out", "run")
+    ran(launch, 2, *flags, "--threads", "1", "--iterations", "4", "--out", "run")
     found = summary(tmp_path / "run")
     assert found["test_accuracy"] > 0.5
     assert f"{found['test_accuracy']:.4f}" in ran(launch, 0, "evaluate", "run")
@@ -242,9 +242,9 @@ def test_streamed_samples_train_alike_on_any_start(launch: Launch, tmp_path: Pat
     flags = ("--data", "images", "--network", "cnn", "--channels", "4", "--stream", "on")
     more = ("--augment", "crop,flip", "--batch", "20", "--local-steps", "5", "--threads", "1")
     weights = ("--class-weights", "balanced", "--label-smoothing", "0.1")
-    ran(launch, 2, *flags, *more, *weights, "--iterations", "20", "--out", "whole")
+    ran(launch, 2, *flags, *more, *weights, "--iterations", "12", "--out", "whole")
     ran(launch, 2, *flags, *more, *weights, "--iterations", "3", "--out", "part")
-    ran(launch, 2, "--resume", "part", "--iterations", "20")
+    ran(launch, 2, "--resume", "part", "--iterations", "12")
     whole, part = summary(tmp_path / "whole"), summary(tmp_path / "part")
     assert whole["test_accuracy"] > 0.6
     for name in ("train_loss", "test_loss", "test_accuracy", "gradient_evaluations"):
@@ -257,7 +257,7 @@ def test_streamed_samples_train_alike_on_any_start(launch: Launch, tmp_path: Pat
 
 
 def test_corrections_in_few_bits_within_hosts_first(launch: Launch, tmp_path: Path) -> None:
-    flags = ("--threads", "1", "--iterations", "12", "--local-steps", "5", "--batch", "60")
+    flags = ("--threads", "1", "--iterations", "8", "--local-steps", "5", "--batch", "60")
     for name, more in (
         ("plain", ()),
         ("half", ("--compress", "bf16")),

@@ -20,7 +20,7 @@ from tests.data.helpers import refused
 from tests.data.shards.toys import raw, toy
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     samples=st.integers(6, 40),
     shards=st.integers(1, 6),

@@ -100,7 +100,6 @@ def test_memory_is_bounded_whatever_there_is(
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         # Of a text the table of all code points besides; of the writing some chunks.
-        print("XX", path.name, peak)
         assert peak < 24e6, (path.name, peak)
 
 
