@@ -78,6 +78,7 @@ munged --foreground --force --socket=$PWD/munge.socket --key-file=$PWD/munge.key
 for ((i = 0; i < 1000; i++)); do [[ -S munge.socket ]] && break; sleep 0.02; done
 slurmctld -D 3<&- &
 slurmd -D 3<&- &
+PYTHONPATH=$CHECKOUT python -m tests.ranks "$PWD/quick" 3<&- &
 [[ -z $SECOND ]] || ( # none of those whose end is the end of all
     unshare --uts {" ".join(_ALONE)} \\
     '{_PRIVATE}; mount -t tmpfs none tmp; hostname "$SECOND"; exec slurmd -D' 3<&- &)
@@ -179,6 +180,11 @@ class Cluster:
         """Call sbatch with these words and environment variables; returns the job's number."""
         return self.run("sbatch", "--parsable", *words, variables=variables)
 
+    @property
+    def quick(self) -> dict[str, str]:
+        """Variables of jobs whose Python starts in an instant: see ``tests.ranks``."""
+        return {"PATH": f"{self._folder}/quick:{self._environment['PATH']}"}
+
     def has_pmix(self) -> bool:
         """Whether srun can start MPI's ranks."""
         with suppress(AssertionError):
@@ -230,7 +236,7 @@ class Cluster:
     def _start(self) -> None:
         folder, environment = self._folder, self._environment
         folder.chmod(0o755)
-        for name in ("state", "tmp"):
+        for name in ("state", "tmp", "quick"):
             (folder / name).mkdir()
         (folder / "munge.key").write_bytes(os.urandom(64))
         (folder / "munge.key").chmod(0o600)
@@ -243,6 +249,7 @@ class Cluster:
         config.write_text(lines.format(host=host, folder=folder, ports=_free_ports(3)))
         environment["SECOND"] = SECOND * self._second
         environment["SLURM_CONF"] = str(config)
+        environment["CHECKOUT"] = str(Path(__file__).parents[2])
         environment["TMPDIR"] = str(folder / "tmp")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the daemons write
         self._keeper = subprocess.Popen(
