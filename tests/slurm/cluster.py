@@ -153,18 +153,24 @@ class Cluster:
     ) -> None:
         self._end()
 
-    def run(self, *command: str | Path, variables: Mapping[str, str] | None = None) -> str:
+    def run(
+        self,
+        *command: str | Path,
+        variables: Mapping[str, str] | None = None,
+        root: Path | None = None,
+    ) -> str:
         """What a command of Slurm's prints, on both its streams.
 
         Args:
             variables: of its environment, which jobs inherit.
+            root: folder to call it in, where that is another.
 
         Raises:
             AssertionError: it fails; with what it says.
         """
         done = subprocess.run(
             [str(word) for word in command],
-            cwd=self._root,
+            cwd=root or self._root,
             env={**self._environment, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -180,10 +186,14 @@ class Cluster:
         """Call sbatch with these words and environment variables; returns the job's number."""
         return self.run("sbatch", "--parsable", *words, variables=variables)
 
-    @property
-    def quick(self) -> dict[str, str]:
-        """Variables of jobs whose Python starts in an instant: see ``tests.ranks``."""
-        return {"PATH": f"{self._folder}/quick:{self._environment['PATH']}"}
+    def submit_quick(self, *words: str | Path, **variables: str) -> str:
+        """The same for a job whose Python starts in an instant: see ``tests.ranks``.
+
+        It is submitted from a folder where there is nothing but that and the batch scripts.
+        """
+        quick, path = self._folder / "quick", self._environment["PATH"]
+        more = {"PATH": f"{quick}:{path}", "PYTHONPATH": self._environment["CHECKOUT"]}
+        return self.run("sbatch", "--parsable", *words, variables={**more, **variables}, root=quick)
 
     def has_pmix(self) -> bool:
         """Whether srun can start MPI's ranks."""
@@ -238,6 +248,8 @@ class Cluster:
         folder.chmod(0o755)
         for name in ("state", "tmp", "quick"):
             (folder / name).mkdir()
+        checkout = Path(__file__).parents[2]
+        (folder / "quick" / "jobs").symlink_to(checkout / "jobs")
         (folder / "munge.key").write_bytes(os.urandom(64))
         (folder / "munge.key").chmod(0o600)
         for number in range(4):
@@ -249,7 +261,7 @@ class Cluster:
         config.write_text(lines.format(host=host, folder=folder, ports=_free_ports(3)))
         environment["SECOND"] = SECOND * self._second
         environment["SLURM_CONF"] = str(config)
-        environment["CHECKOUT"] = str(Path(__file__).parents[2])
+        environment["CHECKOUT"] = str(checkout)
         environment["TMPDIR"] = str(folder / "tmp")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the daemons write
         self._keeper = subprocess.Popen(

@@ -137,7 +137,7 @@ def beside(
 
     def submit(name: str, run: Path, *words: str | Path, **variables: str) -> None:
         options = (*TWO_RANKS, f"--output={folder}/{name}.out")
-        job = cluster.submit(*options, *words, RUN=str(run), **cluster.quick, **variables)
+        job = cluster.submit_quick(*options, *words, RUN=str(run), **variables)
         made[name] = (job, run)
 
     submit("train", folder / "train", JOBS / "train.sbatch", *SMALL, *INTERRUPTED)
