@@ -21,6 +21,7 @@ NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 MOMENTUM = 0.5  # of the family as published
 MOMENTA = {"scaled": 0.0, "spectral": 0.6}  # where none is given
+LEAST_ROOM = 0.15  # measured (docs/trials.md)
 COOLDOWNS = {"scaled": 0.0, "spectral": 0.25}
 SGD_MOMENTUM = 0.9  # of sgd and of local-sgd's steps
 
@@ -125,6 +126,9 @@ class StochasticOptions:
             them. Decoupled, as AdamW's (Loshchilov and Hutter, arXiv 1711.05101); off.
         cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0, where the
             length of the run is known; 0.25 with "spectral", 0 with "scaled".
+        per_pass: minibatches of a pass over a subdomain's samples, on all ranks alike; given of
+            classification, whose loss has no minimum: in a fully connected network it is then how
+            far an iteration goes that is bounded (``room``), in place of its steps' lengths.
         averaging: how much more late iterates weigh in the average: the j-th enters with weight
             (1 + averaging) / (j + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
             mean, infinity the last iterate alone.
@@ -146,6 +150,7 @@ class StochasticOptions:
     momentum: float | None = None
     weight_decay: float = 0.0
     cooldown: float | None = None
+    per_pass: float | None = None
     averaging: float = 12.0
     rule: NoisyRule | None = None
     compress: str = "none"
@@ -165,6 +170,10 @@ class StochasticOptions:
             object.__setattr__(self, "cooldown", COOLDOWNS[self.local_solver])
         if not 0.0 <= self._last_part <= 1.0:
             raise ValueError(f"cooldown {self.cooldown} is outside [0, 1]")
+        if self.per_pass is not None:
+            _real(self, "per_pass")
+            if not 0.0 < self.per_pass < math.inf:
+                raise ValueError(f"per_pass {self.per_pass} must be positive")
         _switch(self, "shared")
         first_radius(self.radius)
 
@@ -197,9 +206,18 @@ class StochasticOptions:
         h = self.averaging
         return 1.0 if math.isinf(h) else (1.0 + h) / (accepted + h)
 
+    def room(self, iterations: int) -> float:
+        """Of the size of a fully connected network's matrices, how far an iteration may go.
+
+        Of classification half of it at first, less with each pass (docs/method.md); else all.
+        """
+        if self.per_pass is None:
+            return 1.0
+        return max(0.5 / (1.0 + iterations * self.local_steps / self.per_pass), LEAST_ROOM)
+
     def kept(self) -> dict[str, Any]:
         """What a saved state belongs to, as plain values: not where and how it starts."""
-        return _plain(self, self.radius_rule, without=("radius", "ahead"))
+        return _plain(self, self.radius_rule, without=("radius", "ahead", "per_pass"))
 
 
 Options = APTSOptions | StochasticOptions

@@ -45,7 +45,7 @@ from apts_mpi.method.momentum import add_nesterov
 from apts_mpi.method.options import StochasticOptions
 from apts_mpi.method.state import StochasticNumbers
 from apts_mpi.method.stepwise import Stepwise
-from apts_mpi.method.subdomain import SampledSubdomain
+from apts_mpi.method.subdomain import SampledSubdomain, hidden_matrices, is_shallow
 from apts_mpi.trust_region.metric import Span
 from apts_mpi.trust_region.objective import Batch
 from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
@@ -79,6 +79,7 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
             SampledSubdomain(flat, self.messages, given, kept=kept, clock=clock)
             for _ in range(given.subdomains)
         ]
+        self._shallow = is_shallow(hidden_matrices(given, flat))
         self._velocity = torch.zeros_like(flat.vector)  # u
         self.average = flat.vector.clone()
         self._aside = flat.vector  # while the network has the average, the iterate
@@ -223,7 +224,10 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
             now.radius, now.ceiling = rule.after_rejection(now.radius, finite=finite)
             return math.nan if not math.isfinite(actual) else actual / max(promised, abs(actual))
         rho = self._ratio.update(actual, promised)
-        radius = min(rule.update(now.radius, rho, now.ceiling), _BRACKET * now.reach)
+        farthest = _BRACKET * now.reach
+        if self._shallow:
+            farthest *= self.options.room(now.iterations + 1)
+        radius = min(rule.update(now.radius, rho, now.ceiling), farthest)
         if radius < now.radius:
             now.ceiling = 0.0
         now.radius = radius

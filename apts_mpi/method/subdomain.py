@@ -12,6 +12,7 @@ from torch import Tensor
 
 from apts_mpi.comm.clock import Clock
 from apts_mpi.method.flat import FlatParameters
+from apts_mpi.method.layers import Layer
 from apts_mpi.method.messages import CountedMessages
 from apts_mpi.method.options import APTSOptions, StochasticOptions
 from apts_mpi.trust_region.local import FirstOrder, LocalResult, LocalSolver, Model, SecondOrder
@@ -167,15 +168,27 @@ def model_of(options: APTSOptions, theta: Tensor) -> Model:
     return SecondOrder(LSR1(len(theta), memory=options.memory, device=theta.device))
 
 
+def hidden_matrices(options: StochasticOptions, flat: FlatParameters) -> list[Layer]:
+    """Those that the options give the spectral norm."""
+    spectral = options.local_solver == "spectral"
+    return [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
+
+
+def is_shallow(hidden: Sequence[Layer]) -> bool:
+    """Whether there are hidden matrices, each applied once to a sample: a fully connected network.
+
+    There a polar factor costs as much as the evaluation, and is kept for some steps; and a sample
+    that is learned leaves no gradient, so that steps vanish, or their path is bounded (options.py).
+    """
+    return bool(hidden) and not any(layer.positions for layer in hidden)
+
+
 def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     """The metric that the options name."""
-    spectral = options.local_solver == "spectral"
-    hidden = [layer for layer in flat.layers() if layer.kind == "hidden"] if spectral else []
-    # Where a matrix is applied once to a sample its polar factor costs as much as the evaluation,
-    # and its gradient vanishes with the samples that are learned.
-    once = not any(layer.positions for layer in hidden)
-    every = min(_LAZY, math.ceil(options.local_steps / 4)) if once else 1
-    part = 1.0 if once else 0.5
+    hidden = hidden_matrices(options, flat)
+    shallow = is_shallow(hidden)
+    every = min(_LAZY, math.ceil(options.local_steps / 4)) if shallow else 1
+    part = 0.5 if not shallow else 1.0 if options.per_pass is None else 0.0
     decay = options.weight_decay
     spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])
     return Metric(flat.vector, flat.gradient, hidden, spans, every=every, part=part)

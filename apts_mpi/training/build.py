@@ -166,7 +166,9 @@ def build(config: TrainConfig, comm: Comm, resumed: Resumed | None = None) -> Ru
         network=network,
         criterion=judge,
         statistics=statistics,
-        optimizer=optimizer(config, network, comm, per_pass=subdomains[0].batches.per_pass),
+        optimizer=optimizer(
+            config, network, comm, task.kind, per_pass=subdomains[0].batches.per_pass
+        ),
         seconds_pacing=seconds,
     )
 

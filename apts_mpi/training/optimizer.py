@@ -48,13 +48,18 @@ class Optimizer(Protocol):
 
 
 def optimizer(
-    config: TrainConfig, network: FlatNetwork, comm: Comm, *, per_pass: int = 1
+    config: TrainConfig,
+    network: FlatNetwork,
+    comm: Comm,
+    task: str = "classification",
+    *,
+    per_pass: int = 1,
 ) -> Optimizer:
     """The optimizer that the settings name.
 
     Args:
-        config: completed. network: the rank's. comm: the ranks.
-        per_pass: minibatches of a pass over the samples, for schedules.
+        config: completed. network: the rank's. comm: the ranks. task: what it is for.
+        per_pass: minibatches of a pass over the samples.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.
@@ -80,6 +85,7 @@ def optimizer(
             momentum=c.momentum,
             weight_decay=c.weight_decay,
             cooldown=(c.cooldown or 0.0) / 100.0,
+            per_pass=per_pass if task == "classification" else None,
             local_solver=c.local_solver,
             averaging=c.averaging,
             rule=NoisyRule(

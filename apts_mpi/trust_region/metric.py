@@ -79,7 +79,7 @@ class Metric:
             diagonal metric.
         spans: of the parameters, in order and up to the last one; by default all are alike.
         every: so many steps a hidden matrix has the same polar factor.
-        part: b, of its moment's usual length, from which on its steps have their full length.
+        part: b, of a moment's usual length, from which on steps have their full one; 0: always.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
@@ -154,7 +154,7 @@ class Metric:
         if (self.learned - 1) % self._every == 0 or self.learned == 2:  # of averages begun anew
             looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
             torch._foreach_copy_(self._polar, polar_factors(looking))
-        lengths = self._lengths().mul_(-radius).unbind()
+        lengths = (self._lengths() if self._part else self._full).mul(-radius).unbind()
         for at, p, length in zip(self._theta, self._polar, lengths, strict=True):
             at.addcmul_(p, length)
 

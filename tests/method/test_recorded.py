@@ -41,6 +41,7 @@ CHOSEN = ("batch", "local_steps", "epochs", "momentum", "window", "cooldown", "a
 
 METHODS: dict[str, dict[str, Any]] = {
     "default": {"local_steps": 4, "ahead": False},
+    "passes": {"local_steps": 4, "ahead": False, "per_pass": 3},
     "many positions": {"local_steps": 4, "ahead": False},
     "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False},
     "own moments": {"local_steps": 4, "ahead": False, "shared": False, "momentum": 0.3},
