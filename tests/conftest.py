@@ -80,13 +80,17 @@ _numbers = itertools.count()
 # Files that take ten seconds or more, the longest of ranks and of one process in turns: they are
 # begun first, so that none is left alone at the end.
 LONG_FILES = (
-    *("training/test_on_ranks", "faults/test_fuzz", "training/test_resume"),
-    *("data/shards/test_spooling", "faults/test_inject", "trust_region/test_radius"),
-    *("benchmarks/test_benchmarks", "data/shards/test_reading", "cli/test_cli"),
-    *("method/test_baselines", "networks/test_tasks", "training/test_samples"),
-    *("benchmarks/test_network", "training/test_random_networks", "files/test_streams"),
-    *("faults/test_forged_checkpoints", "training/test_subdomains", "method/test_stochastic"),
-    *("comm/test_watch_on_ranks", "comm/test_alone", "comm/test_joining", "comm/test_compression"),
+    *("training/test_on_ranks", "faults/test_fuzz", "training/test_resume", "slurm/test_jobs"),
+    *(
+        "networks/test_tasks",
+        "data/shards/test_spooling",
+        "cli/test_cli",
+        "data/shards/test_reading",
+    ),
+    *("faults/test_inject", "training/test_random_networks", "benchmarks/test_network"),
+    *("method/test_apts_single", "benchmarks/test_benchmarks", "benchmarks/test_cost"),
+    *("method/test_baselines", "training/test_samples", "test_tutorial", "test_examples"),
+    *("comm/test_watch_on_ranks", "comm/test_job", "comm/test_joining"),
 )
 
 

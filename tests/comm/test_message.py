@@ -24,7 +24,7 @@ from apts_mpi.comm.message import (
 )
 
 torch.set_num_threads(1)
-repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+repeatable = settings(max_examples=80, deadline=None, derandomize=True)
 QUANTUM = 2.0**-FRACTION_BITS
 LARGEST = math.nextafter(2.0 ** (DIGITS * DIGIT_BITS - FRACTION_BITS), 0.0)
 values = st.floats(-LARGEST, LARGEST)

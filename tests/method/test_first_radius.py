@@ -24,7 +24,7 @@ def searched(loss_at: Callable[[float], float], slope: float) -> FirstStep:
     return search(loss_at, loss=loss_at(0.0), slope=slope, first=FIRST, largest=LARGEST)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     slope=st.floats(1e-2, 1e4),
     minimum=st.floats(4e-5, 10.0),

@@ -32,7 +32,7 @@ from apts_mpi.errors import AgreedError
 from apts_mpi.networks import named
 from apts_mpi.networks.task import Task
 
-EXAMPLES = int(os.environ.get("APTS_MPI_EXAMPLES", "10"))  # more of them at length
+EXAMPLES = int(os.environ.get("APTS_MPI_EXAMPLES", "6"))  # more of them at length
 INPUTS, CLASSES = 6, 3
 DTYPES = (
     *(torch.bool, torch.int8, torch.int16, torch.int32, torch.int64),

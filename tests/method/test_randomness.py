@@ -64,7 +64,7 @@ def numbers(module: Holding) -> list[float]:
 keys = st.lists(st.integers(0, 2**40), max_size=4).map(tuple)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(key=keys, other=keys)
 def test_a_key_decides_all_numbers(key: tuple[int, ...], other: tuple[int, ...]) -> None:
     module = Holding()

@@ -15,7 +15,7 @@ from apts_mpi.settings.defaults import completed, plan
 from apts_mpi.trust_region.radius import NoisyRule
 from tests.settings.strategies import configs
 
-repeatable = settings(max_examples=150, deadline=None, derandomize=True)
+repeatable = settings(max_examples=60, deadline=None, derandomize=True)
 
 
 @repeatable

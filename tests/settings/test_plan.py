@@ -14,7 +14,7 @@ from apts_mpi.settings.defaults import FEWEST, MINIBATCHES, OUTER_SAMPLES, SHORT
 torch.set_num_threads(1)
 
 
-repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+repeatable = settings(max_examples=100, deadline=None, derandomize=True)
 
 
 @repeatable

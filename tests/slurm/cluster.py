@@ -78,7 +78,7 @@ munged --foreground --force --socket=$PWD/munge.socket --key-file=$PWD/munge.key
 for ((i = 0; i < 1000; i++)); do [[ -S munge.socket ]] && break; sleep 0.02; done
 slurmctld -D 3<&- &
 slurmd -D 3<&- &
-PYTHONPATH=$CHECKOUT python -m tests.ranks "$PWD/quick" 3<&- &
+[[ -n $SECOND ]] || PYTHONPATH=$CHECKOUT python -m tests.ranks "$PWD/quick" 3<&- &
 [[ -z $SECOND ]] || ( # none of those whose end is the end of all
     unshare --uts {" ".join(_ALONE)} \\
     '{_PRIVATE}; mount -t tmpfs none tmp; hostname "$SECOND"; exec slurmd -D' 3<&- &)

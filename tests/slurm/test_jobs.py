@@ -223,7 +223,7 @@ def test_scancel_leaves_a_checkpoint(
         pytest.skip("Slurm cannot load PMIx: apt install libpmix-dev")
     run, disk = tmp_path / "a run", tmp_path / "a disk"
     disk.mkdir()
-    job = cluster.submit(
+    job = cluster.submit_quick(
         *(*TWO_RANKS, f"--output={tmp_path}/slurm.out", JOBS / "train.sbatch"),
         *(*SMALL, "--data", cache / "digits-2"),
         **{"RUN": str(run), "LAUNCH": launcher, "STAGE": "1", "SLURM_TMPDIR": str(disk)},

@@ -17,11 +17,13 @@ from apts_mpi.comm.communicator import CHECKPOINT, Comm
 from apts_mpi.errors import AgreedError
 from tests.training.digit_runs import begin, go_on, rows
 
+SHORT = ("--local-steps", "5")
+
 
 def checkpoints_are_kept() -> None:
     """The last few, at the wanted iterations, none half; a damaged one is passed over."""
     comm = Comm()
-    training = begin("kept", "--iterations", "9", "--checkpoint-every", "2", "--keep", "3")
+    training = begin("kept", *SHORT, "--iterations", "9", "--checkpoint-every", "2", "--keep", "3")
     training.run()
     folder = Path("kept/checkpoint")
     assert [path.name for path in listed(folder)] == ["00000009", "00000008", "00000006"]
@@ -79,7 +81,7 @@ def nothing_to_go_on_from() -> None:
 def a_full_disk_stops_nothing() -> None:
     """Where a checkpoint cannot be written the run goes on, and the last one stays as it was."""
     comm = Comm()
-    training = begin("full", "--iterations", "6", "--checkpoint-every", "2")
+    training = begin("full", *SHORT, "--iterations", "6", "--checkpoint-every", "2")
     told: list[str] = []
     training.built.console.say = told.append  # type: ignore[assignment,method-assign]
     folder = Path("full/checkpoint")
@@ -101,7 +103,7 @@ def a_full_disk_stops_nothing() -> None:
 def a_disk_that_fills_up() -> None:
     """``disk`` is a file system of its own: checkpoints that find no room are told."""
     comm = Comm()
-    training = begin("disk/run", "--iterations", "9", "--checkpoint-every", "2")
+    training = begin("disk/run", *SHORT, "--iterations", "9", "--checkpoint-every", "2")
     told: list[str] = []
     training.built.console.say = told.append  # type: ignore[assignment,method-assign]
 
@@ -127,7 +129,9 @@ def a_disk_that_fills_up() -> None:
 
 def wishes_of_the_clock() -> None:
     """Seconds between checkpoints, and ``--max-seconds``, by rank 0's clock, on all ranks."""
-    training = begin("limited", "--max-seconds", "1.2", "--checkpoint-every", "1s", "--keep", "99")
+    training = begin(
+        "limited", *SHORT, "--max-seconds", "1.2", "--checkpoint-every", "1s", "--keep", "99"
+    )
     try:
         training.run()
     except AgreedError as error:
@@ -142,7 +146,9 @@ def wishes_of_the_clock() -> None:
 
 def one_wish_is_enough() -> None:
     """A checkpoint that one rank wishes is written by all, after that iteration."""
-    training = begin("wished", "--iterations", "5", "--checkpoint-every", "3600s", "--keep", "9")
+    training = begin(
+        "wished", *SHORT, "--iterations", "5", "--checkpoint-every", "3600s", "--keep", "9"
+    )
     comm = training.comm
 
     def heard(row: dict[str, Any], lap: object, rest: object) -> None:
@@ -155,7 +161,7 @@ def one_wish_is_enough() -> None:
 
 def copies_that_differ_make_no_checkpoint() -> None:
     """A parameter that a rank has lost is noticed before it is written."""
-    training = begin("differ", "--iterations", "6", "--checkpoint-every", "2")
+    training = begin("differ", *SHORT, "--iterations", "6", "--checkpoint-every", "2")
 
     def heard(row: dict[str, Any], lap: object, rest: object) -> None:
         if row["iteration"] == 3 and training.comm.rank == 1:
@@ -174,7 +180,7 @@ def copies_that_differ_make_no_checkpoint() -> None:
 def a_second_run_in_the_same_folder() -> None:
     """The first one notices and ends, and writes nothing over what the second does."""
     comm = Comm()
-    training = begin("twice", "--iterations", "9", "--checkpoint-every", "2")
+    training = begin("twice", *SHORT, "--iterations", "9", "--checkpoint-every", "2")
 
     def heard(row: dict[str, Any], lap: object, rest: object) -> None:
         if row["iteration"] == 3:

@@ -116,7 +116,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 def test_the_program_trains_networks_that_draw_numbers(
     network: str, folder: Path, alone: Callable[..., Any], cache: Path
 ) -> None:
-    common = ["--network", f"noisy:{network}", "--epochs", "100", "--threads", "1"]
+    common = ["--network", f"noisy:{network}", "--epochs", "50", "--threads", "1"]
     run = alone("apts_mpi", [*common, "--out", "run"], folder, cache, 120.0)
     assert run.status == 0, run.err
     assert "warning" not in run.err

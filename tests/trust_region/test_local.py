@@ -26,7 +26,7 @@ from apts_mpi.trust_region.radius import RadiusRule
 from tests.devices import DEVICE
 
 torch.set_num_threads(1)
-repeatable = settings(max_examples=100, deadline=None, derandomize=True)
+repeatable = settings(max_examples=50, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
 SOLVERS = ("sr1", "first-order", "first-order-inf")
 

@@ -16,7 +16,7 @@ from apts_mpi.trust_region.radius import NoisyRule, SmoothedRatio
 torch.set_num_threads(1)
 
 
-repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+repeatable = settings(max_examples=80, deadline=None, derandomize=True)
 
 
 reductions = st.one_of(st.just(0.0), st.floats(1e-6, 1e6), st.floats(-1e6, -1e-6))

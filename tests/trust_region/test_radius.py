@@ -19,7 +19,7 @@ from apts_mpi.trust_region.radius import RadiusRule, reduction_ratio
 from tests.method.driving import Deterministic
 
 torch.set_num_threads(1)
-repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+repeatable = settings(max_examples=80, deadline=None, derandomize=True)
 reals = st.floats(-1e6, 1e6)
 positive = st.floats(1e-6, 1e6)
 anything = st.floats(allow_nan=True, allow_infinity=True)

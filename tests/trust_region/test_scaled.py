@@ -249,7 +249,7 @@ class Script:
         return driven(course, draw)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data())
 def test_steps_taken_ahead_are_those_that_are_judged_one_by_one(data: st.DataObject) -> None:
     count = data.draw(st.integers(2, 30))

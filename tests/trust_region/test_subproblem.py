@@ -18,7 +18,7 @@ from apts_mpi.trust_region.lsr1 import LSR1
 from apts_mpi.trust_region.subproblem import Step, box_step, first_order_step, lsr1_step
 
 torch.set_num_threads(1)
-repeatable = settings(max_examples=80, deadline=None, derandomize=True)
+repeatable = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 10**6)
 exponents = st.floats(-3, 3)
 Vector = NDArray[np.float64]

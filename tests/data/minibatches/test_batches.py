@@ -15,7 +15,7 @@ from apts_mpi.data.minibatches.batches import Batches, Leg, Place, _pieces
 from apts_mpi.data.minibatches.grouped import GROUP
 from apts_mpi.data.shards.partitioning import part
 
-repeatable = settings(max_examples=200, deadline=None, derandomize=True)
+repeatable = settings(max_examples=80, deadline=None, derandomize=True)
 sizes = st.integers(1, 200)
 windows = st.sampled_from([None, 1, 2, 7])
 

@@ -117,7 +117,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[
     return directory, describe(directory), parts
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damage_is_noticed_or_harmless(
     pristine: tuple[Path, str, list[np.ndarray]], data: st.DataObject

@@ -81,7 +81,7 @@ def test_inspect(tmp_path: Path) -> None:
     assert int(row[4]) == len(np.unique(written(wide=True).train[100:]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     tokens=st.integers(30, 200),
     shards=st.integers(1, 4),

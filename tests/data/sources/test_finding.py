@@ -70,17 +70,20 @@ def test_bad_arrays(tmp_path: Path, suffix: str, arrays: dict[str, Any], words: 
 
 
 @pytest.mark.parametrize(
-    "pattern",
-    ["{s}_images {s}_labels", "{s}/x {s}/y", "images_{s} labels_{s}", "X_{s} Y_{s}", "x{s} y{s}",
-     "data/{s} labels/{s}", "{s}-features {s}-targets"],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    "words",
+    ("pattern", "words"),
     [
-        ("train", "val", "test"), ("training", "valid", "testing"), ("train", "dev", "test"),
-        ("train", "holdout", "test"), ("train", "eval", "test"),
+        ("{s}_images {s}_labels", ("train", "val", "test")),
+        ("{s}/x {s}/y", ("training", "valid", "testing")),
+        ("images_{s} labels_{s}", ("train", "dev", "test")),
+        ("X_{s} Y_{s}", ("train", "holdout", "test")),
+        ("x{s} y{s}", ("train", "eval", "test")),
+        ("x{s} y{s}", ("training", "valid", "testing")),
+        ("data/{s} labels/{s}", ("train", "val", "test")),
+        ("data/{s} labels/{s}", ("train", "holdout", "test")),
+        ("{s}-features {s}-targets", ("train", "dev", "test")),
+        ("{s}-features {s}-targets", ("training", "eval", "testing")),
     ],
-)  # fmt: skip
+)
 def test_names_of_splits(
     tmp_path: Path, suffix: str, pattern: str, words: tuple[str, str, str]
 ) -> None:
