@@ -279,8 +279,8 @@ def test_progress_without_a_terminal_is_plain_lines(launch: Launch) -> None:
 
 def test_the_cache_is_made_once(launch: Launch, cache: Path) -> None:
     shutil.rmtree(cache / "digits-2", ignore_errors=True)
-    first = train(launch, 2, "--iterations", "1")
-    second = train(launch, 2, "--iterations", "1")
+    first = train(launch, 2, "--iterations", "1", "--local-steps", "5")
+    second = train(launch, 2, "--iterations", "1", "--local-steps", "5")
     assert first.status == second.status == 0
     assert "cutting the digits" in first.err
     assert "cutting the digits" not in second.err
