@@ -12,8 +12,8 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps). Delta is 
    Bernstein and Newhouse, arXiv 2409.20325). Its entries have the root mean square 0.4 q Delta,
    so that one Delta bounds all blocks: the whole step is the minimiser in the ball of the norm
    that is the largest of ``|P|_2 / (q R)`` and of the norms in 1. As there the radius follows the
-   gradient: q = min(1, |m|^2 / (b^2 z)), z the running average of |m|^2, in the Frobenius norm.
-   Noise, which is in both, does not shorten a step.
+   gradient: q = min(1, |m|^2 / (b^2 z)), z the running average of |m|^2, in the Frobenius norm,
+   or 1 with b = 0. Noise, which is in |m| and z alike, does not shorten a step.
 
 Parameters may have a factor on Delta of their own, and a decay w: then a step multiplies them by
 ``1 - Delta w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
