@@ -102,16 +102,6 @@ def missing() -> str | None:
     return None
 
 
-def on_another_host() -> list[int]:
-    """The processes whose host has another name than this one."""
-    own, found = os.readlink("/proc/self/ns/uts"), []
-    for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if os.readlink(path / "ns/uts") != own:
-                found.append(int(path.name))
-    return found
-
-
 class Cluster:
     """Slurm with one node, this machine, or with another one beside it.
 
@@ -237,9 +227,21 @@ class Cluster:
                 told = log.read_text() if log.exists() else "nothing"
                 raise AssertionError(f"job {job} is {states} and not ready; {log} has: {told}")
 
+    def on_second(self) -> list[int]:
+        """The processes on the second node: whose host name is that of its slurmd."""
+        own, hosts, second = os.readlink("/proc/self/ns/uts"), dict[int, str](), set[str]()
+        setting = f"SLURM_CONF={self._environment['SLURM_CONF']}".encode()
+        for path in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                hosts[int(path.name)] = host = os.readlink(path / "ns/uts")
+                daemon = (path / "comm").read_text() == "slurmd\n"
+                if host != own and daemon and setting in (path / "environ").read_bytes():
+                    second.add(host)
+        return [pid for pid, host in hosts.items() if host in second]
+
     def lose_second(self) -> None:
         """All processes of the second node are gone at once, its slurmd among them."""
-        for pid in on_another_host():
+        for pid in self.on_second():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -11,7 +11,7 @@ import pytest
 
 from apts_mpi.checkpoints.folder import listed
 from tests.conftest import ENVIRONMENT, MPIRUN
-from tests.slurm.cluster import Cluster, missing, on_another_host
+from tests.slurm.cluster import Cluster, missing
 from tests.slurm.conftest import ROOT
 from tests.slurm.test_jobs import JOBS, SMALL, ranks, rows, told
 
@@ -35,7 +35,7 @@ def test_a_job_outlives_a_rank_and_a_node(two_nodes: Cluster, tmp_path: Path) ->
         **{"RUN": str(run), "LAUNCH": "mpirun --map-by node:oversubscribe"},
     )
     two_nodes.until(job, lambda: len(rows(run)) >= 3, log)
-    elsewhere = sorted(set(ranks(run)) & set(on_another_host()))
+    elsewhere = sorted(set(ranks(run)) & set(two_nodes.on_second()))
     assert len(elsewhere) == 2
     os.kill(elsewhere[0], signal.SIGKILL)
     two_nodes.until(job, lambda: "3 of 4 ranks are left and go on" in told(run), log)
