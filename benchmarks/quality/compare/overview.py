@@ -18,6 +18,7 @@ from benchmarks.harness import figures, tables
 from benchmarks.harness.drawing import INK, LINE, handle, style
 from benchmarks.harness.jobs import RESULTS, ROOT
 from benchmarks.harness.methods import EARLIER, outdated
+from benchmarks.harness.names import shown
 from benchmarks.harness.results import Results
 from benchmarks.quality.compare.entries import Entry, planned
 from benchmarks.quality.compare.plan import Get, read_plan
@@ -30,20 +31,10 @@ SETS = {  # plan and set, and its title
     ("beyond", "resnet"): "CIFAR-10, ResNet-8, two epochs",
     ("compare", "mnist"): "MNIST, 784-128-128-10",
 }
-NAMES = {
-    "apts": "apts_mpi",
-    "muon": "Muon, cosine",
-    "adamw": "AdamW, cosine",
-    "schedule-free": "Schedule-Free AdamW",
-    "prodigy": "Prodigy, cosine",
-    "adam": "Adam",
-    "sgd": "SGD",
-    "sgd-cosine": "SGD, cosine",
-    "local-sgd": "local SGD",
-    "diloco": "DiLoCo",
-    "diloco-cosine": "DiLoCo, cosine",
-    "muloco": "MuLoCo, cosine",
-}
+METHODS = (  # in this order
+    *("apts", "muon", "adamw", "schedule-free", "prodigy", "adam", "sgd", "sgd-cosine"),
+    *("local-sgd", "diloco", "diloco-cosine", "muloco"),
+)
 DARK = {INK: "#e6edf3", LINE: "#3d444d", "#000000": "#e6edf3"}
 
 
@@ -56,7 +47,7 @@ def runs(plan: str) -> Get:
 def named(entry: Entry) -> str:
     """A method as people know it, and whether its runs are of an earlier version."""
     old = any(map(outdated, entry.rows))
-    return NAMES[entry.method] + " (earlier version)" * old
+    return shown(entry.method) + " (earlier version)" * old
 
 
 def entries(plan: str, name: str, ranks: int = RANKS) -> dict[str, Entry]:
@@ -147,10 +138,10 @@ def draw() -> str:
     look |= {"xtick.color": INK, "ytick.color": INK, "svg.fonttype": "none", "svg.hashsalt": "o"}
     with plt.rc_context({**look, "grid.alpha": 1.0, "font.sans-serif": ["DejaVu Sans"]}):
         figure, axes = figures.panels(1, len(SETS), (9.4, 3.6))
-        shown = set[str]()
+        used = set[str]()
         for ax, ((plan, name), title) in zip(axes[0], SETS.items(), strict=True):
             found = entries(plan, name)
-            shown |= set(found)
+            used |= set(found)
             for method, entry in found.items():
                 mark, own = style(method), method == "apts"
                 ax.plot(
@@ -167,7 +158,7 @@ def draw() -> str:
             ax.set_xlim(low / 2, high * 2)
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ax.yaxis.set_major_locator(MaxNLocator(5))
-        handles = [handle(style(method), NAMES[method]) for method in NAMES if method in shown]
+        handles = [handle(style(method), shown(method)) for method in METHODS if method in used]
         figure.legend(handles=handles, loc="outside lower center", ncols=4)
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(drawn, format="svg", transparent=True, metadata=nothing)
