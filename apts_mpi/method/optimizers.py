@@ -83,7 +83,11 @@ class StochasticAPTS(Joining, method=StochasticMethod):
         own = {"weight_decay": weight_decay, "radius_scale": 1.0}
         ranks = self._outlive(interface.communicator(comm), on_lost_ranks)
         known, passes = ranks.sum_scalars([float(per_pass is not None), float(per_pass or 0)])
-        options["per_pass"] = passes / ranks.size if known == ranks.size and passes else None
+        if known not in (0.0, ranks.size):
+            raise ValueError(
+                f"per_pass is given on {known:g} of {ranks.size} ranks: on all or none"
+            )
+        options["per_pass"] = passes / ranks.size or None
         super().__init__(params, positional, ranks, options, own)
         self._remember()
 

@@ -247,7 +247,9 @@ class Metric:
         self.m.copy_(state["m"])
         self.v.copy_(state["v"])
         learned, usual = int(state["learned"]), state["usual"]
-        if self._hidden and len(usual) != len(self._hidden):  # other layers: what is there is usual
+        # Of other layers, or where nobody has looked at it: what is there is usual.
+        unknown = len(usual) != len(self._hidden) or (self._part and not usual.any())
+        if self._hidden and unknown:
             first, second = (
                 1.0 - decay ** max(learned, 1) for decay in (FIRST_DECAY, SECOND_DECAY)
             )

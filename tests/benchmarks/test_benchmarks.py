@@ -99,7 +99,7 @@ def test_published_runs_tells_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(data, "load_source", small_mnist)
-    command = ["published", "--iterations", "6", "--ranks", "2"]
+    command = ["published", "--iterations", "6", "--ranks", "2", "--timeout", "100"]
     command += ["--seeds", "0", "--mnist", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(command) == 0
     rows = rows_of(tmp_path / "out" / "published.jsonl")

@@ -130,7 +130,7 @@ def test_report(tmp_path: Path, fake: FakeMpi) -> None:
 def test_end_to_end(tmp_path: Path) -> None:
     text = SMALL.replace("[0.1]", "[0.1, 1e30]").replace("epochs = 4", "epochs = 14")
     plan, out = plan_of(tmp_path, text), tmp_path / "out"
-    options = ["--methods", "apts,local-sgd", "--ranks", "2", "--seeds", "0"]
+    options = ["--methods", "apts,local-sgd", "--ranks", "2", "--seeds", "0", "--timeout", "100"]
     assert main(["compare", "--config", str(plan), "--out", str(out), *options]) == 0
     apts, good, bad = rows_of(out / "compare.jsonl")
     assert bad["test_accuracy"] is None

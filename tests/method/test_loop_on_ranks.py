@@ -8,6 +8,7 @@ from tests.conftest import Finished
 
 NAMES = (
     "equals_the_programs_iteration",
+    "passes_of_several_lengths",
     "loops_of_several_lengths",
     "errors_reach_all_ranks",
     "states_are_taken_up",

@@ -31,6 +31,10 @@ def test_a_state_does_not_belong_to_an_initial_radius(kind: type) -> None:
     assert kind(radius=0.5).kept() == kind().kept()
 
 
+def test_a_state_does_not_belong_to_the_length_of_a_pass() -> None:
+    assert StochasticOptions(per_pass=3).kept() == StochasticOptions().kept()
+
+
 def test_an_iteration_goes_less_far_with_each_pass_down_to_a_least() -> None:
     options = StochasticOptions(local_steps=20, per_pass=40)
     found = [options.room(iterations) for iterations in (0, 1, 2, 4, 6, 1000)]

@@ -42,8 +42,9 @@ CHOSEN = ("batch", "local_steps", "epochs", "momentum", "window", "cooldown", "a
 METHODS: dict[str, dict[str, Any]] = {
     "default": {"local_steps": 4, "ahead": False},
     "passes": {"local_steps": 4, "ahead": False, "per_pass": 3},
-    "many positions": {"local_steps": 4, "ahead": False},
-    "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False},
+    # A length of a pass has no effect in these.
+    "many positions": {"local_steps": 4, "ahead": False, "per_pass": 1},
+    "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False, "per_pass": 1},
     "own moments": {"local_steps": 4, "ahead": False, "shared": False, "momentum": 0.3},
     "sr1": {"local_solver": "sr1", "local_steps": 2},
     "first-order": {"local_solver": "first-order"},

@@ -96,9 +96,8 @@ def leave_for_others() -> None:
 def go_on_elsewhere() -> None:
     """From the same iterate, radius and place on another number of ranks; and it trains on."""
     comm = Comm()
-    for name in ELSEWHERE[
-        :: 1 if comm.size < 3 else 2
-    ]:  # some do where there are ranks without a state
+    every = 1 if comm.size < 3 else 2  # some do where there are ranks without a state
+    for name in ELSEWHERE[::every]:
         out = f"{name}-on-{comm.size}"
         before = rows(f"{name}-left")
         training = go_on(f"{name}-left", out=out, iterations=6)

@@ -79,6 +79,20 @@ def test_a_moment_of_a_part_of_its_usual_length_still_has_a_full_step(
     assert (part < 1.0) == (share == pytest.approx(1.0, rel=1e-3))
 
 
+def test_where_nobody_has_looked_at_lengths_that_of_a_state_is_usual() -> None:
+    theta, g = torch.zeros(N), torch.zeros(N)
+    full, bounded = Metric(theta, g, [TALL], part=0.0), Metric(theta, g, [TALL], part=1.0)
+    gradient, lengths = gradients(1)[0], list[float]()
+    for k in range(100):
+        g.copy_(gradient * (1.0 if k < 40 else 0.1))
+        if k == 40:
+            bounded.load_state_dict(full.state_dict())
+        before = theta.clone()
+        (full if k < 40 else bounded).step(0.01)
+        lengths.append(float((theta - before)[TALL.part].norm()))
+    assert lengths[-1] < 0.1 * lengths[0]
+
+
 def test_in_between_a_matrix_goes_on_along_its_last_polar_factor() -> None:
     theta, g = torch.zeros(N), torch.zeros(N)
     metric, moves = Metric(theta, g, [TALL], every=3), []
