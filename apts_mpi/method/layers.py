@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_SEQUENCES = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 _NORMS = (nn.LayerNorm, nn.RMSNorm)  # whose parameters may have several dimensions
 
 
@@ -36,7 +37,8 @@ class Layer:
         offset: of its first number. rows, columns: of it as a matrix; of a vector its length and 1.
         kind: "hidden", "embedding", "output" or "vector".
         positions: whether it is applied to several positions of a sample, as far as that can be
-            seen: convolutions are, and all of a network that has some or has embeddings.
+            seen: convolutions are, and all of a network that has some, or has embeddings, or, where
+            the module is known, recurrent layers or attention.
     """
 
     offset: int
@@ -66,6 +68,7 @@ def layers(parameters: Sequence[Tensor], module: nn.Module | None = None) -> lis
     if matrices and not any(matrices[-1].shape[0] == width for width in _widths(module)):
         kinds[id(matrices[-1])] = "output"
     many = "embedding" in kinds.values() or any(each.dim() > 2 for each in matrices)
+    many |= module is not None and any(isinstance(each, _SEQUENCES) for each in module.modules())
     found, offset = list[Layer](), 0
     for each in parameters:
         kind = kinds.get(id(each), "vector")

@@ -60,9 +60,11 @@ def test_convolutions_and_tokens_have_several_positions() -> None:
         built("resnet", IMAGES, depth=8, width=8, normalization="group"),
         built("transformer", TEXT, **SMALL, tied=False),
         nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2)),
+        nn.LSTM(8, 8),
+        nn.TransformerEncoderLayer(8, 2, 16),
     ]
     found = [{each.positions for each in layers(list(m.parameters()), m)} for m in networks]
-    assert found == [{False}, {True}, {True}, {False}]
+    assert found == [{False}, {True}, {True}, {False}, {True}, {True}]
 
 
 def test_of_a_resnet_all_convolutions_are_hidden() -> None:
