@@ -213,7 +213,8 @@ class StochasticOptions:
         """
         if self.per_pass is None:
             return 1.0
-        return max(0.5 / (1.0 + iterations * self.local_steps / self.per_pass), LEAST_ROOM)
+        passes = min(iterations * self.local_steps / self.per_pass, iterations / 2)
+        return max(0.5 / (1.0 + passes), LEAST_ROOM)
 
     def kept(self) -> dict[str, Any]:
         """What a saved state belongs to, as plain values: not where and how it starts."""

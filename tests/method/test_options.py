@@ -39,6 +39,8 @@ def test_an_iteration_goes_less_far_with_each_pass_down_to_a_least() -> None:
     options = StochasticOptions(local_steps=20, per_pass=40)
     found = [options.room(iterations) for iterations in (0, 1, 2, 4, 6, 1000)]
     assert found == pytest.approx([0.5, 0.5 / 1.5, 0.25, 0.5 / 3.0, 0.15, 0.15])
+    few = StochasticOptions(local_steps=20, per_pass=3)  # a pass counts as two iterations at least
+    assert [few.room(k) for k in (1, 2, 100)] == pytest.approx([0.5 / 1.5, 0.25, 0.15])
     assert StochasticOptions().room(1000) == 1.0
 
 

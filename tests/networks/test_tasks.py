@@ -81,7 +81,7 @@ def test_a_regression(launch: Launch, tmp_path: Path) -> None:
 def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: Path) -> None:
     cut = ("shard", "digits", "--out", "digits", "--shards", "3", "--val-fraction", "0.2")
     assert "1149 train, 288 val, 360 test" in ran(launch, 0, *cut)
-    flags = ("--data", "digits", "--hidden", "32", "--threads", "1", "--epochs", "20")
+    flags = ("--data", "digits", "--hidden", "32", "--threads", "1", "--epochs", "40")
     told = ran(launch, 2, *flags, "--out", "run")
     found = summary(tmp_path / "run")
     rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
@@ -97,7 +97,7 @@ def test_validation_samples_are_judged_by_themselves(launch: Launch, tmp_path: P
         assert told_accuracy == f"{found[f'{split}_accuracy']:.4f}"
     assert "validation accuracy" in ran(launch, 0, "inspect", "run")
     # Gone on with, the best is remembered.
-    ran(launch, 2, "--resume", "run", "--epochs", "21")
+    ran(launch, 2, "--resume", "run", "--epochs", "41")
     assert summary(tmp_path / "run")["best_val_accuracy"] >= best
 
 
