@@ -48,11 +48,12 @@ def test_the_figure_shows_what_was_measured(ground: str) -> None:
 
 def test_what_it_says_of_the_peers_was_measured() -> None:
     text, resnet = entries("beyond", "transformer"), entries("beyond", "resnet")
-    mnist = entries("compare", "mnist")
+    mnist, digits = entries("compare", "mnist"), entries("compare", "digits")
     (said,) = re.findall(r"reaches (\S+)\s+nats against (\S+) on", README)
     assert said == (f"{text['muon'].mean:.3f}", f"{text['apts'].mean:.3f}")
-    (said,) = re.findall(r"(\S+) against (\S+) % on\s+the ResNet", README)
-    assert said == (f"{resnet['muon'].mean:.1f}", f"{resnet['apts'].mean:.1f}")
+    for name, of in (("the ResNet", resnet), ("the digits", digits)):
+        (said,) = re.findall(rf"(\S+) against (\S+) % on\s+{name}", README)
+        assert said == (f"{of['muon'].mean:.1f}", f"{of['apts'].mean:.1f}")
 
     def beaten(of: dict[str, Entry]) -> set[str]:
         return {name for name, entry in of.items() if entry.score < of["apts"].score}
