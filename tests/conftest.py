@@ -90,7 +90,7 @@ LONG_FILES = (
     *("faults/test_inject", "training/test_random_networks", "benchmarks/test_network"),
     *("method/test_apts_single", "benchmarks/test_benchmarks", "benchmarks/test_cost"),
     *("method/test_baselines", "training/test_samples", "test_tutorial", "test_examples"),
-    *("comm/test_watch_on_ranks", "comm/test_job", "comm/test_joining"),
+    *("slurm/test_two_nodes", "comm/test_watch_on_ranks", "comm/test_job", "comm/test_joining"),
 )
 
 
