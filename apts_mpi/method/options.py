@@ -213,6 +213,7 @@ class StochasticOptions:
         """
         if self.per_pass is None:
             return 1.0
+        # Of few samples an iteration has many passes, and a short run few iterations to learn in.
         passes = min(iterations * self.local_steps / self.per_pass, iterations / 2)
         return max(0.5 / (1.0 + passes), LEAST_ROOM)
 

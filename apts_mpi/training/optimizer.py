@@ -51,7 +51,7 @@ def optimizer(
     config: TrainConfig,
     network: FlatNetwork,
     comm: Comm,
-    task: str = "classification",
+    task: str,
     *,
     per_pass: int = 1,
 ) -> Optimizer:

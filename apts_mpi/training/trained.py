@@ -65,7 +65,7 @@ def restore(checkpoint: Checkpoint, comm: Comm, *, named: str | None) -> Trained
         require_package(trained.config.optimizer)
     network = trained.parameters
     alone = dataclasses.replace(trained.config, subdomains_per_rank=1)
-    method = optimizer(alone, network, comm)
+    method = optimizer(alone, network, comm, trained.task.kind)
     with comm.together(), fitting(checkpoint):
         method.load_state_dict(optimizer_state(checkpoint, network.n), resized=True)
         with method.averaged():

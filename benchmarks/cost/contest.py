@@ -74,7 +74,7 @@ class Contest:
         self.gpu = self.device.type == "cuda"
         self.config = completed(self.config, self.comm.size, self.samples)
         before = self._allocated()
-        self.method = optimizer(self.config, self.own, self.comm)
+        self.method = optimizer(self.config, self.own, self.comm, "classification")
         for _ in range(WARM_UP):
             self.iterate()
         self.held = self._allocated() - before
