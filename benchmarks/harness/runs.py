@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from apts_mpi.method.options import AVERAGING as AVERAGING
 from benchmarks.harness.data import Shards
@@ -106,3 +107,43 @@ def accuracy(row: Row) -> float:
     """Final test accuracy, 0 to 1; -1 for a run that diverged."""
     value = row["test_accuracy"]
     return -1.0 if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What runs are judged by.
+
+    Attributes:
+        key: of a run's summary. name, unit: in tables. scale: from the summary to the tables.
+        sign: 1 where more is better, -1 where less is. form: of a value in the tables.
+        chance: what guessing reaches, as in the tables.
+    """
+
+    key: str
+    name: str
+    unit: str
+    scale: float
+    sign: int
+    form: str
+    chance: float
+
+    def score(self, row: Row) -> float:
+        """Higher is better; -infinity of a run that diverged."""
+        value = row[self.key]
+        return -math.inf if value is None else self.sign * float(value)
+
+    @property
+    def points(self) -> str:
+        """The unit of a difference between two."""
+        return "points" if self.unit == "%" else self.unit
+
+    def shown(self, row: Row) -> float | None:
+        """The value of a run in the tables; None where it diverged."""
+        value = row[self.key]
+        return None if value is None else self.scale * float(value)
+
+
+MEASURES = {
+    "accuracy": Measure("test_accuracy", "test accuracy", "%", 100.0, 1, ".2f", 10.0),
+    "loss": Measure("test_loss", "test loss", "nats", 1.0, -1, ".4f", math.log(65)),
+}

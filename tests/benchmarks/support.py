@@ -29,7 +29,8 @@ def cells_of(text: str) -> list[list[str]]:
 def result(settings: Row, accuracy: float | None, messages: int = 40) -> Row:
     """A run as it is written down."""
     if accuracy is None:
-        return {"settings": settings, "test_accuracy": None, "diverged": "not finite"}
+        lost = {"test_accuracy": None, "test_loss": None}
+        return {"settings": settings, **lost, "diverged": "not finite"}
     steps = [1, 2, 3, 4]
     curves = {
         "epoch": [float(step) for step in steps],
@@ -39,7 +40,8 @@ def result(settings: Row, accuracy: float | None, messages: int = 40) -> Row:
     more = {"epochs": 4.0, "vector_allreduces": messages, "bytes_allreduced": 10**6 * messages}
     setup = {"versions": {"torch": "2"}, "cores": 2, "threads_per_rank": 1, "commit": "c"}
     told = {"command": "train", "date": "2026-01-01", "curves": curves, **more, **setup}
-    return {"settings": settings, "test_accuracy": accuracy, **told}
+    reached = {"test_accuracy": accuracy, "test_loss": 1.0 - accuracy}
+    return {"settings": settings, **reached, **told}
 
 
 class Done:

@@ -12,10 +12,10 @@ pytest.importorskip("matplotlib", reason="the benchmarks need matplotlib: pip in
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.results import Row
-from benchmarks.harness.runs import command
+from benchmarks.harness.runs import MEASURES, command
 from benchmarks.quality.compare import command as compare
 from benchmarks.quality.compare.entries import Entry, planned
-from benchmarks.quality.compare.plan import MEASURES, Group, groups, read_plan
+from benchmarks.quality.compare.plan import Group, groups, read_plan
 from benchmarks.quality.compare.verdicts import fewer, rank_losses, verdicts
 from tests.benchmarks.support import Done
 

@@ -12,9 +12,9 @@ from statistics import fmean
 import numpy as np
 
 from benchmarks.harness.results import Row, grouped, matching
-from benchmarks.harness.runs import AVERAGING
+from benchmarks.harness.runs import AVERAGING, MEASURES, Measure
 from benchmarks.harness.statistics import Array
-from benchmarks.quality.compare.plan import MEASURES, DataSet, Get, Measure, groups
+from benchmarks.quality.compare.plan import DataSet, Get, groups
 
 
 @dataclass(frozen=True)

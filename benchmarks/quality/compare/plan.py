@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from apts_mpi.method.options import LOCAL, OPTIMIZERS
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
-from benchmarks.harness.runs import AVERAGING
+from benchmarks.harness.runs import AVERAGING, MEASURES, Measure
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
@@ -33,39 +32,6 @@ class Method:
     finalists: int = 0
     least_ranks: int = 1
     also_ranks: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What runs are judged by.
-
-    Attributes:
-        key: of a run's summary. name, unit: in tables. scale: from the summary to the tables.
-        sign: 1 where more is better, -1 where less is. form: of a value in the tables.
-    """
-
-    key: str
-    name: str
-    unit: str
-    scale: float
-    sign: int
-    form: str
-
-    def score(self, row: Row) -> float:
-        """Higher is better; -infinity of a run that diverged."""
-        value = row[self.key]
-        return -math.inf if value is None else self.sign * float(value)
-
-    def shown(self, row: Row) -> float | None:
-        """The value of a run in the tables; None where it diverged."""
-        value = row[self.key]
-        return None if value is None else self.scale * float(value)
-
-
-MEASURES = {
-    "accuracy": Measure("test_accuracy", "test accuracy", "%", 100.0, 1, ".2f"),
-    "loss": Measure("test_loss", "test loss", "nats", 1.0, -1, ".4f"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +62,7 @@ class DataSet:
     @property
     def points(self) -> str:
         """The unit of a difference between two."""
-        return "points" if self.measured == "accuracy" else self.measure.unit
+        return self.measure.points
 
     @property
     def described(self) -> str:

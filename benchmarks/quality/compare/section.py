@@ -12,11 +12,12 @@ from typing import Any
 from benchmarks.harness import drawing as draw
 from benchmarks.harness import figures, names, tables
 from benchmarks.harness.results import Row, finder
+from benchmarks.harness.runs import Measure
 from benchmarks.harness.sections import Finding, Image, Part, Picture, Section, Table, Text, slug
 from benchmarks.harness.units import digits, times
 from benchmarks.quality.compare.entries import Entry, planned
 from benchmarks.quality.compare.pictures import against_ranks
-from benchmarks.quality.compare.plan import DataSet, Get, Measure, groups, read_plan
+from benchmarks.quality.compare.plan import DataSet, Get, groups, read_plan
 from benchmarks.quality.compare.tasks import tasks
 from benchmarks.quality.compare.verdicts import LEAST_FEWER, rank_losses, verdicts
 

@@ -1,9 +1,9 @@
-"""Every parameter of the method alone over its whole sensible range, on real MPI ranks.
+"""Every setting of the method alone over its whole sensible range.
 
-MNIST at N = 2 and 8, everything else at its default; beside it the learning rates of Adam and SGD
-over as many decades as the initial radius. What is run stands in sensitivity.toml. Writes
-sensitivity.md, sensitivity.jsonl and sensitivity.png; runs that are in sensitivity.jsonl are not
-run again, so that it may be interrupted.
+MNIST at N = 2 and 8, a ResNet and a Transformer at N = 8, everything else at its default; beside it
+the learning rates of Adam and Muon over as many decades as the first radius. What is run stands in
+sensitivity.toml. Writes sensitivity.md, sensitivity.jsonl and sensitivity.png; runs that are in
+sensitivity.jsonl are not run again, so that it may be interrupted.
 """
 
 from __future__ import annotations

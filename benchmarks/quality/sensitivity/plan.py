@@ -14,11 +14,13 @@ from apts_mpi.settings.defaults import completed
 from benchmarks.harness.data import SOURCES
 from benchmarks.harness.plan_file import check, fields, load, typed
 from benchmarks.harness.results import Row
-from benchmarks.harness.runs import AVERAGING
+from benchmarks.harness.runs import AVERAGING, MEASURES, Measure
 
 Get = Callable[[Row], Row | None]  # the run of some settings, if it is done
 
-KINDS = {name: each.kind.type for name, each in SETTINGS.items()}
+KINDS: dict[str, Any] = {
+    name: [int] if each.kind.type is tuple else each.kind.type for name, each in SETTINGS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Point:
     """A value of a parameter.
 
     Attributes:
-        text: the value. default: whether it is. settings: of its run, but for the seed.
+        text: the value. default: whether it is. near: within a factor of two of that.
+        settings: of its run, but for the seed.
     """
 
     text: str
     default: bool
+    near: bool
     settings: Row
 
 
@@ -39,23 +43,35 @@ class Family:
     """Runs that differ in one setting; see ``sensitivity.toml``.
 
     Attributes:
-        common: data, samples and hidden of the plan.
-        shared: settings of all runs. values: by parameter. limits: points by parameter.
+        shared: settings of all runs. values: by parameter. limits: what a choice may cost, by
+            parameter.
     """
 
     name: str
+    data: str
+    samples: int
+    measured: str = "accuracy"
     optimizer: str
     ranks: tuple[int, ...]
+    simulated: bool = False
     epochs: float
     batch: int = 0
     minibatches: int = 0
     most_lost: float | None = None
+    near_lost: float | None = None
     shared: dict[str, Any]
     values: dict[str, tuple[Any, ...]]
     limits: dict[str, float]
-    data: str
-    samples: int
-    hidden: tuple[int, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """What its runs are judged by."""
+        return MEASURES[self.measured]
+
+    @property
+    def network(self) -> str:
+        """Flags of its network; the sizes are settings of its runs."""
+        return f"--network {self.shared.get('network', 'mlp')}"
 
     def completed(self, ranks: int, **changes: Any) -> TrainConfig:
         """The settings of a run with every default.
@@ -65,19 +81,21 @@ class Family:
         """
         given = {**self._given(ranks), **changes}
         config = TrainConfig(optimizer=self.optimizer, epochs=self.epochs, **given)
-        return completed(config, ranks, self.samples)
+        task = "language" if self.data == "text" else "classification"
+        return completed(config, ranks, self.samples, task=task)
 
     def settings(self, ranks: int, **changes: Any) -> Row:
         """Of a run, but for the seed, as ``runs.command`` takes them."""
-        hidden = ",".join(map(str, self.hidden))
         row = dict(
-            **{"data": self.data, "hidden": hidden, "epochs": self.epochs, "ranks": ranks},
-            optimizer=self.optimizer,
+            **{"data": self.data, "network": self.network.split(), "epochs": self.epochs},
+            **{"ranks": ranks, "optimizer": self.optimizer},
+            **({"simulated": True} if self.simulated else {}),
         )
+        given = {name: each for name, each in self._given(ranks).items() if name != "network"}
         if self.optimizer in AVERAGING:
             lr = self.completed(ranks, **changes).lr
-            return {**row, "arguments": flags(self._given(ranks)), "batch": self.batch, "lr": lr}
-        return {**row, "arguments": flags({**self._given(ranks), **changes})}
+            return {**row, "arguments": flags(given), "batch": self.batch, "lr": lr}
+        return {**row, "arguments": flags({**given, **changes})}
 
     def _given(self, ranks: int) -> dict[str, Any]:
         if not self.minibatches:
@@ -121,8 +139,13 @@ class Sweep:
         if all(changes for _, changes in listed):
             listed.append((getattr(default, name), {}))
             listed.sort(key=lambda item: -math.inf if item[0] is None else item[0])
+        usual = getattr(default, name)
+
+        def near(value: Any) -> bool:
+            return bool(usual and value) and 0.5 <= value / usual <= 2.0
+
         return [
-            Point(shown(value), not changes, family.settings(ranks, **changes))
+            Point(shown(value), not changes, near(value), family.settings(ranks, **changes))
             for value, changes in listed
         ]
 
@@ -172,15 +195,17 @@ def shown(value: Any) -> str:
     """A value as the command line takes it; what is not given is searched."""
     if value is None:
         return "searched"
+    if isinstance(value, tuple):
+        return ",".join(map(shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # ---- the TOML ------------------------------------------------------------------------------
 
-_PLAN = {"data": str, "samples": int, "hidden": [int], "seeds": [int], "families": [dict]}
+_PLAN = {"seeds": [int], "families": [dict]}
 _NAMED = ("shared", "values", "limits")  # "settings", "parameters" and "most_lost_of" of the file
 _FAMILY = {
-    **fields(Family, without=("data", "samples", "hidden", *_NAMED)),
+    **fields(Family, without=_NAMED),
     **dict.fromkeys(("settings", "parameters", "most_lost_of"), dict),
 }
 
@@ -195,11 +220,8 @@ def read_plan(path: Path) -> Plan:
     values = load(path)
     try:
         table = typed("the file", values, _PLAN, needed=_PLAN)
-        check(table["data"] in SOURCES, f"data {table['data']!r} is none of {', '.join(SOURCES)}")
-        check(min((*table["hidden"], table["samples"])) > 0, "samples and hidden must be positive")
         check(bool(table["seeds"]) and min(table["seeds"]) >= 0, "seeds are numbers from 0 up")
-        common = {name: table[name] for name in ("data", "samples", "hidden")}
-        families = tuple(_family(own, common) for own in table["families"])
+        families = tuple(map(_family, table["families"]))
         names = [family.name for family in families]
         check(bool(names) and len(set(names)) == len(names), "families need names of their own")
         for family in families:
@@ -211,18 +233,24 @@ def read_plan(path: Path) -> Plan:
     return Plan(table["seeds"], families)
 
 
-def _family(table: dict[str, Any], common: dict[str, Any]) -> Family:
+def _family(table: dict[str, Any]) -> Family:
     where = f"family {table.get('name', '')!r}"
-    needed = ("name", "optimizer", "ranks", "epochs", "parameters")
+    needed = ("name", "data", "samples", "optimizer", "ranks", "epochs", "parameters")
     values = typed(where, table, _FAMILY, needed=needed)
     shared = typed(where, values.pop("settings", {}), KINDS)
     parameters = typed(where, values.pop("parameters"), {name: [KINDS[name]] for name in KINDS})
     limits = typed(where, values.pop("most_lost_of", {}), dict.fromkeys(parameters, float))
-    family = Family(**values, shared=shared, values=parameters, limits=limits, **common)
+    family = Family(**values, shared=shared, values=parameters, limits=limits)
+    check(family.data in SOURCES, f"{where}: data is none of {', '.join(SOURCES)}")
+    check(family.samples > 0, f"{where}: samples must be positive")
+    check(family.measured in MEASURES, f"{where}: measured is none of {', '.join(MEASURES)}")
     check(min(family.ranks, default=0) > 0, f"{where}: ranks must be positive numbers")
     check(all(parameters.values()), f"{where}: a parameter has no values")
     averaging = family.optimizer in AVERAGING
-    check(averaging or family.optimizer == "apts", f"{where}: optimizer is apts, adam or sgd")
-    check((family.batch > 0) == averaging, f"{where}: batch is for adam and sgd, which need it")
+    check(
+        averaging or family.optimizer == "apts",
+        f"{where}: optimizer is {', '.join(('apts', *AVERAGING))}",
+    )
+    check((family.batch > 0) == averaging, f"{where}: batch is for baselines, which need it")
     check(not averaging or set(parameters) == {"lr"}, f"{where}: lr is its only parameter")
     return family

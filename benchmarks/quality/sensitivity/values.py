@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from benchmarks.harness.runs import accuracy
+from benchmarks.harness.runs import Measure
 from benchmarks.quality.sensitivity.plan import Get, Plan, Point, Sweep
-
-CHANCE = 10.0  # percent, of ten classes: what a run that diverged counts as
 
 
 @dataclass(frozen=True)
@@ -17,19 +15,20 @@ class Value:
     """A value of a parameter.
 
     Attributes:
-        percents: test accuracy by seed, of the runs that are done. diverged: how many of them.
-        loss: points of accuracy against the default, over the seeds of both; None without such.
+        reached: by seed, of the runs that are done; chance where one diverged.
+        diverged: how many of them. loss: what it costs against the default, over the seeds of
+            both; None without such.
     """
 
     point: Point
-    percents: dict[int, float]
+    reached: dict[int, float]
     diverged: int
     loss: float | None
 
     @property
     def mean(self) -> float:
-        """Accuracy over the seeds that are done."""
-        return fmean(self.percents.values())
+        """Over the seeds that are done."""
+        return fmean(self.reached.values())
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,8 @@ class Swept:
 
     @property
     def ends(self) -> tuple[Value, Value] | None:
-        """Of the lowest and of the highest accuracy; None where only the default has been run."""
-        done = [value for value in self.values if value.percents]
+        """The lowest and the highest; None where only the default has been run."""
+        done = [value for value in self.values if value.reached]
         if all(value.point.default for value in done):
             return None
         order = sorted(done, key=lambda value: value.mean)
@@ -56,8 +55,13 @@ class Swept:
 
     @property
     def spread(self) -> float:
-        """Points between them."""
+        """Between them."""
         return self.ends[1].mean - self.ends[0].mean if self.ends else 0.0
+
+    @property
+    def form(self) -> str:
+        """Of its numbers in tables."""
+        return self.sweep.family.measure.form
 
     @property
     def losses(self) -> list[tuple[float, Swept, Value]]:
@@ -69,25 +73,31 @@ class Swept:
 def swept(plan: Plan, seeds: Sequence[int], get: Get) -> list[Swept]:
     """Every parameter at every number of ranks, run or not."""
     return [
-        Swept(sweep, ranks, _values(sweep.points(ranks), seeds, get))
+        Swept(sweep, ranks, _values(sweep.points(ranks), seeds, get, sweep.family.measure))
         for sweep in plan.sweeps()
         for ranks in sweep.family.ranks
     ]
 
 
-def _values(points: Sequence[Point], seeds: Sequence[int], get: Get) -> list[Value]:
-    runs = [
-        {seed: row for seed in seeds if (row := get({**point.settings, "seed": seed})) is not None}
+def _values(
+    points: Sequence[Point], seeds: Sequence[int], get: Get, measure: Measure
+) -> list[Value]:
+    shown = [
+        {
+            seed: measure.shown(row)
+            for seed in seeds
+            if (row := get({**point.settings, "seed": seed})) is not None
+        }
         for point in points
     ]
-    percents = [
-        {seed: 100 * accuracy(row) if accuracy(row) >= 0 else CHANCE for seed, row in own.items()}
-        for own in runs
+    reached = [
+        {seed: measure.chance if value is None else value for seed, value in own.items()}
+        for own in shown
     ]
-    default = next(own for point, own in zip(points, percents, strict=True) if point.default)
+    default = next(own for point, own in zip(points, reached, strict=True) if point.default)
     values = []
-    for point, rows, own in zip(points, runs, percents, strict=True):
-        lost = [default[seed] - value for seed, value in own.items() if seed in default]
-        diverged = sum(accuracy(row) < 0 for row in rows.values())
+    for point, known, own in zip(points, shown, reached, strict=True):
+        lost = [measure.sign * (default[seed] - own[seed]) for seed in own if seed in default]
+        diverged = sum(value is None for value in known.values())
         values.append(Value(point, own, diverged, fmean(lost) if lost else None))
     return values
