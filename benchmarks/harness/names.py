@@ -7,7 +7,7 @@ import re
 PRODUCT = "apts_mpi"
 OURS = "APTS"  # the default method
 _NAMES = {
-    **{"apts": OURS, "apts-scaled": OURS, "apts-auto": f"{OURS}, automatic local steps"},
+    **{"apts": OURS, "apts-auto": f"{OURS}, automatic local steps"},
     **{"apts-sr1": f"{OURS} (L-SR1)", "apts-first-order": f"{OURS} (first order)"},
     **{"adam": "Adam", "adam-64": "Adam, at least 64 per rank", "adamw": "AdamW"},
     **{

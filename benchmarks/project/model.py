@@ -157,7 +157,7 @@ def work_of(
     Raises:
         ValueError: the method is not known, or such a number is missing.
     """
-    if method == "apts-scaled" and steps:
+    if method == "apts" and steps:
         return Work(batch, steps + FORWARD, steps, steps, 1, 4 * (parameters + 60), 1)
     if method in ("adam", "sgd"):
         return Work(batch, 1, 1, 1, 1, 4 * (parameters + 20), 0)

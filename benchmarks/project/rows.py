@@ -15,7 +15,7 @@ from benchmarks.harness.statistics import Array
 from benchmarks.project.model import PUBLISHED, Work, work_of
 
 OWN = ("data", "gradient", "algebra", "other")  # phases of what a rank does by itself
-METHODS = {"apts": "apts-scaled", "apts-auto": "apts-scaled"}  # of network, as strong says
+METHODS = {"apts-auto": "apts"}  # of network, as strong says
 OUTSIDE = ("ddp-adam", "ddp-muon")  # PyTorch's own: not in the model
 
 

@@ -18,7 +18,7 @@ LEAST_ITERATIONS = 8  # outer ones that count, so that there is a spread
 SPLITS = ("steps", "batch")
 SPLIT = "split"  # rows of runs with the clock on and off in turn, which show what it costs
 # Rare messages, and the most frequent ones; outer iterations of each.
-SPLIT_METHODS = {"apts-scaled": 101, "adam": 601}
+SPLIT_METHODS = {"apts": 101, "adam": 601}
 
 
 @dataclass(frozen=True, kw_only=True)

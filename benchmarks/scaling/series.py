@@ -158,4 +158,4 @@ _KNOWN = ("benchmark", "method", "data", "hidden")
 
 def _order(method: str) -> tuple[int, str]:
     """Ours first, the default before the others."""
-    return (0 if method == "apts-scaled" else 1 if method.startswith("apts") else 2, method)
+    return (0 if method == "apts" else 1 if method.startswith("apts") else 2, method)

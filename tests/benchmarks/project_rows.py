@@ -17,13 +17,13 @@ N = 118_282
 LINKS = {"none": Link(2e-6, 1 / 4e9), "100mbit": Link(1e-4, 1 / 12e6)}
 EVEN = Spread((1.0,))
 MADE = {
-    "apts-scaled": Costs(1.1e-5, 0.0, 2e-4, 3e-3, 1e-7, 5e-4, EVEN),
+    "apts": Costs(1.1e-5, 0.0, 2e-4, 3e-3, 1e-7, 5e-4, EVEN),
     "adam": Costs(1.2e-5, 0.0, 3e-4, 0.0, 1e-7, 4e-4, EVEN),
     "diloco": Costs(1.15e-5, 0.0, 4e-4, 2e-3, 1e-7, 3e-4, EVEN),
     "apts-sr1": Costs(1.0e-5, 0.0, 5e-3, 0.0, 1e-7, 6e-4, EVEN),
 }
 SLOWDOWN = 1.2
-STEPS = {"apts-scaled": 40, "diloco": 40}
+STEPS = {"apts": 40, "diloco": 40}
 REACHED = {"target": 0.9, "curve": {"seconds": [1.0], "test_accuracy": [0.9]}}
 COUNTS = {"evaluations": 8 + 1 / 3, "vectors": 3.0}  # of an L-SR1 iteration
 
@@ -84,7 +84,7 @@ def micro_rows() -> Iterator[Row]:
 
 def network_rows() -> Iterator[Row]:
     link = LINKS["100mbit"]
-    for method, costs, steps in (("apts", "apts-scaled", 21), ("adam", "adam", None)):
+    for method, costs, steps in (("apts", "apts", 21), ("adam", "adam", None)):
         for hosts in (2, 4):
             slow = SLOWDOWN * hosts / 2
             work = work_of(costs, N, 250, steps)

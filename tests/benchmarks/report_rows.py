@@ -27,7 +27,7 @@ SETUP = {
 
 def scaling(
     kind: str = "strong",
-    method: str = "apts-scaled",
+    method: str = "apts",
     ranks: int = 1,
     *,
     spent: dict[str, float],
@@ -150,7 +150,7 @@ def compared(
 def everything() -> list[Row]:
     """Rows of every kind, as a real set of results has them."""
     rows: list[Row] = []
-    methods = {"apts-scaled": 0.02, "adam": 0.15, "sgd": 0.7}
+    methods = {"apts": 0.02, "adam": 0.15, "sgd": 0.7}
     for kind in ("strong", "weak"):
         for name, talk in methods.items():
             for ranks in (1, 2, 4):
@@ -177,7 +177,7 @@ def everything() -> list[Row]:
     of = {k: v for k, v in rows[0]["settings"].items() if k not in ("rank", "phase", "repetition")}
     rows += [prediction({**of, "ranks": n}, 0.12 / n, 0.125 / n) for n in (1, 2)]
     reach = {2**k: 1 / (1 + 0.002 * 2**k) for k in range(1, 13)}
-    rows += projection("apts-scaled", reach) + projection(
+    rows += projection("apts", reach) + projection(
         "adam", {n: e**3 for n, e in reach.items()}
     )
     rows += [compared("apts", 0.981, 58, seed) for seed in range(2)]
@@ -218,7 +218,7 @@ def cell(table: Table, row: int, heading: str) -> str:
     return str(table.rows[row][list(table.header).index(heading)])
 
 
-def strong_pair(method: str = "apts-scaled", **changes: Any) -> list[Row]:
+def strong_pair(method: str = "apts", **changes: Any) -> list[Row]:
     """1 s and 0.625 s an iteration of the same work: efficiency 0.8; a tenth is communication."""
     one = {"gradient": 0.9, "algebra": 0.05, "data": 0.05, "evaluation": 7.0}
     two = {"gradient": 0.5, "algebra": 0.025, "data": 0.025, "wait": 0.0125, "allreduce": 0.0625}

@@ -69,7 +69,7 @@ def test_diverged_over_a_link() -> None:
 
 
 def test_model_proof() -> None:
-    of = {"benchmark": "strong", "method": "apts-scaled", "ranks": 2}
+    of = {"benchmark": "strong", "method": "apts", "ranks": 2}
     rows = [
         prediction({**of, "batch": k}, 1.0, 1 + error) for k, error in enumerate((0.1, -0.2, 0.3))
     ]
@@ -79,7 +79,7 @@ def test_model_proof() -> None:
 
 
 def test_projections_say_so_everywhere() -> None:
-    rows = projection("apts-scaled", {2: 0.9, 4: 0.8, 8: 0.4}) + projection("adam", {2: 0.3})
+    rows = projection("apts", {2: 0.9, 4: 0.8, 8: 0.4}) + projection("adam", {2: 0.3})
     section = projections(rows)
     assert section is not None
     for one in section.walk():

@@ -223,7 +223,7 @@ def test_the_spread_of_longer_and_shorter_iterations(factor: float) -> None:
 
 def test_an_outer_iteration_is_the_sum_of_its_parts() -> None:
     own = Costs(1e-5, 1e-4, 2e-4, 3e-4, 1e-7, 5e-4, Spread((0.9, 1.1), 20.0))
-    work = work_of("apts-scaled", N, 250, 20)
+    work = work_of("apts", N, 250, 20)
     parts = iteration(work, own, ETHERNET, 4, slowdown=1.1)
     assert parts.compute == pytest.approx(1.1 * (20 + 1 / 3) * (1e-4 + 250e-5))
     assert parts.algebra == pytest.approx(1.1 * (3e-4 + 20 * 2e-4))

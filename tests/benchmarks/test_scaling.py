@@ -41,7 +41,7 @@ warm_up = 1
 samples = 2000
 
 [[methods]]
-name = "apts-scaled"
+name = "apts"
 arguments = []
 batches = [50]
 local_steps = 8
@@ -103,7 +103,7 @@ def test_every_run_comes_once_and_in_the_same_random_order_each_time() -> None:
 def test_the_committed_plans_are_read() -> None:
     for kind in ("strong", "weak"):
         read = read_plan(ROOT / "benchmarks" / f"{kind}.toml", strong=kind == "strong")
-        assert {m.name for m in read.methods} >= {"apts-scaled", "adam", "local-sgd", "diloco"}
+        assert {m.name for m in read.methods} >= {"apts", "adam", "local-sgd", "diloco"}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_the_committed_plans_are_read() -> None:
         ('split = "steps"', 'split = "half"', "'steps' or 'batch'"),
         ("batches = [50]", "batches = [0]", "batches must be positive"),
         ("samples = 2000", "samples = 0", "must be positive"),
-        ('name = "adam"', 'name = "apts-scaled"', "names of their own"),
+        ('name = "adam"', 'name = "apts"', "names of their own"),
         ("local_steps = 8", "steps = 8", "'steps' is not known"),
     ],
 )

@@ -140,7 +140,7 @@ def test_model_beside_the_measurement() -> None:
 
 
 def test_cost_of_the_clock() -> None:
-    settings = {"benchmark": "split", "method": "apts-scaled", "ranks": 2}
+    settings = {"benchmark": "split", "method": "apts", "ranks": 2}
     row = {"settings": settings, "on": [1.0, 1.01, 3.0], "off": [1.0, 1.0, 1.0]}
     lines = told(section_of("strong", strong_pair(), split=[row]))
     assert "Measuring the phases costs 1.00 percent (95 percent interval 0.00 to 200.00)" in lines
