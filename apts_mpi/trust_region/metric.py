@@ -13,7 +13,9 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps). Delta is 
    so that one Delta bounds all blocks: the whole step is the minimiser in the ball of the norm
    that is the largest of ``|P|_2 / (q R)`` and of the norms in 1. As there the radius follows the
    gradient: q = min(1, |m|^2 / (b^2 z)), z the running average of |m|^2, in the Frobenius norm,
-   or 1 with b = 0. Noise, which is in |m| and z alike, does not shorten a step.
+   or 1 with b = 0. Noise, which is in |m| and z alike, does not shorten a step. Where polar factors
+   are dear, blocks of rows have a norm each: in place of polar(G) the step has those of the blocks
+   of G, scaled to entries of the same root mean square.
 
 Parameters may have a factor on Delta of their own, and a decay w: then a step multiplies them by
 ``1 - Delta w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
@@ -22,6 +24,7 @@ Parameters may have a factor on Delta of their own, and a decay w: then a step m
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,7 +34,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from apts_mpi.trust_region.polar import polar_factors
+from apts_mpi.trust_region.polar import in_blocks
 
 FIRST_DECAY, SECOND_DECAY, EPSILON = 0.9, 0.999, 1e-8  # as Kingma and Ba
 SPECTRAL = 0.4  # of R; measured (docs/trials.md)
@@ -80,6 +83,7 @@ class Metric:
         spans: of the parameters, in order and up to the last one; by default all are alike.
         every: so many steps a hidden matrix has the same polar factor.
         part: b, of a moment's usual length, from which on steps have their full one; 0: always.
+        most: rows of a block that has a norm of its own, of a matrix with both sides longer.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
@@ -96,6 +100,7 @@ class Metric:
         *,
         every: int = 1,
         part: float = 1.0,
+        most: int = sys.maxsize,
     ) -> None:
         self.m, self.v = torch.zeros_like(vector), torch.zeros_like(vector)
         self._hidden, borders = list(hidden), {0, len(vector), *(each.stop for each in spans)}
@@ -109,7 +114,7 @@ class Metric:
         device = vector.device if self._fused else torch.device("cpu")
         self._counts = [torch.zeros((), device=device) for _ in self._diagonal]  # as torch has it
         self.learned = 0
-        self._every, self._part = every, part
+        self._every, self._part, self._most = every, part, most
         self._usual = vector.new_zeros(len(self._hidden))  # z, not corrected
         self._theta, self._g, self._m, self._polar = (
             [each.of(of) for each in hidden] for of in self._vectors
@@ -153,7 +158,7 @@ class Metric:
         torch._foreach_lerp_(self._m, self._g, 1.0 - FIRST_DECAY)
         if (self.learned - 1) % self._every == 0 or self.learned == 2:  # of averages begun anew
             looking = torch._foreach_lerp(self._m, self._g, 1.0 - FIRST_DECAY)
-            torch._foreach_copy_(self._polar, polar_factors(looking))
+            torch._foreach_copy_(self._polar, in_blocks(looking, self._most))
         lengths = (self._lengths() if self._part else self._full).mul(-radius).unbind()
         for at, p, length in zip(self._theta, self._polar, lengths, strict=True):
             at.addcmul_(p, length)
@@ -232,7 +237,8 @@ class Metric:
             if factor != 1.0:
                 gradient[part].mul_(factor)
         blocks = [each.of(gradient) for each in self._hidden]
-        for block, p, scale in zip(blocks, polar_factors(blocks), self._scales, strict=True):
+        factors = in_blocks(blocks, self._most)
+        for block, p, scale in zip(blocks, factors, self._scales, strict=True):
             slope += scale * float((block * p).sum(dtype=torch.float64))
             torch.mul(p, scale, out=block)
         return slope

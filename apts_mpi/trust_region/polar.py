@@ -11,6 +11,7 @@ x the shorter side, and y columns that takes 4 x^2 y + 34 x^3 operations, in pla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,6 +37,27 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
         for k, x, product in zip(own, scaled, products, strict=True):
             factor = product @ x
             found[k] = factor if wide[k] is matrices[k] else factor.T
+    return found
+
+
+def in_blocks(matrices: Sequence[Tensor], most: int) -> list[Tensor]:
+    """The same, but of a matrix with both sides longer than ``most`` by blocks of rows.
+
+    They have at most so many rows each, which then are x in the operations. The root mean square of
+    the entries is that of the whole matrix's polar factor.
+    """
+    pieces = [
+        x.tensor_split(math.ceil(x.shape[0] / most)) if min(x.shape) > most else (x,)
+        for x in matrices
+    ]
+    factors = iter(polar_factors([block for own in pieces for block in own]))
+    found = []
+    for x, own in zip(matrices, pieces, strict=True):
+        if len(own) == 1:
+            found.append(next(factors))
+            continue
+        scales = [math.sqrt(max(block.shape) / max(x.shape)) for block in own]
+        found.append(torch.cat([next(factors) * scale for scale in scales]))
     return found
 
 

@@ -177,9 +177,7 @@ def everything() -> list[Row]:
     of = {k: v for k, v in rows[0]["settings"].items() if k not in ("rank", "phase", "repetition")}
     rows += [prediction({**of, "ranks": n}, 0.12 / n, 0.125 / n) for n in (1, 2)]
     reach = {2**k: 1 / (1 + 0.002 * 2**k) for k in range(1, 13)}
-    rows += projection("apts", reach) + projection(
-        "adam", {n: e**3 for n, e in reach.items()}
-    )
+    rows += projection("apts", reach) + projection("adam", {n: e**3 for n, e in reach.items()})
     rows += [compared("apts", 0.981, 58, seed) for seed in range(2)]
     rows += [compared("adam", 0.977, 1200, seed, ranks=1, lr=1e-3) for seed in range(2)]
     rows += [compared("diloco", 0.979, 60, lr=1e-3), compared("sgd", None, 0, ranks=1, lr=9.0)]

@@ -42,6 +42,7 @@ CHOSEN = ("batch", "local_steps", "epochs", "momentum", "window", "cooldown", "a
 METHODS: dict[str, dict[str, Any]] = {
     "default": {"local_steps": 4, "ahead": False},
     "passes": {"local_steps": 4, "ahead": False, "per_pass": 3},
+    "blocks": {"local_steps": 4, "ahead": False, "per_pass": 3},  # of a matrix that has several
     # A length of a pass has no effect in these.
     "many positions": {"local_steps": 4, "ahead": False, "per_pass": 1},
     "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False, "per_pass": 1},
@@ -61,27 +62,29 @@ def waves(*shape: int, pitch: float) -> Tensor:
 
 
 class Tiny(nn.Module):
-    """Four inputs, five hidden units, three classes; float32 parameters, loss in float64.
+    """Inputs, hidden units, three classes; float32 parameters, loss in float64.
 
     With three dimensions the first matrix counts as applied to many positions.
     """
 
-    def __init__(self, *, many: bool) -> None:
+    def __init__(self, inputs: int = 4, width: int = 5, *, many: bool = False) -> None:
         super().__init__()
-        self.first = nn.Parameter(waves(4, 5, *[1] * many, pitch=0.7).float())
-        self.last = nn.Parameter(waves(5, 3, pitch=0.9).float())
+        self.shape = inputs, width
+        self.first = nn.Parameter(waves(*self.shape, *[1] * many, pitch=0.7).float())
+        self.last = nn.Parameter(waves(width, 3, pitch=0.9).float())
         self.bias = nn.Parameter(waves(3, pitch=1.1).float())
-        self.x = waves(SAMPLES, 4, pitch=1.3)
+        self.x = waves(SAMPLES, inputs, pitch=1.3)
         self.y = (self.x[:, 0] > 0.2).long() + (self.x[:, 1] * self.x[:, 2] > 0.0).long()
 
     def loss(self, index: Tensor) -> Tensor:
-        hidden = torch.tanh(self.x[index] @ self.first.double().view(4, 5))
+        hidden = torch.tanh(self.x[index] @ self.first.double().view(self.shape))
         return cross_entropy(hidden @ self.last.double() + self.bias.double(), self.y[index])
 
 
 def record(method: str, subdomains: int, comm: Comm) -> Record:
     """What some iterations did, and where the parameters are then."""
-    net, options = Tiny(many=method == "many positions"), METHODS[method]
+    size, options = (130, 132) if method == "blocks" else (4, 5), METHODS[method]
+    net = Tiny(*size, many=method == "many positions")
     drawn = [0] * subdomains
 
     def minibatch(k: int) -> tuple[Callable[[], Tensor], int]:
@@ -104,7 +107,7 @@ def record(method: str, subdomains: int, comm: Comm) -> Record:
         "loss": [each.loss for each in done],
         "rho": [each.rho for each in done],
         "radius": [each.radius for each in done],
-        "theta": optimizer.flat.vector[::7].tolist(),
+        "theta": optimizer.flat.vector[:: max(7, optimizer.flat.n // 20)].tolist(),
         "decisions": [
             [each.accepted, each.global_accepted, each.local_accepted, each.local_tried]
             for each in done

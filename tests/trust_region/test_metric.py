@@ -12,7 +12,7 @@ from torch import Tensor
 from apts_mpi.method.layers import Layer
 from apts_mpi.method.torch_state import learned_once
 from apts_mpi.trust_region.metric import FIRST_DECAY, SECOND_DECAY, SPECTRAL, Metric, Span
-from apts_mpi.trust_region.polar import polar_factors
+from apts_mpi.trust_region.polar import in_blocks, polar_factors
 
 torch.set_num_threads(1)
 TALL, WIDE = Layer(3, 7, 4, "hidden"), Layer(31, 2, 5, "hidden")
@@ -49,6 +49,22 @@ def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer
         length = 0.01 * q * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
         assert torch.allclose(layer.of(theta - before), -length * p, atol=1e-6)
     assert q < 1.0
+
+
+def test_a_large_matrix_moves_by_blocks_of_rows() -> None:
+    theta, g = torch.zeros(N), gradients(1)[0]
+    metric = Metric(theta, g, [TALL, WIDE], part=0.0, most=3)
+    metric.step(0.01)
+    looking = (1.0 - FIRST_DECAY**2) * g  # after one gradient
+    for layer in (TALL, WIDE):
+        (p,) = in_blocks([layer.of(looking)], 3)
+        length = 0.01 * SPECTRAL * math.sqrt(max(layer.rows, layer.columns))
+        assert torch.allclose(layer.of(theta), -length * p, atol=1e-6)
+        (whole,) = polar_factors([layer.of(looking)])
+        assert torch.allclose(p, whole, atol=1e-2) == (layer is WIDE)  # of two rows
+    slope = metric.first_step(direction := g.clone())
+    assert slope == pytest.approx(float(g @ direction), rel=1e-5)
+    assert torch.allclose(TALL.of(direction), -100.0 * TALL.of(theta), atol=1e-4)
 
 
 def test_a_step_vanishes_with_its_gradient() -> None:

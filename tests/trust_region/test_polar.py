@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from apts_mpi.trust_region.polar import COEFFICIENTS, TURNS, polar_factors
+from apts_mpi.trust_region.polar import COEFFICIENTS, TURNS, in_blocks, polar_factors
 
 torch.set_num_threads(1)
 SIDES = st.integers(1, 24)
@@ -70,3 +70,29 @@ def test_of_zeros_there_are_zeros() -> None:
 def test_small_singular_values_that_rounding_hides_are_not_blown_up() -> None:
     found = polar_factors([matrix(64, 256, decades=8.0)])[0]
     assert float(torch.linalg.matrix_norm(found, 2)) < 1.25
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=4), st.integers(1, 12))
+def test_blocks_of_rows_have_polar_factors_of_their_own(
+    shapes: list[tuple[int, int]], most: int
+) -> None:
+    matrices = [matrix(*shape, seed=k) for k, shape in enumerate(shapes)]
+    for x, found in zip(matrices, in_blocks(matrices, most), strict=True):
+        rows, columns = x.shape
+        count = 1 if min(rows, columns) <= most else -(-rows // most)
+        blocks = np.array_split(x.double().numpy(), count)
+        assert max(map(len, blocks)) <= most or count == 1
+        parts = [
+            reference(torch.as_tensor(b)) * (max(b.shape) / max(rows, columns)) ** 0.5
+            for b in blocks
+        ]
+        assert np.allclose(found.numpy(), np.concatenate(parts), atol=2e-3)
+
+
+@pytest.mark.parametrize("shape", [(48, 40), (40, 48), (36, 36)])
+def test_entries_are_as_large_in_blocks_as_in_the_whole(shape: tuple[int, int]) -> None:
+    x = matrix(*shape, decades=0.2)
+    whole, blocks = polar_factors([x])[0], in_blocks([x], 12)[0]
+    assert not torch.allclose(whole, blocks, atol=1e-2)
+    assert float(blocks.norm()) == pytest.approx(float(whole.norm()), rel=0.2)
