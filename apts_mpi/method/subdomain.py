@@ -161,7 +161,7 @@ class BatchSubdomain(Subdomain):
 
 # Where a polar factor costs as much as the evaluation:
 _LAZY = 5  # most steps with the same one
-_ROWS = 128  # of a larger matrix, most rows that have one
+_BLOCK = 128  # most rows or columns of a larger matrix that have one
 
 
 def model_of(options: APTSOptions, theta: Tensor) -> Model:
@@ -180,9 +180,9 @@ def hidden_matrices(options: StochasticOptions, flat: FlatParameters) -> list[La
 def is_shallow(hidden: Sequence[Layer]) -> bool:
     """Whether there are hidden matrices, each applied once to a sample: a fully connected network.
 
-    There a polar factor costs as much as the evaluation: it is kept for some steps, and is that of
-    blocks of rows. And a sample that is learned leaves no gradient, so that steps vanish, or their
-    path is bounded (options.py).
+    There a polar factor costs as much as the evaluation: it is kept for some steps, and large
+    matrices have those of blocks. And a sample that is learned leaves no gradient, so that steps
+    vanish, or their path is bounded (options.py).
     """
     return bool(hidden) and not any(layer.positions for layer in hidden)
 
@@ -193,7 +193,7 @@ def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     shallow = is_shallow(hidden)
     every = min(_LAZY, math.ceil(options.local_steps / 4)) if shallow else 1
     part = 0.5 if not shallow else 1.0 if options.per_pass is None else 0.0
-    most = _ROWS if shallow else sys.maxsize
+    most = _BLOCK if shallow else sys.maxsize
     decay = options.weight_decay
     spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])
     return Metric(flat.vector, flat.gradient, hidden, spans, every=every, part=part, most=most)

@@ -14,8 +14,8 @@ at zero (Kingma and Ba, arXiv 1412.6980), and D = diag(sqrt(v) + eps). Delta is 
    that is the largest of ``|P|_2 / (q R)`` and of the norms in 1. As there the radius follows the
    gradient: q = min(1, |m|^2 / (b^2 z)), z the running average of |m|^2, in the Frobenius norm,
    or 1 with b = 0. Noise, which is in |m| and z alike, does not shorten a step. Where polar factors
-   are dear, blocks of rows have a norm each: in place of polar(G) the step has those of the blocks
-   of G, scaled to entries of the same root mean square.
+   are dear, blocks of a matrix have a norm each: in place of polar(G) the step has those of the
+   blocks of G.
 
 Parameters may have a factor on Delta of their own, and a decay w: then a step multiplies them by
 ``1 - Delta w`` before it moves them (decoupled, as Loshchilov and Hutter, arXiv 1711.05101).
@@ -83,7 +83,7 @@ class Metric:
         spans: of the parameters, in order and up to the last one; by default all are alike.
         every: so many steps a hidden matrix has the same polar factor.
         part: b, of a moment's usual length, from which on steps have their full one; 0: always.
-        most: rows of a block that has a norm of its own, of a matrix with both sides longer.
+        most: of a matrix with both sides longer, rows or columns of a block with a norm of its own.
 
     Attributes:
         m, v: (n,) float32, running averages of the gradients and of their squares; of a hidden
@@ -220,7 +220,8 @@ class Metric:
     def extent(self) -> float:
         """The radius of a step as large as the hidden matrices are; infinite without any.
 
-        In the mean square over them of their largest singular values, in which steps are bounded.
+        In the mean square over them of their largest singular values, in which steps are bounded,
+        those of a matrix in blocks block by block.
         """
         norms = [float(torch.linalg.matrix_norm(at, 2)) for at in self._theta]
         return math.hypot(*norms) / math.hypot(*self._scales) if any(norms) else math.inf

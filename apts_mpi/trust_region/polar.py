@@ -41,24 +41,20 @@ def polar_factors(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def in_blocks(matrices: Sequence[Tensor], most: int) -> list[Tensor]:
-    """The same, but of a matrix with both sides longer than ``most`` by blocks of rows.
+    """The same, but of a matrix with both sides longer than ``most`` by blocks.
 
-    They have at most so many rows each, which then are x in the operations. The root mean square of
-    the entries is that of the whole matrix's polar factor.
+    The shorter side is cut into about equal parts of at most so many rows or columns, which then
+    are x in the operations. Of a block of full rank the root mean square of the entries is that
+    of the whole matrix's polar factor.
     """
+    sides = [int(x.shape[1] < x.shape[0]) for x in matrices]
     pieces = [
-        x.tensor_split(math.ceil(x.shape[0] / most)) if min(x.shape) > most else (x,)
-        for x in matrices
+        x.tensor_split(math.ceil(x.shape[side] / most), dim=side) if x.shape[side] > most else (x,)
+        for x, side in zip(matrices, sides, strict=True)
     ]
     factors = iter(polar_factors([block for own in pieces for block in own]))
-    found = []
-    for x, own in zip(matrices, pieces, strict=True):
-        if len(own) == 1:
-            found.append(next(factors))
-            continue
-        scales = [math.sqrt(max(block.shape) / max(x.shape)) for block in own]
-        found.append(torch.cat([next(factors) * scale for scale in scales]))
-    return found
+    parts = [[next(factors) for _ in own] for own in pieces]
+    return [torch.cat(own, dim=side) for own, side in zip(parts, sides, strict=True)]
 
 
 def _products(grams: Tensor) -> Tensor:

@@ -103,12 +103,6 @@ def _words(settings: Row) -> str:
     return ", ".join([*words, f"seed {settings['seed']}"])
 
 
-def accuracy(row: Row) -> float:
-    """Final test accuracy, 0 to 1; -1 for a run that diverged."""
-    value = row["test_accuracy"]
-    return -1.0 if value is None else float(value)
-
-
 @dataclass(frozen=True)
 class Measure:
     """What runs are judged by.

@@ -67,6 +67,26 @@ def test_the_hidden_matrix_alone_moves_by_a_polar_factor() -> None:
         assert torch.allclose(each.abs(), torch.full_like(each, 1e-4), rtol=2e-2)
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_large_matrices_move_by_blocks_where_they_see_a_sample_once(many: bool) -> None:
+    """One with three dimensions counts as applied to many positions: it moves as a whole."""
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 140), torch.randint(0, 3, (32,))
+    first = nn.Parameter(0.05 * torch.randn(140, 130, *[1] * many))
+    last = nn.Parameter(0.05 * torch.randn(3, 130))
+    before = first.detach().clone()
+    optimizer = Stochastic([first, last], local_steps=1, radius=1e-5, momentum=0.0, cooldown=0.0)
+
+    def loss() -> Tensor:
+        return nn.functional.cross_entropy((x @ first.view(140, 130)).tanh() @ last.T, y)
+
+    assert optimizer.step(lambda: (loss, 32)).accepted
+    p = (first.detach() - before).view(140, 130) / (1e-5 * SPECTRAL * math.sqrt(140))
+    blocks = torch.linalg.matrix_norm(torch.stack(p.tensor_split(2, dim=1)), 2)
+    assert float(blocks.max()) < 1.2
+    assert (float(torch.linalg.matrix_norm(p, 2)) < 1.2) == many  # of few ranks, blocks add up
+
+
 @pytest.mark.parametrize(("done", "length"), [(0.0, 1.0), (0.5, 1.0), (0.75, 0.5), (0.9, 0.2)])
 def test_steps_shorten_over_the_last_part_of_the_run(done: float, length: float) -> None:
     for first, later in zip(moved(), moved(done=done), strict=True):

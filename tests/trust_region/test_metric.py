@@ -51,7 +51,7 @@ def test_a_hidden_matrix_moves_along_the_polar_factor_of_its_moment(layer: Layer
     assert q < 1.0
 
 
-def test_a_large_matrix_moves_by_blocks_of_rows() -> None:
+def test_a_large_matrix_moves_by_blocks() -> None:
     theta, g = torch.zeros(N), gradients(1)[0]
     metric = Metric(theta, g, [TALL, WIDE], part=0.0, most=3)
     metric.step(0.01)

@@ -74,25 +74,22 @@ def test_small_singular_values_that_rounding_hides_are_not_blown_up() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(SIDES, SIDES), min_size=1, max_size=4), st.integers(1, 12))
-def test_blocks_of_rows_have_polar_factors_of_their_own(
+def test_blocks_of_the_shorter_side_have_polar_factors_of_their_own(
     shapes: list[tuple[int, int]], most: int
 ) -> None:
     matrices = [matrix(*shape, seed=k) for k, shape in enumerate(shapes)]
     for x, found in zip(matrices, in_blocks(matrices, most), strict=True):
-        rows, columns = x.shape
-        count = 1 if min(rows, columns) <= most else -(-rows // most)
-        blocks = np.array_split(x.double().numpy(), count)
-        assert max(map(len, blocks)) <= most or count == 1
-        parts = [
-            reference(torch.as_tensor(b)) * (max(b.shape) / max(rows, columns)) ** 0.5
-            for b in blocks
-        ]
-        assert np.allclose(found.numpy(), np.concatenate(parts), atol=2e-3)
+        side = int(x.shape[1] < x.shape[0])
+        blocks = np.array_split(x.double().numpy(), -(-min(x.shape) // most), axis=side)
+        assert max(block.shape[side] for block in blocks) <= most
+        parts = [reference(torch.as_tensor(block)) for block in blocks]
+        assert np.allclose(found.numpy(), np.concatenate(parts, axis=side), atol=2e-3)
 
 
-@pytest.mark.parametrize("shape", [(48, 40), (40, 48), (36, 36)])
+@pytest.mark.parametrize("shape", [(48, 40), (40, 96), (96, 16), (36, 36)])
 def test_entries_are_as_large_in_blocks_as_in_the_whole(shape: tuple[int, int]) -> None:
     x = matrix(*shape, decades=0.2)
     whole, blocks = polar_factors([x])[0], in_blocks([x], 12)[0]
     assert not torch.allclose(whole, blocks, atol=1e-2)
-    assert float(blocks.norm()) == pytest.approx(float(whole.norm()), rel=0.2)
+    for found in (whole, blocks):  # all singular values near 1
+        assert 0.7 < float(found.norm()) / min(shape) ** 0.5 < 1.2

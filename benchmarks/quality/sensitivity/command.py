@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from apts_mpi.errors import InputError
 from benchmarks.harness.command import Command, Namespace, Rounds
-from benchmarks.harness.data import Shards
+from benchmarks.harness.data import CIFAR, Shards
 from benchmarks.harness.jobs import ROOT
 from benchmarks.harness.measure import Session
 from benchmarks.harness.options import JOB_OPTIONS, config, names, option
@@ -31,7 +31,7 @@ def plan(session: Session) -> Rounds:
     options = session.options
     whole = read_plan(options.config)
     chosen = wanted(selection(whole, options), options.seeds or whole.seeds, options.ranks)
-    yield jobs(session, chosen, Shards(session.folder, mnist=options.mnist))
+    yield jobs(session, chosen, Shards(session.folder, mnist=options.mnist, cifar=options.cifar))
 
 
 def selection(plan: Plan, options: Namespace) -> list[Sweep]:
@@ -55,8 +55,9 @@ COMMAND = Command(
             "--parameters",
             type=names,
             metavar="A,B",
-            help="run these, like radius,sr1-memory,adam-lr (default all)",
+            help="run these, like radius,text-momentum,adam-lr (default all)",
         ),
+        CIFAR,
         *JOB_OPTIONS,
     ),
     libraries=("matplotlib",),

@@ -41,7 +41,7 @@ def panels(plan: Plan, found: Sequence[Swept]) -> list[tuple[str, list[Swept]]]:
 
 
 def plot(path: Path, plan: Plan, found: Sequence[Swept]) -> None:
-    """A panel below the other."""
+    """One panel below the other."""
     shown = panels(plan, found)
     if not shown:
         return

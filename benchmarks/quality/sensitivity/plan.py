@@ -80,6 +80,8 @@ class Family:
             InputError: a value is outside its range.
         """
         given = {**self._given(ranks), **changes}
+        if self.simulated:
+            given["subdomains_per_rank"], ranks = ranks, 1
         config = TrainConfig(optimizer=self.optimizer, epochs=self.epochs, **given)
         task = "language" if self.data == "text" else "classification"
         return completed(config, ranks, self.samples, task=task)
@@ -142,7 +144,8 @@ class Sweep:
         usual = getattr(default, name)
 
         def near(value: Any) -> bool:
-            return bool(usual and value) and 0.5 <= value / usual <= 2.0
+            numbers = isinstance(value, (int, float)) and isinstance(usual, (int, float))
+            return numbers and bool(value and usual) and 0.5 <= value / usual <= 2.0
 
         return [
             Point(shown(value), not changes, near(value), family.settings(ranks, **changes))
@@ -204,6 +207,7 @@ def shown(value: Any) -> str:
 
 _PLAN = {"seeds": [int], "families": [dict]}
 _NAMED = ("shared", "values", "limits")  # "settings", "parameters" and "most_lost_of" of the file
+_LISTS = {name: [kind] for name, kind in KINDS.items() if isinstance(kind, type)}
 _FAMILY = {
     **fields(Family, without=_NAMED),
     **dict.fromkeys(("settings", "parameters", "most_lost_of"), dict),
@@ -238,7 +242,7 @@ def _family(table: dict[str, Any]) -> Family:
     needed = ("name", "data", "samples", "optimizer", "ranks", "epochs", "parameters")
     values = typed(where, table, _FAMILY, needed=needed)
     shared = typed(where, values.pop("settings", {}), KINDS)
-    parameters = typed(where, values.pop("parameters"), {name: [KINDS[name]] for name in KINDS})
+    parameters = typed(where, values.pop("parameters"), _LISTS)
     limits = typed(where, values.pop("most_lost_of", {}), dict.fromkeys(parameters, float))
     family = Family(**values, shared=shared, values=parameters, limits=limits)
     check(family.data in SOURCES, f"{where}: data is none of {', '.join(SOURCES)}")

@@ -12,7 +12,7 @@ from benchmarks.harness import tables
 from benchmarks.harness.results import Row, finder
 from benchmarks.harness.sections import Image, Markdown, Part, Section, Table, bullets
 from benchmarks.quality.sensitivity.figure import plot
-from benchmarks.quality.sensitivity.plan import Family, Plan, Sweep, read_plan, wanted
+from benchmarks.quality.sensitivity.plan import Family, Plan, Sweep, read_plan, shown, wanted
 from benchmarks.quality.sensitivity.values import Swept, Value, swept
 
 LOSS = itemgetter(0)
@@ -161,7 +161,7 @@ def _seeds(plan: Plan, options: Namespace) -> list[int]:
 
 def _described(family: Family) -> str:
     """A family's runs in a line."""
-    sizes = [f"{name} {value}" for name, value in family.shared.items()]
+    sizes = [f"{name} {shown(value)}" for name, value in family.shared.items()]
     words = [family.data, family.optimizer, *sizes]
     if family.batch:
         words.append(f"batch {family.batch}, one rank (N ranks take its steps)")
@@ -170,7 +170,7 @@ def _described(family: Family) -> str:
     if family.minibatches:
         words.append(f"{family.minibatches} minibatches per pass")
     if "iterations" not in family.shared:
-        words.append(f"{family.epochs:g} epochs")
+        words.append(f"{family.epochs:g} epoch{'s' * (family.epochs != 1)}")
     return f"{family.name}: {', '.join(words)}."
 
 
