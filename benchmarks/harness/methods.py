@@ -14,11 +14,8 @@ EARLIER: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spectral",),
     "gpu": ("spectral",),
     "large_n": ("spectral",),
-    "network": ("spectral",),
     "sensitivity": ("spectral",),
     "soak": ("spectral",),
-    "strong": ("scaled", "sr1"),
-    "weak": ("scaled", "sr1"),
 }
 
 _UNTOUCHED = ("joining", "micro", "streaming")  # benchmarks whose figures no method decides
