@@ -14,7 +14,6 @@ EARLIER: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spectral",),
     "gpu": ("spectral",),
     "large_n": ("spectral",),
-    "sensitivity": ("spectral",),
     "soak": ("spectral",),
 }
 
