@@ -49,7 +49,6 @@ samples = 1437
 optimizer = "apts"
 ranks = [2]
 epochs = 1e6
-minibatches = 6
 [families.settings]
 local_solver = "sr1"
 iterations = 3
@@ -135,8 +134,8 @@ def test_points(tmp_path: Path) -> None:
     assert texts == list(map(shown, sorted({3, 5, default or 0})))
     assert [p.near for p in averaging] == [False, True, True, False]
     sr1 = sweep_of(plan, "sr1-memory").points(2)[1]
-    assert command({**sr1.settings, "seed": 0})[-6:] == [
-        *("--local-solver", "sr1", "--iterations", "3", "--batch", "120")
+    assert command({**sr1.settings, "seed": 0})[-4:] == [
+        *("--local-solver", "sr1", "--iterations", "3")
     ]
     text = command({**sweep_of(plan, "text-momentum").points(2)[0].settings, "seed": 0})
     assert text[:3] == ["train", "--network", "transformer"]
@@ -249,6 +248,10 @@ def test_met_and_missing(tmp_path: Path) -> None:
     assert "points: met. The worst: " in met[0].sentence()
     nothing = verdicts(plan, swept(plan, plan.seeds, lambda _: None))
     assert nothing[0].sentence() == "No single choice of apts: not run yet."
+    # The default of the text's momentum is 0.6, and 0.3 the only value beside it.
+    far = plan_of(tmp_path, SMALL.replace("momentum = [0.3]", "momentum = [0.1]"))
+    last = verdicts(far, done_of(far, lambda _: 0.9))[-1]
+    assert last.sentence().endswith("factor of two of the default: none in this plan.")
     # Seeds are compared with the same seeds: the second one is better, and only the default has it.
     done = Done(lambda s: 0.9 + 0.05 * s["seed"])
     runs = wanted(plan.sweeps(), plan.seeds)

@@ -56,7 +56,6 @@ class Family:
     simulated: bool = False
     epochs: float
     batch: int = 0
-    minibatches: int = 0
     most_lost: float | None = None
     near_lost: float | None = None
     shared: dict[str, Any]
@@ -79,7 +78,7 @@ class Family:
         Raises:
             InputError: a value is outside its range.
         """
-        given = {**self._given(ranks), **changes}
+        given = {**self.shared, **changes}
         if self.simulated:
             given["subdomains_per_rank"], ranks = ranks, 1
         config = TrainConfig(optimizer=self.optimizer, epochs=self.epochs, **given)
@@ -93,16 +92,11 @@ class Family:
             **{"ranks": ranks, "optimizer": self.optimizer},
             **({"simulated": True} if self.simulated else {}),
         )
-        given = {name: each for name, each in self._given(ranks).items() if name != "network"}
+        given = {name: each for name, each in self.shared.items() if name != "network"}
         if self.optimizer in AVERAGING:
             lr = self.completed(ranks, **changes).lr
             return {**row, "arguments": flags(given), "batch": self.batch, "lr": lr}
         return {**row, "arguments": flags({**given, **changes})}
-
-    def _given(self, ranks: int) -> dict[str, Any]:
-        if not self.minibatches:
-            return self.shared
-        return {**self.shared, "batch": math.ceil(self.samples / ranks / self.minibatches)}
 
 
 @dataclass(frozen=True)

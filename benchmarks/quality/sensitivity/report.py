@@ -49,7 +49,7 @@ class Verdict:
     def sentence(self) -> str:
         """What came out."""
         if self.worst is None:
-            return f"{self.what}: not run yet."
+            return f"{self.what}: {'not run yet' if self.missing else 'none in this plan'}."
         lines = "missed" if self.over else "met"
         text = f"{self.what} costs more than {self.limit:g} {self.unit}: {lines}"
         if self.missing:
@@ -167,8 +167,6 @@ def _described(family: Family) -> str:
         words.append(f"batch {family.batch}, one rank (N ranks take its steps)")
     elif family.simulated:
         words.append("all subdomains on one rank")
-    if family.minibatches:
-        words.append(f"{family.minibatches} minibatches per pass")
     if "iterations" not in family.shared:
         words.append(f"{family.epochs:g} epoch{'s' * (family.epochs != 1)}")
     return f"{family.name}: {', '.join(words)}."
