@@ -1,43 +1,85 @@
 """``--local-steps auto``: how much work between two messages, and their bits, from what they cost.
 
-An outer iteration of S samples over all ranks costs a message, T seconds, and t seconds for each
-sample, all ranks computing at once. More samples between messages mean more work in all: on MNIST
-the work to 97 percent grew like 1 + S / S0 with S0 two thirds of the training set (N = 2,
-minibatches of 64). The time, (1 + S / S0) (T / S + t), is least at
+Samples S between two messages, over all ranks, are a minibatch and local steps, as with
+``--outer-samples S``. An outer iteration then takes the seconds of its messages, and of each local
+step those of a minibatch's gradient and of the step. More samples between messages mean more work
+in all: on MNIST (784-128-128-10, N = 2 and 8) the work to 97 percent grew like 1 + S / S0 with S0
+about an eighth of the training set (docs/trials.md). Of the choices the one is taken that makes
 
-    S = sqrt(S0 T / t).
+    (1 + S / S0) (seconds of an iteration) / S
 
-Minibatch and steps are then those of so many ``--outer-samples``. Without ``--compress`` a vector
-is sent in the most bits with which a run takes hardly longer than with the best choice.
+least, but the usual S, and more bits in messages, where they take hardly longer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
-from torch import Tensor
 
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.comm.compression import message_for
 from apts_mpi.comm.message import FusedMessage
+from apts_mpi.method.options import StochasticOptions
+from apts_mpi.method.subdomain import metric_of
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.settings.defaults import outer_samples, plan
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.subdomain import Subdomain
 
-_S0 = 2.0 / 3.0  # of the training set
-_LEAST, _MOST = 1.0 / 12.0, 1.0 / 2.0  # of it in an outer iteration: outside was not measured
+_S0 = 1.0 / 8.0  # of the training set
+_LEAST, _MOST = 1.0 / 24.0, 1.0 / 2.0  # of it in an outer iteration: outside was not measured
+_CHOICES = 40  # from the one to the other
 _FORMS = ("none", "bf16", "int8", "int4")  # most bits first; fp16 takes as many as bf16
 _HARDLY = 1.05  # times as long
 _SCALAR_MESSAGES = 2  # of an outer iteration, besides the vector
+_MORE = 4  # times the samples of the smaller minibatch that is measured
 _TURNS, _SECONDS = 5, 0.02  # after the first message so many more, or as many as this time allows
+
+Plan = Callable[[int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds, on the slowest rank.
+
+    Attributes:
+        messages: of an outer iteration, by their form, most bits first.
+        gradient: of a minibatch, but for what each of its samples adds. sample: that.
+        step: of a local step, the evaluation of its gradient apart.
+    """
+
+    messages: Mapping[str, float]
+    gradient: float
+    sample: float
+    step: float
+
+    def evaluation(self, batch: int) -> float:
+        """Of a minibatch's gradient."""
+        return self.gradient + batch * self.sample
+
+    def iteration(self, form: str, batch: int, steps: int) -> float:
+        """Of an outer iteration with one subdomain per rank."""
+        return self.messages[form] + steps * (self.step + self.evaluation(batch))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an outer iteration computes and sends.
+
+    Attributes:
+        form: of the message, one of COMPRESSIONS. batch: samples of a minibatch. steps: local ones.
+    """
+
+    form: str
+    batch: int
+    steps: int
 
 
 def paced(
@@ -49,116 +91,128 @@ def paced(
     *,
     batch: int | None,
 ) -> TrainConfig:
-    """The settings with what messages and gradients decide that are measured here.
+    """The settings with what messages, gradients and steps decide that are measured here.
 
     Args:
         config: completed, but for what is chosen here. batch: the minibatch that was given, if any.
     """
     assert config.batch is not None, "completed settings have one"
-    samples, many = subdomains[0].samples, comm.size * len(subdomains)
-    x, y = next(samples.blocks(config.batch))
+    total, many = subdomains[0].samples.total, len(subdomains)
     forms = (config.compress,) if config.compress else _FORMS
     if comm.parts < 2:  # which nothing rounds
         forms = forms[:1]
-    with kept(network.module):
-        messages, gradient = measure(
-            comm,
-            network.vector,
-            lambda: len(y) and network.loss_and_gradient(x, y),
-            forms=forms,
-        )
+    costs = measure(comm, network, subdomains[0], config, forms)
     choice = chosen(
-        dict(zip(forms, messages, strict=True)),
-        gradient / (comm.size * config.batch),
-        samples=samples.total,
+        # A rank computes those of its subdomains one after another, for one message.
+        dataclasses.replace(costs, messages={k: each / many for k, each in costs.messages.items()}),
+        lambda outer: plan(
+            comm.size * many, total, outer=outer, context=config.context, batch=batch
+        ),
+        subdomains=comm.size * many,
+        samples=total,
         usual=outer_samples(config.context, config.network),
     )
-    batch, steps = plan(
-        many, samples.total, outer=choice.samples, context=config.context, batch=batch
-    )
     say(
-        f"{steps} local steps of {batch} samples, --compress {choice.form}: an iteration's "
-        f"messages take {1e3 * choice.message:.3g} ms, a gradient of {config.batch} samples "
-        f"{1e3 * gradient:.3g} ms"
+        f"{choice.steps} local steps of {choice.batch} samples, --compress {choice.form}: an "
+        f"iteration's messages take {1e3 * costs.messages[choice.form]:.3g} ms, a gradient of "
+        f"{choice.batch} samples {1e3 * costs.evaluation(choice.batch):.3g} ms, a step "
+        f"{1e3 * costs.step:.3g} ms"
     )
-    return dataclasses.replace(config, local_steps=steps, batch=batch, compress=choice.form)
+    return dataclasses.replace(
+        config, local_steps=choice.steps, batch=choice.batch, compress=choice.form
+    )
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What an outer iteration sends, and when.
-
-    Attributes:
-        form: of the message, one of COMPRESSIONS. message: seconds it takes.
-        samples: of an outer iteration.
-    """
-
-    form: str
-    message: float
-    samples: int
-
-
-def chosen(
-    messages: dict[str, float],
-    each: float,
-    *,
-    samples: int,
-    usual: int,
-) -> Choice:
-    """The best of an outer iteration's messages, and samples.
+def chosen(costs: Costs, of: Plan, *, subdomains: int, samples: int, usual: int) -> Choice:
+    """The best of an outer iteration's messages, minibatches and steps.
 
     Args:
-        messages: their seconds by form, most bits first. each: seconds for a sample.
-        samples: of the training set. usual: of an outer iteration by default; the least that is
-            taken is no more.
+        costs: what decides; of messages a subdomain's share. of: minibatch and local steps by the
+            samples of an outer iteration. subdomains: how many. samples: of the training set.
+        usual: of an outer iteration by default; the least that is looked at is no more.
     """
-    growth = _S0 * samples
-    least = min(_LEAST * samples, usual)
-    found = list[tuple[float, Choice]]()
-    for form, message in messages.items():
-        best = min(max(math.sqrt(growth * message / each), least), _MOST * samples)
-        outer = max(round(best), 1)
-        seconds = (1.0 + outer / growth) * (message / outer + each)
-        found.append((seconds, Choice(form, message, outer)))
-    shortest = min(seconds for seconds, _ in found)
-    return next(choice for seconds, choice in found if seconds <= _HARDLY * shortest)
+    least, most = min(_LEAST * samples, usual), max(_MOST * samples, usual)
+    outer = [usual, *np.geomspace(least, most, _CHOICES).round().astype(int).tolist()]
+    plans = list(dict.fromkeys(of(max(each, 1)) for each in outer))
+
+    def seconds(choice: Choice) -> float:
+        seen = subdomains * choice.batch * choice.steps
+        each = costs.iteration(choice.form, choice.batch, choice.steps) / seen
+        return (1.0 + seen / (_S0 * samples)) * each
+
+    choices = [Choice(form, *each) for form in costs.messages for each in plans]
+    best = {
+        form: min((each for each in choices if each.form == form), key=seconds)
+        for form in costs.messages
+    }
+    enough = _HARDLY * min(map(seconds, best.values()))
+    preferred = [each for form in best for each in (Choice(form, *plans[0]), best[form])]
+    return next(each for each in preferred if seconds(each) <= enough)
 
 
 def measure(
     comm: Comm,
-    vector: Tensor,
-    evaluate: Callable[[], object],
-    *,
+    network: FlatNetwork,
+    subdomain: Subdomain,
+    config: TrainConfig,
     forms: Sequence[str] = ("none",),
-) -> tuple[list[float], float]:
-    """Seconds of an outer iteration's messages and of a gradient evaluation, on the slowest rank.
+) -> Costs:
+    """What an outer iteration's messages, gradients and local steps take here.
 
-    Every rank calls it, and all get the same numbers.
+    Every rank calls it, and all get the same numbers. Parameters and buffers are as before.
 
     Args:
-        vector: (n,) parameters, as long and on the same device as what is sent.
-        evaluate: one gradient evaluation on this rank. forms: of the vector's message, any number
-            of COMPRESSIONS.
-
-    Returns:
-        The messages' seconds, one per form, and the evaluation's.
+        network: of this rank. subdomain: whose samples are evaluated. config: completed.
+        forms: of the vector's message, any number of COMPRESSIONS.
     """
-    comm.sum_scalars((0.0,))  # the first makes connections
-    gradient = _agreed(comm, evaluate, _TURNS)
-    seconds = []
-    for form in forms:
-        message = message_for(form, len(vector), 6, vector.device, comm)
+    assert config.batch is not None, "completed settings have one"
+    batch, nothing = config.batch, network.vector[:0]
+    x, y = next(subdomain.samples.blocks(_MORE * batch), (nothing, nothing))
 
-        def messages(message: FusedMessage = message) -> None:
+    def evaluate(count: int) -> None:
+        if len(y):
+            network.loss_and_gradient(x[:count], y[:count])
+
+    most = np.array([float(len(y))])
+    comm.maximum(most)  # the first makes connections
+    theta = network.vector.clone()
+    with kept(network.module):
+        gradient = _agreed(comm, partial(evaluate, batch), _TURNS)
+        sample = gradient / batch
+        if most[0] >= 2 * batch:  # else their difference would be noise
+            more = _agreed(comm, partial(evaluate, len(y)), _TURNS)
+            sample = min(max((more - gradient) / (float(most[0]) - batch), 0.01 * sample), sample)
+        options = StochasticOptions(local_solver=config.local_solver)
+        step = _agreed(comm, _steps(network, options), 1) / _TURNS
+    network.vector.copy_(theta)
+    messages = {}
+    for form in forms:
+        message = message_for(form, network.n, 6, network.vector.device, comm)
+
+        def send(message: FusedMessage = message) -> None:
             comm.sum_message(message, (0.0,))
             for _ in range(_SCALAR_MESSAGES):
                 comm.sum_scalars((0.0,))
 
-        taken = _agreed(comm, messages, 1)
+        taken = _agreed(comm, send, 1)
         # The same on every rank, and so are the turns: a dear message is not sent for nothing.
         turns = min(_TURNS, int(_SECONDS / max(taken, 1e-9)))
-        seconds.append(_agreed(comm, messages, turns) if turns > 0 else taken)
-    return seconds, max(gradient, 1e-9)
+        messages[form] = _agreed(comm, send, turns) if turns > 0 else taken
+    return Costs(messages, gradient - batch * sample, max(sample, 1e-12), step)
+
+
+def _steps(network: FlatNetwork, options: StochasticOptions) -> Callable[[], object]:
+    """As many as the same polar factors may last, from the gradient that is there."""
+    metric = metric_of(options, network)
+    for _ in range(2):  # the first make new ones each
+        metric.step(0.0)
+
+    def steps() -> float:
+        for _ in range(_TURNS):
+            metric.step(0.0)
+        return float(network.vector[0])  # which waits for a GPU
+
+    return steps
 
 
 def _agreed(comm: Comm, what: Callable[[], object], turns: int) -> float:
