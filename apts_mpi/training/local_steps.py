@@ -46,6 +46,19 @@ Plan = Callable[[int], tuple[int, int]]
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What an outer iteration computes and sends.
+
+    Attributes:
+        form: of the message, one of COMPRESSIONS. batch: samples of a minibatch. steps: local ones.
+    """
+
+    form: str
+    batch: int
+    steps: int
+
+
+@dataclass(frozen=True)
 class Costs:
     """Seconds, on the slowest rank.
 
@@ -64,22 +77,10 @@ class Costs:
         """Of a minibatch's gradient."""
         return self.gradient + batch * self.sample
 
-    def iteration(self, form: str, batch: int, steps: int) -> float:
-        """Of an outer iteration with one subdomain per rank."""
-        return self.messages[form] + steps * (self.step + self.evaluation(batch))
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What an outer iteration computes and sends.
-
-    Attributes:
-        form: of the message, one of COMPRESSIONS. batch: samples of a minibatch. steps: local ones.
-    """
-
-    form: str
-    batch: int
-    steps: int
+    def iteration(self, choice: Choice, subdomains: int) -> float:
+        """Of an outer iteration, each rank computing so many subdomains for one message."""
+        steps = subdomains * choice.steps
+        return self.messages[choice.form] + steps * (self.step + self.evaluation(choice.batch))
 
 
 def paced(
@@ -97,18 +98,16 @@ def paced(
         config: completed, but for what is chosen here. batch: the minibatch that was given, if any.
     """
     assert config.batch is not None, "completed settings have one"
-    total, many = subdomains[0].samples.total, len(subdomains)
+    total, many = subdomains[0].samples.total, comm.size * len(subdomains)
     forms = (config.compress,) if config.compress else _FORMS
     if comm.parts < 2:  # which nothing rounds
         forms = forms[:1]
     costs = measure(comm, network, subdomains[0], config, forms)
     choice = chosen(
-        # A rank computes those of its subdomains one after another, for one message.
-        dataclasses.replace(costs, messages={k: each / many for k, each in costs.messages.items()}),
-        lambda outer: plan(
-            comm.size * many, total, outer=outer, context=config.context, batch=batch
-        ),
-        subdomains=comm.size * many,
+        costs,
+        lambda outer: plan(many, total, outer=outer, context=config.context, batch=batch),
+        ranks=comm.size,
+        subdomains=len(subdomains),
         samples=total,
         usual=outer_samples(config.context, config.network),
     )
@@ -123,12 +122,14 @@ def paced(
     )
 
 
-def chosen(costs: Costs, of: Plan, *, subdomains: int, samples: int, usual: int) -> Choice:
+def chosen(
+    costs: Costs, of: Plan, *, ranks: int, subdomains: int, samples: int, usual: int
+) -> Choice:
     """The best of an outer iteration's messages, minibatches and steps.
 
     Args:
-        costs: what decides; of messages a subdomain's share. of: minibatch and local steps by the
-            samples of an outer iteration. subdomains: how many. samples: of the training set.
+        costs: what decides. of: minibatch and local steps by the samples of an outer iteration.
+        ranks: how many. subdomains: of a rank. samples: of the training set.
         usual: of an outer iteration by default; the least that is looked at is no more.
     """
     least, most = min(_LEAST * samples, usual), max(_MOST * samples, usual)
@@ -136,9 +137,8 @@ def chosen(costs: Costs, of: Plan, *, subdomains: int, samples: int, usual: int)
     plans = list(dict.fromkeys(of(max(each, 1)) for each in outer))
 
     def seconds(choice: Choice) -> float:
-        seen = subdomains * choice.batch * choice.steps
-        each = costs.iteration(choice.form, choice.batch, choice.steps) / seen
-        return (1.0 + seen / (_S0 * samples)) * each
+        seen = ranks * subdomains * choice.batch * choice.steps
+        return (1.0 + seen / (_S0 * samples)) * costs.iteration(choice, subdomains) / seen
 
     choices = [Choice(form, *each) for form in costs.messages for each in plans]
     best = {

@@ -134,9 +134,7 @@ def test_points(tmp_path: Path) -> None:
     assert texts == list(map(shown, sorted({3, 5, default or 0})))
     assert [p.near for p in averaging] == [False, True, True, False]
     sr1 = sweep_of(plan, "sr1-memory").points(2)[1]
-    assert command({**sr1.settings, "seed": 0})[-4:] == [
-        *("--local-solver", "sr1", "--iterations", "3")
-    ]
+    assert command({**sr1.settings, "seed": 0})[-2:] == ["--iterations", "3"]
     text = command({**sweep_of(plan, "text-momentum").points(2)[0].settings, "seed": 0})
     assert text[:3] == ["train", "--network", "transformer"]
     assert text[-6:] == ["--subdomains-per-rank", "2", "--depth", "1", "--momentum", "0.3"]
