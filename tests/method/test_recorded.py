@@ -4,7 +4,9 @@
 ``mpirun -n 2`` on two. To be done only where what is computed is meant to change.
 
 Neither random numbers nor losses in float32 are in it, so that another machine differs by rounding
-alone: some 1e-6 of the numbers, which the L-SR1 updates amplify a hundredfold.
+alone: some 1e-6 of the numbers, which the L-SR1 updates amplify a hundredfold, and so do polar
+factors of matrices with more rows than there are samples (6e-4 from AVX-512 to AVX2), as they give
+what rounding leaves in the other directions the length of a gradient's.
 
 Each record has the version of its method, ``apts_mpi.version.METHODS``, by which results are known
 to be of an earlier one: where figures change, the version must.
@@ -35,7 +37,7 @@ from tests.method.driving import Deterministic, Stochastic
 
 RECORDED = Path(__file__).with_name("recorded.json")
 ITERATIONS, SAMPLES, BATCH = 4, 60, 16
-NEAR = {"sr1": 1e-3}  # of the others 1e-4
+NEAR = {"sr1": 1e-3, "blocks": 1e-2}  # of the others 1e-4
 SIZES = ((1, 60_000), (2, 60_000), (8, 50_000), (16, 1437), (64, 60_000))  # ranks, samples
 CHOSEN = ("batch", "local_steps", "epochs", "momentum", "window", "cooldown", "averaging", "norm")
 
