@@ -40,8 +40,8 @@ class StochasticAPTS(Joining, method=StochasticMethod):
             ``radius_scale`` of their own: float32, on one device; rank 0's values are broadcast.
         steps: minibatches of the whole run on this rank, ``epochs * len(loader)``, so that steps
             shorten over its last quarter (``cooldown``); without it they do not.
-        per_pass: of classification, minibatches of a pass over this rank's samples, the mean over
-            ranks: ``len(loader)``. A fully connected network's iterations go less far with each.
+        classification: whether that is the task, which bounds how far a fully connected network's
+            iterations go; on all ranks alike.
         weight_decay: decoupled, as AdamW's: a local step multiplies the parameters by
             ``1 - radius * weight_decay``.
         comm: the ranks that work together, also as mpi4py's communicator; default all of them.
@@ -67,7 +67,7 @@ class StochasticAPTS(Joining, method=StochasticMethod):
         params: Iterable[Any],
         *positional: Any,
         steps: int | None = None,
-        per_pass: int | None = None,
+        classification: bool = False,
         weight_decay: float = 0.0,
         comm: Comm | MPI.Comm | None = None,
         on_lost_ranks: Heard | None = None,
@@ -78,16 +78,14 @@ class StochasticAPTS(Joining, method=StochasticMethod):
         StochasticOptions(weight_decay=weight_decay)  # checks it
         self.steps, self._taken = steps, 0
         self._counts: bool | None = None  # whether steps are given their samples
-        if per_pass is not None:
-            interface.count(per_pass, "per_pass", "minibatches of a pass")
         own = {"weight_decay": weight_decay, "radius_scale": 1.0}
         ranks = self._outlive(interface.communicator(comm), on_lost_ranks)
-        known, passes = ranks.sum_scalars([float(per_pass is not None), float(per_pass or 0)])
-        if known not in (0.0, ranks.size):
+        told = ranks.sum_scalars([float(classification is True)])[0]
+        if told not in (0.0, ranks.size):
             raise ValueError(
-                f"per_pass is given on {known:g} of {ranks.size} ranks: on all or none"
+                f"classification is True on {told:g} of {ranks.size} ranks: on all or none"
             )
-        options["per_pass"] = passes / ranks.size or None
+        options["classification"] = classification
         super().__init__(params, positional, ranks, options, own)
         self._remember()
 

@@ -21,7 +21,7 @@ NORMS = ("2", "inf")
 JOINS = ("adaptive", "average", "sum")
 MOMENTUM = 0.5  # of the family as published
 MOMENTA = {"scaled": 0.0, "spectral": 0.6}  # where none is given
-LEAST_ROOM = 0.15  # measured (docs/trials.md)
+ROOM = 0.25  # measured (docs/trials.md)
 COOLDOWNS = {"scaled": 0.0, "spectral": 0.25}
 SGD_MOMENTUM = 0.9  # of sgd and of local-sgd's steps
 
@@ -126,9 +126,9 @@ class StochasticOptions:
             them. Decoupled, as AdamW's (Loshchilov and Hutter, arXiv 1711.05101); off.
         cooldown: last part of the run, 0 to 1, over which the steps' length falls to 0, where the
             length of the run is known; 0.25 with "spectral", 0 with "scaled".
-        per_pass: minibatches of a pass over a subdomain's samples, on all ranks alike; given of
-            classification, whose loss has no minimum: in a fully connected network it is then how
-            far an iteration goes that is bounded (``room``), in place of its steps' lengths.
+        classification: whether that is the task, on all ranks alike. Its loss has no minimum: in a
+            fully connected network it is then how far an iteration goes that is bounded
+            (``room``), in place of its steps' lengths.
         averaging: how much more late iterates weigh in the average: the j-th enters with weight
             (1 + averaging) / (j + averaging) (Shamir and Zhang, arXiv 1212.1824). 0 is the plain
             mean, infinity the last iterate alone.
@@ -150,7 +150,7 @@ class StochasticOptions:
     momentum: float | None = None
     weight_decay: float = 0.0
     cooldown: float | None = None
-    per_pass: float | None = None
+    classification: bool = False
     averaging: float = 12.0
     rule: NoisyRule | None = None
     compress: str = "none"
@@ -170,11 +170,7 @@ class StochasticOptions:
             object.__setattr__(self, "cooldown", COOLDOWNS[self.local_solver])
         if not 0.0 <= self._last_part <= 1.0:
             raise ValueError(f"cooldown {self.cooldown} is outside [0, 1]")
-        if self.per_pass is not None:
-            _real(self, "per_pass")
-            if not 0.0 < self.per_pass < math.inf:
-                raise ValueError(f"per_pass {self.per_pass} must be positive")
-        _switch(self, "shared")
+        _switch(self, "shared", "classification")
         first_radius(self.radius)
 
     @property
@@ -206,20 +202,14 @@ class StochasticOptions:
         h = self.averaging
         return 1.0 if math.isinf(h) else (1.0 + h) / (accepted + h)
 
-    def room(self, iterations: int) -> float:
-        """Of the size of a fully connected network's matrices, how far an iteration may go.
-
-        Of classification half of it at first, less with each pass (docs/method.md); else all.
-        """
-        if self.per_pass is None:
-            return 1.0
-        # Of few samples an iteration has many passes, and a short run few iterations to learn in.
-        passes = min(iterations * self.local_steps / self.per_pass, iterations / 2)
-        return max(0.5 / (1.0 + passes), LEAST_ROOM)
+    @property
+    def room(self) -> float:
+        """Of the size of a fully connected network's matrices, how far an iteration may go."""
+        return ROOM if self.classification else 1.0
 
     def kept(self) -> dict[str, Any]:
         """What a saved state belongs to, as plain values: not where and how it starts."""
-        return _plain(self, self.radius_rule, without=("radius", "ahead", "per_pass"))
+        return _plain(self, self.radius_rule, without=("radius", "ahead", "classification"))
 
 
 Options = APTSOptions | StochasticOptions

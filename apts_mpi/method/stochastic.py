@@ -226,7 +226,7 @@ class StochasticMethod(Stepwise, Method, options=StochasticOptions, numbers=Stoc
         rho = self._ratio.update(actual, promised)
         farthest = _BRACKET * now.reach
         if self._shallow:
-            farthest *= self.options.room(now.iterations + 1)
+            farthest *= self.options.room
         radius = min(rule.update(now.radius, rho, now.ceiling), farthest)
         if radius < now.radius:
             now.ceiling = 0.0

@@ -192,7 +192,7 @@ def metric_of(options: StochasticOptions, flat: FlatParameters) -> Metric:
     hidden = hidden_matrices(options, flat)
     shallow = is_shallow(hidden)
     every = min(_LAZY, math.ceil(options.local_steps / 4)) if shallow else 1
-    part = 0.5 if not shallow else 1.0 if options.per_pass is None else 0.0
+    part = 0.5 if not shallow else 0.0 if options.classification else 1.0
     most = _BLOCK if shallow else sys.maxsize
     decay = options.weight_decay
     spans = flat.spans or ([Span(flat.n, decay=decay)] if decay else [])

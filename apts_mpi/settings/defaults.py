@@ -30,15 +30,23 @@ OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
 # Convolutions compute more for each parameter that is sent.
 OUTER_IMAGES = {"cnn": 2_500, **dict.fromkeys(("resnet", "timm", "torchvision"), 1_250)}
 OUTER_TOKENS, TEXT_STEPS, TOKENS = 10_240, 10, (128, 2048)
-# A minibatch may have FEWEST where that leaves fewer than SHORT steps, or with --outer-samples.
+ITERATIONS = 25  # a run has at least: of few samples, or a short one, messages are more frequent
+# A minibatch may have FEWEST where more would leave fewer than SHORT steps, or where an iteration
+# takes fewer than OUTER_SAMPLES.
 FEWEST, SHORT = 16, 10
 
 
-def outer_samples(context: int | None, network: str = "mlp") -> int:
-    """Of all subdomains between two messages; context: tokens of one, of text."""
+def outer_samples(context: int | None, network: str = "mlp", *, run: float = math.inf) -> int:
+    """Of all subdomains between two messages.
+
+    Args:
+        context: tokens of one, of text. run: sample gradients of the whole run.
+    """
     if context is None:
-        return OUTER_IMAGES.get(_family(network), OUTER_SAMPLES)
-    return max(OUTER_TOKENS // context, 1)
+        usual = OUTER_IMAGES.get(_family(network), OUTER_SAMPLES)
+    else:
+        usual = OUTER_TOKENS // context
+    return int(max(min(usual, run / ITERATIONS), 1))
 
 
 def _family(network: str) -> str:
@@ -63,16 +71,16 @@ def plan(
 
     Args:
         subdomains: how many. samples: of the training set, over all of them.
-        outer: samples between two messages, where minibatches may have FEWEST; default
-            OUTER_SAMPLES, or OUTER_TOKENS of text.
+        outer: samples between two messages; default OUTER_SAMPLES, or OUTER_TOKENS of text.
         context: tokens of a window, where the samples are those.
     """
     usual, (low, high) = OUTER_STEPS, MINIBATCHES
     if context is not None:
         usual, low, high = TEXT_STEPS, max(TOKENS[0] // context, 1), max(TOKENS[1] // context, 1)
-    share = (outer or outer_samples(context)) / subdomains
+    outer = outer or outer_samples(context)
+    share = outer / subdomains
     if context is None:
-        low = FEWEST if outer else max(min(low, round(share / SHORT)), FEWEST)
+        low = max(min(low, round(share / SHORT)), FEWEST) if outer >= OUTER_SAMPLES else FEWEST
     if batch is None:
         batch = round(min(max(share / (steps or usual), low), high))
     if steps is None:
@@ -102,6 +110,8 @@ def completed(
     config.check_task(task)
     c = config
     batch, steps = c.batch, c.local_steps
+    enough = 300.0 if c.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
+    epochs = enough if c.epochs is None else c.epochs
     context = (c.context or CONTEXT) if task == "language" else None
     if c.optimizer in BASELINES:
         batch = math.ceil(BASELINE_BATCH / ranks) if batch is None else batch
@@ -112,11 +122,13 @@ def completed(
         least = max(TOKENS[0] // context, 1) if context else MINIBATCHES[0]
         batch = least if batch is None else batch
     else:
-        subdomains, outer = ranks * c.subdomains_per_rank, c.outer_samples
-        if outer is None and context is None:
-            outer = OUTER_IMAGES.get(_family(c.network))
         batch, steps = plan(
-            subdomains, samples, outer=outer, context=context, batch=batch, steps=steps
+            ranks * c.subdomains_per_rank,
+            samples,
+            outer=c.outer_samples or outer_samples(context, c.network, run=epochs * samples),
+            context=context,
+            batch=batch,
+            steps=steps,
         )
     momentum, window, cooldown, compress = c.momentum, c.window, c.cooldown, c.compress
     if c.optimizer == "apts":
@@ -131,7 +143,6 @@ def completed(
     every = c.evaluate_every
     if every is None:
         every = max(judged / (SHARE * FORWARD * samples), 1.0)
-    enough = 300.0 if c.deterministic else max(10.0, float(math.ceil(LEAST_WORK / samples)))
     return dataclasses.replace(
         c,
         **c.sizes,
@@ -144,6 +155,6 @@ def completed(
         window=window,
         cooldown=cooldown,
         compress=compress,
-        epochs=enough if c.epochs is None else c.epochs,
+        epochs=epochs,
         evaluate_every=every,
     )

@@ -94,7 +94,7 @@ class Method:
         whole(1, 2**40),
         "samples of all subdomains between two messages, from which batch and local steps follow",
         usual="10,500; of cnn 2,500, of resnet, timm and torchvision 1,250; of text windows of "
-        "10,240 tokens",
+        "10,240 tokens; at most 1/25 of the run's",
     )
     radius: float | None = setting(
         None,

@@ -109,7 +109,7 @@ def paced(
         ranks=comm.size,
         subdomains=len(subdomains),
         samples=total,
-        usual=outer_samples(config.context, config.network),
+        usual=outer_samples(config.context, config.network, run=total * (config.epochs or 1.0)),
     )
     say(
         f"{choice.steps} local steps of {choice.batch} samples, --compress {choice.form}: an "

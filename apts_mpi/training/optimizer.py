@@ -85,7 +85,7 @@ def optimizer(
             momentum=c.momentum,
             weight_decay=c.weight_decay,
             cooldown=(c.cooldown or 0.0) / 100.0,
-            per_pass=per_pass if task == "classification" else None,
+            classification=task == "classification",
             local_solver=c.local_solver,
             averaging=c.averaging,
             rule=NoisyRule(

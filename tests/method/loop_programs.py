@@ -72,16 +72,16 @@ def equals_the_programs_iteration() -> None:
     assert torch.equal(nn.utils.parameters_to_vector(net.parameters()), flat.vector)
 
 
-def passes_of_several_lengths() -> None:
-    """All have the mean of the ranks' passes; where some say none all are refused."""
+def classification_on_some_ranks() -> None:
+    """All are refused; where all say alike, they have it."""
     comm, net = Comm(), network()
-    optimizer = StochasticAPTS(net.parameters(), comm=comm, per_pass=10 * comm.rank)
-    assert optimizer._method_now.options.per_pass == 5.0 * (comm.size - 1)
-    assert StochasticAPTS(net.parameters(), comm=comm)._method_now.options.per_pass is None
+    for told in (False, True):
+        optimizer = StochasticAPTS(net.parameters(), comm=comm, classification=told)
+        assert optimizer._method_now.options.classification == told
     try:
-        StochasticAPTS(net.parameters(), comm=comm, per_pass=3 if comm.rank else None)
+        StochasticAPTS(net.parameters(), comm=comm, classification=comm.rank > 0)
     except ValueError as error:
-        assert f"given on {comm.size - 1} of {comm.size} ranks" in str(error)
+        assert f"is True on {comm.size - 1} of {comm.size} ranks" in str(error)
     else:
         raise AssertionError("nothing was raised")
 

@@ -8,7 +8,7 @@ from tests.conftest import Finished
 
 NAMES = (
     "equals_the_programs_iteration",
-    "passes_of_several_lengths",
+    "classification_on_some_ranks",
     "loops_of_several_lengths",
     "errors_reach_all_ranks",
     "states_are_taken_up",

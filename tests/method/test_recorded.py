@@ -43,11 +43,12 @@ CHOSEN = ("batch", "local_steps", "epochs", "momentum", "window", "cooldown", "a
 
 METHODS: dict[str, dict[str, Any]] = {
     "default": {"local_steps": 4, "ahead": False},
-    "passes": {"local_steps": 4, "ahead": False, "per_pass": 3},
-    "blocks": {"local_steps": 4, "ahead": False, "per_pass": 3},  # of a matrix that has several
-    # A length of a pass has no effect in these.
-    "many positions": {"local_steps": 4, "ahead": False, "per_pass": 1},
-    "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False, "per_pass": 1},
+    "classification": {"local_steps": 4, "ahead": False, "classification": True},
+    # Of a matrix that has several.
+    "blocks": {"local_steps": 4, "ahead": False, "classification": True},
+    # The task has no effect in these.
+    "many positions": {"local_steps": 4, "ahead": False, "classification": True},
+    "scaled": {"local_solver": "scaled", "local_steps": 4, "ahead": False, "classification": True},
     "own moments": {"local_steps": 4, "ahead": False, "shared": False, "momentum": 0.3},
     "sr1": {"local_solver": "sr1", "local_steps": 2},
     "first-order": {"local_solver": "first-order"},

@@ -74,6 +74,23 @@ def test_convolutions_send_more_often(network: str, outer: int) -> None:
     assert (done.batch, done.local_steps) < (usual.batch, usual.local_steps)
 
 
+@pytest.mark.parametrize(
+    ("samples", "epochs", "outer"),
+    [(60_000, 10.0, 10_500), (60_000, 1.0, 2_400), (10_000, 20.0, 8_000), (100, 1.0, 4)],
+)
+def test_a_run_has_25_iterations_at_least(samples: int, epochs: float, outer: int) -> None:
+    done = completed(TrainConfig(epochs=epochs), 2, samples)
+    given = completed(TrainConfig(epochs=epochs, outer_samples=outer), 2, samples)
+    assert done == given
+
+
+def test_a_short_run_with_few_samples_of_text_or_images_has_more_messages_too() -> None:
+    for network, task in (("resnet", "classification"), ("transformer", "language")):
+        config = TrainConfig(network=network, epochs=1.0)
+        short, long = (completed(config, 2, samples, task=task) for samples in (1_000, 10**6))
+        assert short.batch * short.local_steps < long.batch * long.local_steps  # type: ignore[operator]
+
+
 def test_corrections_of_text_are_sent_in_8_bits_where_any_are_sent() -> None:
     found = [completed(TrainConfig(), ranks, 9000, task="language").compress for ranks in (1, 2)]
     assert found == ["none", "int8"]

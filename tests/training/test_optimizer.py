@@ -12,7 +12,7 @@ from apts_mpi.training.loop import Training
 from apts_mpi.training.optimizer import optimizer
 
 
-def test_a_classifier_alone_knows_the_passes_over_its_samples(
+def test_a_classifier_alone_is_told_its_task(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("APTS_MPI_CACHE", str(cache))
@@ -20,7 +20,7 @@ def test_a_classifier_alone_knows_the_passes_over_its_samples(
         out=str(tmp_path / "run"), hidden=(8, 8), batch=100, subdomains_per_rank=2, threads=1
     )
     built = Training(config, Comm()).built
-    assert built.optimizer.options.per_pass == 8  # type: ignore[attr-defined] # of 719 samples
+    assert built.optimizer.options.classification  # type: ignore[attr-defined]
     for task in ("regression", "language"):
         other = optimizer(built.config, built.network, Comm(), task, per_pass=8)
-        assert other.options.per_pass is None  # type: ignore[attr-defined]
+        assert not other.options.classification  # type: ignore[attr-defined]
