@@ -83,7 +83,7 @@ class StochasticAPTS(Joining, method=StochasticMethod):
         told = ranks.sum_scalars([float(classification is True)])[0]
         if told not in (0.0, ranks.size):
             raise ValueError(
-                f"classification is True on {told:g} of {ranks.size} ranks: on all or none"
+                f"classification is True on {told:g} of {ranks.size} ranks: give it on all or none"
             )
         options["classification"] = classification
         super().__init__(params, positional, ranks, options, own)

@@ -30,9 +30,9 @@ OUTER_SAMPLES, OUTER_STEPS, MINIBATCHES = 10_500, 20, (64, 250)
 # Convolutions compute more for each parameter that is sent.
 OUTER_IMAGES = {"cnn": 2_500, **dict.fromkeys(("resnet", "timm", "torchvision"), 1_250)}
 OUTER_TOKENS, TEXT_STEPS, TOKENS = 10_240, 10, (128, 2048)
-ITERATIONS = 25  # a run has at least: of few samples, or a short one, messages are more frequent
+ITERATIONS = 25  # an iteration takes at most that part of the run's samples
 # A minibatch may have FEWEST where more would leave fewer than SHORT steps, or where an iteration
-# takes fewer than OUTER_SAMPLES.
+# takes other than OUTER_SAMPLES.
 FEWEST, SHORT = 16, 10
 
 
@@ -80,7 +80,7 @@ def plan(
     outer = outer or outer_samples(context)
     share = outer / subdomains
     if context is None:
-        low = max(min(low, round(share / SHORT)), FEWEST) if outer >= OUTER_SAMPLES else FEWEST
+        low = max(min(low, round(share / SHORT)), FEWEST) if outer == OUTER_SAMPLES else FEWEST
     if batch is None:
         batch = round(min(max(share / (steps or usual), low), high))
     if steps is None:

@@ -59,7 +59,7 @@ def optimizer(
 
     Args:
         config: completed. network: the rank's. comm: the ranks. task: what it is for.
-        per_pass: minibatches of a pass over the samples.
+        per_pass: minibatches of a pass over the samples, for a baseline's schedule.
 
     Raises:
         AgreedError: on every rank, where the ranks' networks differ.

@@ -47,7 +47,7 @@ def assumptions(plan: Plan) -> list[str]:
         "One rank per node, each with a port of its own, no other traffic, no overlap of "
         "messages and compute; stragglers as spread as on the machine that was measured.",
         "apts: the program's own plan, some 10,500 samples of all ranks per outer iteration, at "
-        f"least 5 steps, minibatches of 64 to 250. {baselines}.",
+        f"least 5 steps, minibatches of 16 to 250. {baselines}.",
         "Compute and algebra of larger networks in proportion to parameters, from the measured "
         "one that is nearest; of minibatches that were not measured by a line through those that "
         "were, or in proportion.",

@@ -46,7 +46,7 @@ sampler = DistributedSampler(rows, comm.size, comm.rank)
 loader = DataLoader(rows, 25, sampler=sampler, num_workers=1, persistent_workers=True)
 model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 2))
 optimizer = StochasticAPTS(
-    model.parameters(), comm=comm, steps=epochs * len(loader), local_steps=10
+    model.parameters(), comm=comm, steps=epochs * len(loader), local_steps=10, classification=True
 )
 for epoch in range(epochs):
     sampler.set_epoch(epoch)

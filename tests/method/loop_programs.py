@@ -73,7 +73,7 @@ def equals_the_programs_iteration() -> None:
 
 
 def classification_on_some_ranks() -> None:
-    """All are refused; where all say alike, they have it."""
+    """Where only some say so all are refused; where all say alike they have it."""
     comm, net = Comm(), network()
     for told in (False, True):
         optimizer = StochasticAPTS(net.parameters(), comm=comm, classification=told)

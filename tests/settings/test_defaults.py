@@ -78,7 +78,9 @@ def test_convolutions_send_more_often(network: str, outer: int) -> None:
     ("samples", "epochs", "outer"),
     [(60_000, 10.0, 10_500), (60_000, 1.0, 2_400), (10_000, 20.0, 8_000), (100, 1.0, 4)],
 )
-def test_a_run_has_25_iterations_at_least(samples: int, epochs: float, outer: int) -> None:
+def test_an_iteration_takes_at_most_a_25th_of_the_run(
+    samples: int, epochs: float, outer: int
+) -> None:
     done = completed(TrainConfig(epochs=epochs), 2, samples)
     given = completed(TrainConfig(epochs=epochs, outer_samples=outer), 2, samples)
     assert done == given

@@ -22,5 +22,5 @@ def test_a_classifier_alone_is_told_its_task(
     built = Training(config, Comm()).built
     assert built.optimizer.options.classification  # type: ignore[attr-defined]
     for task in ("regression", "language"):
-        other = optimizer(built.config, built.network, Comm(), task, per_pass=8)
+        other = optimizer(built.config, built.network, Comm(), task)
         assert not other.options.classification  # type: ignore[attr-defined]
