@@ -12,14 +12,9 @@ from benchmarks.harness.results import Row
 # To be measured again: whoever does takes them out here (a test compares), so that it gets shorter.
 EARLIER: dict[str, tuple[str, ...]] = {
     "checkpoint": ("spectral",),
-    "compare": ("spectral",),
-    "cost": ("spectral",),
     "large_n": ("spectral",),
     "network": ("spectral",),
-    "sensitivity": ("spectral",),
     "soak": ("spectral",),
-    "strong": ("spectral",),
-    "weak": ("spectral",),
 }
 
 _UNTOUCHED = ("joining", "micro", "streaming")  # benchmarks whose figures no method decides
