@@ -8,7 +8,8 @@ about an eighth of the training set (docs/trials.md). Of the choices the one is 
 
     (1 + S / S0) (seconds of an iteration) / S
 
-least, but the usual S, and more bits in messages, where they take hardly longer.
+least, but the usual S, and more bits in messages, where they take hardly longer. No S is more than
+half the training set, or so much that a run's ITERATIONS would not fit in.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from apts_mpi.method.options import StochasticOptions
 from apts_mpi.method.subdomain import metric_of
 from apts_mpi.networks.evaluating import kept
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.defaults import outer_samples, plan
+from apts_mpi.settings.defaults import ITERATIONS, outer_samples, plan
 from apts_mpi.training.flat_network import FlatNetwork
 from apts_mpi.training.subdomain import Subdomain
 
@@ -99,6 +100,7 @@ def paced(
     """
     assert config.batch is not None, "completed settings have one"
     total, many = subdomains[0].samples.total, comm.size * len(subdomains)
+    run = round(total * (config.epochs or 1.0))
     forms = (config.compress,) if config.compress else _FORMS
     if comm.parts < 2:  # which nothing rounds
         forms = forms[:1]
@@ -109,7 +111,8 @@ def paced(
         ranks=comm.size,
         subdomains=len(subdomains),
         samples=total,
-        usual=outer_samples(config.context, config.network, run=total * (config.epochs or 1.0)),
+        run=run,
+        usual=outer_samples(config.context, config.network, run=run),
     )
     say(
         f"{choice.steps} local steps of {choice.batch} samples, --compress {choice.form}: an "
@@ -123,16 +126,16 @@ def paced(
 
 
 def chosen(
-    costs: Costs, of: Plan, *, ranks: int, subdomains: int, samples: int, usual: int
+    costs: Costs, of: Plan, *, ranks: int, subdomains: int, samples: int, run: int, usual: int
 ) -> Choice:
     """The best of an outer iteration's messages, minibatches and steps.
 
     Args:
         costs: what decides. of: minibatch and local steps by the samples of an outer iteration.
-        ranks: how many. subdomains: of a rank. samples: of the training set.
+        ranks: how many. subdomains: of a rank. samples: of the training set. run: of all epochs.
         usual: of an outer iteration by default; the least that is looked at is no more.
     """
-    least, most = min(_LEAST * samples, usual), max(_MOST * samples, usual)
+    least, most = min(_LEAST * samples, usual), max(min(_MOST * samples, run / ITERATIONS), usual)
     outer = [usual, *np.geomspace(least, most, _CHOICES).round().astype(int).tolist()]
     plans = list(dict.fromkeys(of(max(each, 1)) for each in outer))
 

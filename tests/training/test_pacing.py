@@ -14,7 +14,7 @@ from torch import nn
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.defaults import OUTER_SAMPLES, completed, plan
+from apts_mpi.settings.defaults import OUTER_SAMPLES, completed, outer_samples, plan
 from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training.flat_network import FlatNetwork
@@ -30,10 +30,11 @@ def mnist(outer: int, subdomains: int = 2) -> tuple[int, int]:
     return plan(subdomains, MNIST, outer=outer)
 
 
-def choice(costs: Costs, subdomains: int = 1) -> Choice:
+def choice(costs: Costs, subdomains: int = 1, *, epochs: float = 15.0) -> Choice:
     of = partial(mnist, subdomains=2 * subdomains)
-    numbers = {"ranks": 2, "subdomains": subdomains}
-    return chosen(costs, of, **numbers, samples=MNIST, usual=OUTER_SAMPLES)
+    run = round(epochs * MNIST)
+    numbers = {"ranks": 2, "subdomains": subdomains, "samples": MNIST, "run": run}
+    return chosen(costs, of, **numbers, usual=outer_samples(None, run=run))
 
 
 def per_work(costs: Costs, one: Choice) -> float:
@@ -70,9 +71,17 @@ def test_a_message_for_several_subdomains_is_as_dear_as_a_part_of_it_for_one() -
     eight = chosen(
         Costs({"none": 0.1}, 0.0, 1e-5, 0.0),
         partial(mnist, subdomains=8),
-        **{"ranks": 8, "subdomains": 1, "samples": MNIST, "usual": OUTER_SAMPLES},
+        **{"ranks": 8, "subdomains": 1, "samples": MNIST, "run": 15 * MNIST},
+        usual=OUTER_SAMPLES,
     )
     assert four == eight
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1.0, 4.0, 10.0, 20.0])
+def test_a_short_run_has_iterations_even_where_messages_are_dear(epochs: float) -> None:
+    one = choice(Costs({"none": 10.0}, 0.0, 1e-5, 0.0), epochs=epochs)
+    iterations = epochs * MNIST / (2 * one.batch * one.steps)
+    assert iterations == pytest.approx(max(25.0, 2.0 * epochs), rel=0.1)
 
 
 def test_where_messages_are_cheap_the_usual_work_is_done() -> None:
