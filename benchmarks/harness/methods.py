@@ -11,7 +11,6 @@ from benchmarks.harness.results import Row
 # Files of ``benchmarks/results`` with runs by an earlier version, and the local solvers of those.
 # To be measured again: whoever does takes them out here (a test compares), so that it gets shorter.
 EARLIER: dict[str, tuple[str, ...]] = {
-    "network": ("spectral",),
     "soak": ("spectral",),
 }
 
