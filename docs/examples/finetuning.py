@@ -42,7 +42,8 @@ def train(model: nn.Module, optimizer: StochasticAPTS, data: TensorDataset, epoc
 # In place of a network of torchvision with weights="DEFAULT".
 backbone = nn.Sequential(nn.Linear(12, 64), nn.GELU(), nn.Linear(64, 32), nn.GELU())
 pretraining = nn.Sequential(backbone, nn.Linear(32, 4))
-train(pretraining, StochasticAPTS(pretraining.parameters(), comm=comm), samples(1, 4), epochs)
+optimizer = StochasticAPTS(pretraining.parameters(), comm=comm, classification=True)
+train(pretraining, optimizer, samples(1, 4), epochs)
 
 model, data = nn.Sequential(backbone, nn.Linear(32, 2)), samples(2, 2)
 backbone.requires_grad_(False)
@@ -54,6 +55,7 @@ optimizer = StochasticAPTS(
     comm=comm,
     weight_decay=0.01,
     local_steps=10,
+    classification=True,
 )
 train(model, optimizer, data, epochs)
 with optimizer.averaged():
