@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.jobs import RESULTS
-from benchmarks.harness.methods import EARLIER
 from benchmarks.quality.compare.overview import DOCS, entries, filled
 
 ROOT = Path(__file__).parent.parent
@@ -56,26 +55,25 @@ def test_a_long_page_has_contents(page: Path) -> None:
     assert re.findall(r"\[(.+?)\]\(#", listed[0]) == parts
 
 
-def test_the_tables_of_the_results_are_of_their_rows() -> None:
-    """Write them anew: python -m benchmarks.quality.compare.overview."""
+def test_the_table_of_the_results_is_of_its_rows() -> None:
+    """Write it anew: python -m benchmarks.quality.compare.overview."""
     text = (DOCS / "results.md").read_text(encoding="utf-8")
     assert filled(text) == text
 
 
-def paragraphs(pages: list[Path]) -> list[tuple[str, str]]:
+def paragraphs(page: Path) -> list[tuple[str, str]]:
     """Those that link to one result, with its name; a table belongs to the words before it."""
     found = []
-    for page in pages:
-        text = page.read_text(encoding="utf-8")
-        written = re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)
-        for block in re.split(r"\n\n(?!\|)", written):
-            names = re.findall(r"results/(\w+)\.md\)", block)
-            found += [(block, names[0])] if len(names) == 1 else []
+    text = page.read_text(encoding="utf-8")
+    written = re.sub(r"<!-- \w+ -->.*?<!-- end -->", "", text, flags=re.DOTALL)
+    for block in re.split(r"\n\n(?!\|)", written):
+        names = re.findall(r"results/(\w+)\.md\)", block)
+        found += [(block, names[0])] if len(names) == 1 else []
     return found
 
 
 def test_figures_in_words_are_those_of_the_result_they_link_to() -> None:
-    known = paragraphs([DOCS / "results.md"])
+    known = paragraphs(DOCS / "results.md")
     assert {"network", "published", "faults"} <= {name for _, name in known}
     for block, result in known:
         there = (RESULTS / f"{result}.md").read_text(encoding="utf-8").replace(",", "")
@@ -92,11 +90,6 @@ def test_ranks_that_died_are_counted() -> None:
     )
     assert said is not None
     assert re.search(rf"^\| all \| {' . '.join(said.groups())} \|", there, flags=re.MULTILINE)
-
-
-def test_figures_of_an_earlier_version_say_so() -> None:
-    for block, result in paragraphs(PAGES):
-        assert ("earlier version" in block) == (result in EARLIER), block
 
 
 def test_answers_have_measured_figures() -> None:

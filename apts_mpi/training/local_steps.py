@@ -8,8 +8,9 @@ about an eighth of the training set (docs/trials.md). Of the choices the one is 
 
     (1 + S / S0) (seconds of an iteration) / S
 
-least, but the usual S, and more bits in messages, where they take hardly longer. No S is more than
-half the training set, or so much that a run's ITERATIONS would not fit in.
+least, but the usual S, and more bits in messages, where they take hardly longer. Beyond the usual S
+none is more than half the training set, or so much that a run's ITERATIONS would not fit in; but
+five steps of the smallest minibatch may be.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ _LEAST, _MOST = 1.0 / 24.0, 1.0 / 2.0  # of it in an outer iteration: outside wa
 _CHOICES = 40  # from the one to the other
 _FORMS = ("none", "bf16", "int8", "int4")  # most bits first; fp16 takes as many as bf16
 _HARDLY = 1.05  # times as long
-_SCALAR_MESSAGES = 2  # of an outer iteration, besides the vector
 _MORE = 4  # times the samples of the smaller minibatch that is measured
 _TURNS, _SECONDS = 5, 0.02  # after the first message so many more, or as many as this time allows
 
@@ -98,9 +98,9 @@ def paced(
     Args:
         config: completed, but for what is chosen here. batch: the minibatch that was given, if any.
     """
-    assert config.batch is not None, "completed settings have one"
+    assert config.epochs is not None, "completed settings have them"
     total, many = subdomains[0].samples.total, comm.size * len(subdomains)
-    run = round(total * (config.epochs or 1.0))
+    run = config.epochs * total
     forms = (config.compress,) if config.compress else _FORMS
     if comm.parts < 2:  # which nothing rounds
         forms = forms[:1]
@@ -126,7 +126,7 @@ def paced(
 
 
 def chosen(
-    costs: Costs, of: Plan, *, ranks: int, subdomains: int, samples: int, run: int, usual: int
+    costs: Costs, of: Plan, *, ranks: int, subdomains: int, samples: int, run: float, usual: int
 ) -> Choice:
     """The best of an outer iteration's messages, minibatches and steps.
 
@@ -194,8 +194,7 @@ def measure(
 
         def send(message: FusedMessage = message) -> None:
             comm.sum_message(message, (0.0,))
-            for _ in range(_SCALAR_MESSAGES):
-                comm.sum_scalars((0.0,))
+            comm.sum_scalars((0.0,))
 
         taken = _agreed(comm, send, 1)
         # The same on every rank, and so are the turns: a dear message is not sent for nothing.

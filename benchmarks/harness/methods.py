@@ -1,4 +1,4 @@
-"""Which version of the method a result is of, and which committed results are of an earlier one."""
+"""Which version of the method a result is of: committed ones are all of the present one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,6 @@ from collections.abc import Iterable
 from apts_mpi.settings.config import TrainConfig
 from apts_mpi.version import METHODS
 from benchmarks.harness.results import Row
-
-# Files of ``benchmarks/results`` with runs by an earlier version, and the local solvers of those.
-# To be measured again: whoever does takes them out here (a test compares), so that it gets shorter.
-EARLIER: dict[str, tuple[str, ...]] = {
-    "soak": ("spectral",),
-}
 
 _UNTOUCHED = ("joining", "micro", "streaming")  # benchmarks whose figures no method decides
 _FIRST = ("first order, 2-norm", "first order, inf-norm")

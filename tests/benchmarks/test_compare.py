@@ -246,7 +246,7 @@ def test_curves_of_unlike_lengths_join() -> None:
         return {"curves": curves, "vector_allreduces": 4, "bytes_allreduced": 8 * 10**6}
 
     def curve(rows: list[Row], axis: str) -> tuple[Any, Any]:
-        return Entry("apts", 2, rows, MEASURES["accuracy"], 1, None).curve(axis)
+        return Entry("apts", 2, rows, MEASURES["accuracy"], 1, None, False).curve(axis)
 
     rows = [row([1, 2, 3, 4], [0.1, 0.2, 0.3, 0.4]), row([1.5, 3.5], [0.0, 0.2])]
     x, values = curve(rows, "epoch")

@@ -14,11 +14,11 @@ from torch import nn
 from apts_mpi.comm.communicator import Comm
 from apts_mpi.errors import InputError
 from apts_mpi.settings.config import TrainConfig
-from apts_mpi.settings.defaults import OUTER_SAMPLES, completed, outer_samples, plan
+from apts_mpi.settings.defaults import OUTER_SAMPLES, completed, plan
 from apts_mpi.settings.texts import AUTO
 from apts_mpi.settings.toml import to_toml
 from apts_mpi.training.flat_network import FlatNetwork
-from apts_mpi.training.local_steps import Choice, Costs, chosen, measure
+from apts_mpi.training.local_steps import Choice, Costs, chosen, measure, paced
 from apts_mpi.training.samples import Held
 from apts_mpi.trust_region.metric import Metric
 
@@ -30,11 +30,10 @@ def mnist(outer: int, subdomains: int = 2) -> tuple[int, int]:
     return plan(subdomains, MNIST, outer=outer)
 
 
-def choice(costs: Costs, subdomains: int = 1, *, epochs: float = 15.0) -> Choice:
+def choice(costs: Costs, subdomains: int = 1) -> Choice:
     of = partial(mnist, subdomains=2 * subdomains)
-    run = round(epochs * MNIST)
-    numbers = {"ranks": 2, "subdomains": subdomains, "samples": MNIST, "run": run}
-    return chosen(costs, of, **numbers, usual=outer_samples(None, run=run))
+    numbers = {"ranks": 2, "subdomains": subdomains, "samples": MNIST, "run": 15 * MNIST}
+    return chosen(costs, of, **numbers, usual=OUTER_SAMPLES)
 
 
 def per_work(costs: Costs, one: Choice) -> float:
@@ -78,9 +77,17 @@ def test_a_message_for_several_subdomains_is_as_dear_as_a_part_of_it_for_one() -
 
 
 @pytest.mark.parametrize("epochs", [0.5, 1.0, 4.0, 10.0, 20.0])
-def test_a_short_run_has_iterations_even_where_messages_are_dear(epochs: float) -> None:
-    one = choice(Costs({"none": 10.0}, 0.0, 1e-5, 0.0), epochs=epochs)
-    iterations = epochs * MNIST / (2 * one.batch * one.steps)
+def test_a_short_run_has_iterations_even_where_messages_are_dear(
+    monkeypatch: pytest.MonkeyPatch, epochs: float
+) -> None:
+    costs = Costs({"none": 10.0}, 0.0, 1e-5, 0.0)
+    monkeypatch.setattr("apts_mpi.training.local_steps.measure", lambda *_: costs)
+    config = completed(TrainConfig(local_steps=AUTO, epochs=epochs), 1, MNIST)
+    parts = [SimpleNamespace(samples=SimpleNamespace(total=MNIST))] * 2
+    one = paced(config, Comm(), lambda _: None, None, parts, batch=None)  # type: ignore[arg-type]
+    assert isinstance(one.batch, int)
+    assert isinstance(one.local_steps, int)
+    iterations = epochs * MNIST / (2 * one.batch * one.local_steps)
     assert iterations == pytest.approx(max(25.0, 2.0 * epochs), rel=0.1)
 
 

@@ -47,12 +47,14 @@ def section(every: Sequence[Row], options: object = None) -> Section | None:
                 f"Time to a test accuracy of {target} percent ({data}) between hosts whose link is "
                 "limited: network namespaces of one machine, one rank and one thread each. Ours "
                 f"uses Open MPI over TCP with the settings {mpi or 'that are its defaults'}, "
-                "PyTorch's DistributedDataParallel (DDP) gloo. Start-up and evaluation are not in "
-                "the time; what automatic local steps measure first is in it. Every method at "
-                "the best learning rate and batch (of all ranks) that were tried, by the median "
-                "over its repetitions of the time itself, which favours what has more to choose "
-                "from; Adam over our own messages has those of DDP. A star marks one at the edge "
-                "of what was tried. Curves: the median repetition."
+                "PyTorch's DistributedDataParallel (DDP) gloo. Muon there is torch's, but for its "
+                "polar factors in float32, as many processors have no bfloat16 instructions. "
+                "Start-up and evaluation are not in the time; what automatic local steps measure "
+                "first is in it. Every method at the best learning rate and batch (of all ranks) "
+                "that were tried, by the median over its repetitions of the time itself, which "
+                "favours what has more to choose from; Adam over our own messages has those of "
+                "DDP. A star marks one at the edge of what was tried. Curves: the median "
+                "repetition."
             )
         ],
     )

@@ -151,6 +151,7 @@ def _with_muon(parameters: list[nn.Parameter], lr: float) -> list[torch.optim.Op
     """
     from torch.optim import _muon  # which older versions of torch lack
 
+    assert hasattr(_muon, "_zeropower_via_newtonschulz"), "torch has another Muon: see to it"
     _muon._zeropower_via_newtonschulz = lambda x, *_: polar_factors([x])[0]
     hidden = [each for each in parameters if each.dim() == 2][:-1]
     others = [each for each in parameters if not any(each is one for one in hidden)]

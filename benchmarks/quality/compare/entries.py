@@ -25,6 +25,7 @@ class Entry:
         rows: the runs of these settings, one per seed. measure: what they are judged by.
         tried: settings that they are the best of. worst: the figure on the first seed at the same
             batch and the worst rate; None without rates, infinite where that diverged.
+        edge: its learning rate is the least or the largest of several.
     """
 
     method: str
@@ -33,12 +34,19 @@ class Entry:
     measure: Measure
     tried: int
     worst: float | None
+    edge: bool
 
     @property
     def settings(self) -> Row:
         """Of its first run."""
         settings: Row = self.rows[0]["settings"]
         return settings
+
+    @property
+    def rate(self) -> str:
+        """The learning rate, with a star where none beyond was tried; a dash without."""
+        lr = self.settings.get("lr")
+        return "-" if lr is None else f"{lr:g}{'*' * self.edge}"
 
     @property
     def averaging(self) -> bool:
@@ -114,14 +122,16 @@ def best(method: str, ranks: int, tried: Sequence[Sequence[Row]], measure: Measu
         score = fmean(measure.score(row) for row in rows)
         return len(rows), score, rows[0]["settings"].get("batch") or 0
 
-    chosen, worst = max(done, key=place), None
+    chosen, worst, edge = max(done, key=place), None, False
     settings = chosen[0]["settings"]
     if settings.get("lr") is not None:
         every = [row for rows in done for row in rows]
         same = {name: settings[name] for name in ("batch", "seed") if name in settings}
         beside = matching(every, **same)
         worst = measure.sign * measure.scale * min(map(measure.score, beside))
-    return Entry(method, ranks, chosen, measure, len(done), worst)
+        rates = {row["settings"]["lr"] for row in every}
+        edge = len(rates) > 1 and settings["lr"] in (min(rates), max(rates))
+    return Entry(method, ranks, chosen, measure, len(done), worst, edge)
 
 
 def planned(data: DataSet, get: Get) -> list[Entry]:

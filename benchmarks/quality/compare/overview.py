@@ -1,9 +1,9 @@
-"""The README's figure and the tables of docs/results.md, from the committed results.
+"""The README's figure and the table of docs/results.md, from the committed results.
 
 ``python -m benchmarks.quality.compare.overview`` draws what every method reaches, against the bytes
 that it sends, on light and on dark ground: docs/overview-light.svg and docs/overview-dark.svg. What
-is drawn stands in their ``<desc>`` as text, for those who do not see it. It writes the tables of
-docs/results.md anew, between the comments that name them. Tests compare all of it.
+is drawn stands in their ``<desc>`` as text, for those who do not see it. It writes the table of
+docs/results.md anew, between the comments that name it. Tests compare all of it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from apts_mpi.settings.config import TrainConfig
 from benchmarks.harness import figures, tables
 from benchmarks.harness.drawing import INK, LINE, handle, style
 from benchmarks.harness.jobs import RESULTS, ROOT
-from benchmarks.harness.methods import EARLIER, outdated
 from benchmarks.harness.names import shown
 from benchmarks.harness.results import Results
 from benchmarks.quality.compare.entries import Entry, planned
@@ -44,12 +42,6 @@ def runs(plan: str) -> Get:
     return lambda settings: get(settings) or get({**settings, "simulated": True})
 
 
-def named(entry: Entry) -> str:
-    """A method as people know it, and whether its runs are of an earlier version."""
-    old = any(map(outdated, entry.rows))
-    return shown(entry.method) + " (earlier version)" * old
-
-
 def entries(plan: str, name: str, ranks: int = RANKS) -> dict[str, Entry]:
     """What each method reaches on a set with so many ranks, at the best of its settings."""
     (data,) = (one for one in read_plan(ROOT / "benchmarks" / f"{plan}.toml") if one.name == name)
@@ -71,7 +63,7 @@ def described() -> Iterator[str]:
     for (plan, name), title in SETS.items():
         for _, entry in sorted(entries(plan, name).items()):
             yield (
-                f"{title}: {named(entry)}: {entry.mean:.3f} {entry.measure.unit}, "
+                f"{title}: {shown(entry.method)}: {entry.mean:.3f} {entry.measure.unit}, "
                 f"{megabytes(entry):.1f} MB, {len(entry.rows)} seeds"
             )
 
@@ -89,44 +81,22 @@ def accuracy() -> str:
                 alone = entry.averaging and entry.ranks == 1
                 body.append(
                     (
-                        *(data.name, named(entry), "any" if alone else entry.ranks),
+                        *(data.name, shown(entry.method), "any" if alone else entry.ranks),
                         f"{entry.mean:{form}} {entry.measure.unit}",
                         f"{min(figures):{form}} to {max(figures):{form}}",
                         *(len(figures), f"{entry.average('vector_allreduces'):.0f}"),
                         f"{megabytes(entry):.1f}",
-                        f"{entry.settings['lr']} (best of {entry.tried})"
-                        if "lr" in entry.settings
-                        else "-",
+                        entry.rate + f" (best of {entry.tried})" * ("lr" in entry.settings),
                     )
                 )
     heads = ["set", "method", "N", "mean", "least to most", "seeds", "messages", "MB per rank"]
     return tables.markdown([*heads, "learning rate"], body, text=2)
 
 
-def earlier() -> str:
-    """A table of the results that are of an earlier version of the method."""
-    body, default = [], TrainConfig().local_solver
-    for name, solvers in EARLIER.items():
-        rows = [row for row in Results(RESULTS / f"{name}.jsonl").rows() if outdated(row)]
-        days = sorted({row["date"] for row in rows})
-        command = "compare --config benchmarks/beyond.toml" if name == "beyond" else name
-        body.append(
-            (
-                f"[{name}](../benchmarks/results/{name}.md)",
-                ", ".join("the default at the time" if one == default else one for one in solvers),
-                *(" to ".join(dict.fromkeys((days[0], days[-1]))), len(rows)),
-                f"`python -m benchmarks {command}`",
-            )
-        )
-    return tables.markdown(["results", "local solver", "measured", "rows", "again"], body, text=3)
-
-
 def filled(text: str) -> str:
-    """A page with its tables as they are now."""
-    for name, table in (("accuracy", accuracy()), ("earlier", earlier())):
-        before, rest = text.split(f"<!-- {name} -->\n")
-        text = f"{before}<!-- {name} -->\n{table}\n{rest[rest.index('<!-- end -->') :]}"
-    return text
+    """A page with its table as it is now."""
+    before, rest = text.split("<!-- accuracy -->\n")
+    return f"{before}<!-- accuracy -->\n{accuracy()}\n{rest[rest.index('<!-- end -->') :]}"
 
 
 def draw() -> str:

@@ -223,13 +223,16 @@ def table(found: Sequence[Entry]) -> Table:
         *("messages per epoch", "MB per epoch"),
     ]
     lines = [_line(entry, measure) for entry in found]
-    caption = "Every method at its best: means [least, largest] over seeds"
+    caption = (
+        "Every method at its best: means [least, largest] over seeds; a star marks a rate at the "
+        "edge of those tried"
+    )
     return Table(caption, header, lines)
 
 
 def _line(entry: Entry, measure: Measure) -> list[str]:
-    tuned = [entry.settings.get(name) for name in ("lr", "batch", "local_steps")]
-    cells = ["-" if x is None else f"{x:g}" if isinstance(x, float) else str(x) for x in tuned]
+    tuned = [entry.settings.get(name) for name in ("batch", "local_steps")]
+    cells = [entry.rate, *("-" if x is None else str(x) for x in tuned)]
     worst = "-"
     if entry.worst is not None:
         worst = f"{entry.worst:{measure.form}}" if math.isfinite(entry.worst) else "diverged"
