@@ -58,7 +58,7 @@ def test_what_it_says_of_the_peers_was_measured() -> None:
         return {name for name, entry in of.items() if entry.score < of["apts"].score}
 
     assert beaten(text) >= {"adam", "adamw", "schedule-free", "sgd", "diloco-cosine", "muloco"}
-    assert beaten(resnet) >= {"adam", "sgd", "diloco-cosine", "muloco"}
+    assert beaten(resnet) >= {"adam", "adamw", "sgd", "sgd-cosine", "diloco-cosine", "muloco"}
     assert beaten(mnist) >= {"adam", "adamw", "schedule-free", "sgd"}
     for of in (text, resnet):
         for local in ("diloco-cosine", "muloco"):
