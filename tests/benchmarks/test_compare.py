@@ -14,7 +14,7 @@ from apts_mpi.errors import InputError
 from benchmarks.harness.results import Row
 from benchmarks.harness.runs import MEASURES, command
 from benchmarks.quality.compare import command as compare
-from benchmarks.quality.compare.entries import Entry, planned
+from benchmarks.quality.compare.entries import Entry, best, planned
 from benchmarks.quality.compare.plan import Group, groups, read_plan
 from benchmarks.quality.compare.verdicts import fewer, rank_losses, verdicts
 from tests.benchmarks.support import Done
@@ -238,6 +238,31 @@ def test_verdicts(tmp_path: Path) -> None:
     assert two.cells()[5:8] == ["Local SGD", "-0.02", "1/0.5"]
     told = "From N = 1 to 2 APTS loses 0.38 points (goal: at most 0.3): missed."
     assert rank_losses(data, found) == [told]
+
+
+@pytest.mark.parametrize(
+    ("rates", "found"),
+    [
+        ([(1e-3, 0.9), (3e-3, 0.8), (1e-2, 0.7)], "0.001*"),
+        ([(1e-3, 0.8), (3e-3, 0.9), (1e-2, 0.7)], "0.003"),
+        ([(1e-3, 0.7), (3e-3, 0.8), (1e-2, 0.9)], "0.01*"),
+        ([(1.0, 0.9)], "1"),  # none is to be chosen
+        ([(None, 0.9)], "-"),
+    ],
+)
+def test_a_rate_at_the_edge_of_a_grid_has_a_star(
+    rates: list[tuple[float | None, float]], found: str
+) -> None:
+    def rows(batch: int, lr: float | None, accuracy: float) -> list[Row]:
+        settings = {"optimizer": "adam", "batch": batch, "lr": lr, "seed": 0}
+        return [{"settings": settings, "test_accuracy": accuracy, "test_loss": 1.0}]
+
+    tried = [rows(64, *each) for each in rates]
+    if rates[0][0] is not None:  # another minibatch's rates are not beside it
+        tried += [rows(500, lr, 0.1) for lr in (1e-5, 10.0)]
+    entry = best("adam", 1, tried, MEASURES["accuracy"])
+    assert entry is not None
+    assert entry.rate == found
 
 
 def test_curves_of_unlike_lengths_join() -> None:

@@ -50,11 +50,11 @@ def section(every: Sequence[Row], options: object = None) -> Section | None:
                 "PyTorch's DistributedDataParallel (DDP) gloo. Muon there is torch's, but for its "
                 "polar factors in float32, as many processors have no bfloat16 instructions. "
                 "Start-up and evaluation are not in the time; what automatic local steps measure "
-                "first is in it. Every method at the best learning rate and batch (of all ranks) "
-                "that were tried, by the median over its repetitions of the time itself, which "
-                "favours what has more to choose from; Adam over our own messages has those of "
-                "DDP. A star marks one at the edge of what was tried. Curves: the median "
-                "repetition."
+                "first is in it. Each batch (of all ranks) has the learning rate that needed least "
+                "work without a link, and each link the batch that was soonest, by the time "
+                "itself, which favours what has more to choose from; Adam over our own messages "
+                "has those of DDP. A star marks one at the edge of what was tried. Times are "
+                "medians over repetitions, curves the median one."
             )
         ],
     )

@@ -129,7 +129,7 @@ def best(method: str, ranks: int, tried: Sequence[Sequence[Row]], measure: Measu
         same = {name: settings[name] for name in ("batch", "seed") if name in settings}
         beside = matching(every, **same)
         worst = measure.sign * measure.scale * min(map(measure.score, beside))
-        rates = {row["settings"]["lr"] for row in every}
+        rates = {row["settings"]["lr"] for row in beside}
         edge = len(rates) > 1 and settings["lr"] in (min(rates), max(rates))
     return Entry(method, ranks, chosen, measure, len(done), worst, edge)
 

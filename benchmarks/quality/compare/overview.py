@@ -86,7 +86,7 @@ def accuracy() -> str:
                         f"{min(figures):{form}} to {max(figures):{form}}",
                         *(len(figures), f"{entry.average('vector_allreduces'):.0f}"),
                         f"{megabytes(entry):.1f}",
-                        entry.rate + f" (best of {entry.tried})" * ("lr" in entry.settings),
+                        entry.rate + f" (best of {entry.tried})" * (entry.rate != "-"),
                     )
                 )
     heads = ["set", "method", "N", "mean", "least to most", "seeds", "messages", "MB per rank"]
