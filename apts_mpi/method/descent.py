@@ -16,9 +16,9 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from apts_mpi.method.layers import Layer
+from apts_mpi.trust_region.polar import COEFFICIENTS
 
-# Of torch and of Muon's author: of Newton-Schulz by a quintic.
-MUON_MOMENTUM, COEFFICIENTS = 0.95, (3.4445, -4.7750, 2.0315)
+MUON_MOMENTUM = 0.95  # of torch and of Muon's author
 
 
 class Step(Protocol):
